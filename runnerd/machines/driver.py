@@ -1,0 +1,191 @@
+"""What a machine is to everybody above it, and what a driver must do to offer machines."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import trio
+
+
+class MachineLost(Exception):
+    """The machine ended under its user: it died, broke the protocol or was destroyed. Says which."""
+
+
+class NoMachine(Exception):
+    """No machine can be had, and why: the sentence is shown to the user."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver can do; callers ask this, never the driver's name."""
+
+    isolated: bool
+    """False only for `process`: code runs as the daemon's user, or nearly."""
+    emulated: bool = False
+    """Software emulation: no security boundary by QEMU's own word; for trusted code and tests."""
+    stream: bool = True
+    kill: bool = True
+    snapshot: bool = False
+    egress: bool = False
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine's size as configured."""
+
+    vcpus: int = 2
+    memory: int = 4096
+    """MiB of guest memory."""
+    disk: int = 10240
+    """MiB the job may write, before the guest sees a full disk."""
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things lie inside the machine; absolute, without a trailing slash."""
+
+    home: str = "/home/runner"
+    work: str = "/home/runner/work"
+    temp: str = "/home/runner/work/_temp"
+    tools: str = "/opt/hostedtoolcache"
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes this machine itself, set fresh by the thaw gate."""
+
+    hostname: str
+    boot_id: str
+    machine_id: str
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """A process to start in the job's root."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """The whole environment, nothing is added or inherited."""
+    cwd: str = "/"
+    user: int = 1001
+    """uid and gid; 0 is root inside the machine. A driver without isolation ignores it."""
+    stdin: bytes = b""
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process ended, as the guest's kernel said. Exactly one of `code` and `signal` is set."""
+
+    code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+    """The guest's kernel killed something for lack of memory while this process ran."""
+
+    @property
+    def success(self) -> bool:
+        """Only a received exit status 0."""
+        return self.code == 0 and self.signal is None
+
+
+Output = Callable[[str, bytes], Awaitable[None]]
+"""Receives ("stdout" | "stderr", bytes) as they arrive; while it waits, the process is held back."""
+
+Connection = Callable[[trio.abc.Stream], Awaitable[None]]
+"""Serves one connection that a process in the machine made to an offered port."""
+
+
+class Machine(Protocol):
+    """One machine, for one job. Every method raises `MachineLost` once the machine is gone."""
+
+    id: str
+    image: str
+    paths: Paths
+    capabilities: Capabilities
+    identity: Identity | None
+    lost: trio.Event
+    """Set when the machine ended, whoever ended it; `reason` says why."""
+    reason: str
+
+    async def thaw(self) -> Identity:
+        """Make a clone its own machine: entropy reseeded by force, clock, hostname, machine id, boot id.
+
+        A machine that fails this is destroyed before the error is raised.
+        """
+        ...
+
+    async def lease(self) -> None:
+        """Set the clock again and mount what is the job's; called once, when a job gets the machine."""
+        ...
+
+    async def exec(self, command: Command, output: Output) -> Exit:
+        """Run a process to its end and stream its output.
+
+        Returns when the process itself has ended and its output was drained for a short bounded time;
+        what it left running lives on. Cancelling runs the kill ladder on its process group, shielded
+        and bounded, before `Cancelled` leaves.
+        """
+        ...
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the process group of every running `exec`."""
+        ...
+
+    async def put(self, path: str, data: bytes, *, mode: int = 0o644, user: int = 1001) -> None:
+        """Write one file, making its folders; replaces what was there."""
+        ...
+
+    async def get(self, path: str, *, limit: int) -> bytes:
+        """Read one regular file of at most `limit` bytes.
+
+        Raises FileNotFoundError, and ValueError when it is larger or not a regular file.
+        """
+        ...
+
+    async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
+        """Unpack a tar file of the host's into a folder, which is made; files belong to `user`."""
+        ...
+
+    async def listen(self, port: int, handler: Connection) -> None:
+        """Offer a port on the machine's loopback that leads to `handler` on the host."""
+        ...
+
+    async def destroy(self) -> None:
+        """End the machine and remove all it held; bounded, safe to call twice, never raises."""
+        ...
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine booted once and frozen, from which clones start."""
+
+    key: str
+    """Hash of everything a clone depends on: image, size, driver and its version, CPU model, devices."""
+    image: str
+    size: Size
+    path: Path | None = None
+
+
+class Driver(Protocol):
+    """One way of making machines. Opened as a context: leaving it destroys every machine it made."""
+
+    name: str
+    capabilities: Capabilities
+    overhead: int
+    """MiB of host memory a machine costs beside its guest memory."""
+
+    async def build_template(self, image: str, size: Size) -> Template:
+        """Boot the image once and freeze it, or find the frozen one.
+
+        Raises `NoMachine` with the cure when the image is absent or does not come up.
+        """
+        ...
+
+    async def clone(self, template: Template) -> Machine:
+        """Start a machine from a template; it is not usable before its `thaw`."""
+        ...
+
+    async def adopt_or_reap(self) -> int:
+        """End every machine an earlier daemon left behind; returns how many there were."""
+        ...
+
+
+OpenDriver = Callable[[], AbstractAsyncContextManager[Driver]]
+"""How a driver is had; see `daemon.open_driver`."""
+
