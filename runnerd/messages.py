@@ -1,0 +1,88 @@
+"""Every message that crosses a channel, and nothing else.
+
+Past tense is a fact, imperative a request. Facts about stored things are hints: the ledger is the truth,
+and a hint that is lost costs a moment, never a run. Bytes never travel here; files and rows are named.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from runnerd.machines.driver import Machine
+from runnerd.supervise.reply import Reply
+
+
+class DeliveryAccepted(msgspec.Struct, frozen=True, tag=True):
+    """Receiver to parser: a delivery is durable and waits to be planned."""
+
+    delivery: str
+
+
+class RunCreated(msgspec.Struct, frozen=True, tag=True):
+    """Parser or control to executor: a run stands in the ledger and may start."""
+
+    run: int
+
+
+class CancelRun(msgspec.Struct, frozen=True, tag=True):
+    """Control to executor: the ledger says that this run is to be cancelled; do it now."""
+
+    run: int
+
+
+class OutboxChanged(msgspec.Struct, frozen=True, tag=True):
+    """Executor or parser to reporter: there is something to report."""
+
+
+class LeaseMachine(msgspec.Struct, frozen=True, tag=True):
+    """Executor to pool: give me a machine of this image.
+
+    The reply is refused with `NoMachine` when there will be none, and with `PoolRestarted` when the pool
+    went down while the request waited, so that it may be sent again.
+    """
+
+    image: str
+    job: int
+    reply: Reply[Machine]
+
+
+class PoolRestarted(Exception):
+    """The pool crashed and forgot who waited; ask again."""
+
+
+class DescribePool(msgspec.Struct, frozen=True, tag=True):
+    """Control to pool: what is there, and what does each waiting job wait for?"""
+
+    reply: Reply[PoolDescription]
+
+
+class MachineLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine as `runnerd pool` shows it; `age` in seconds since it entered its stage."""
+
+    machine: str
+    image: str
+    stage: str
+    age: float
+    job: int | None = None
+
+
+class WaitingLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One job that waits for a machine, since how many seconds, and for what."""
+
+    job: int
+    image: str
+    age: float
+    why: str
+
+
+class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """The pool at one moment."""
+
+    driver: str
+    isolated: bool
+    emulated: bool
+    capacity: int
+    machines: tuple[MachineLine, ...] = ()
+    waiting: tuple[WaitingLine, ...] = ()
+    trouble: tuple[str, ...] = ()
+    """A sentence for each image whose builds fail."""
