@@ -1,0 +1,266 @@
+"""What can be configured: one frozen struct per section of config.toml, and their defaults.
+
+The meaning of every key stands beside it in the config.toml of the distribution.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+_PART = r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,99}"
+REPOSITORY = re.compile(rf"(?!\.\.?/){_PART}/(?!\.\.?$){_PART}")
+"""A full name `owner/name`, safe as a folder and as a part of an address."""
+
+DEFAULT_LABELS = (
+    "self-hosted",
+    "linux",
+    "x64",
+    "runnerd",
+    "debian-12",
+    "ubuntu-latest",
+    "ubuntu-26.04",
+    "ubuntu-24.04",
+    "ubuntu-22.04",
+    "ubuntu-slim",
+)
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
+Count = Annotated[int, Meta(ge=0, description="a whole number from 0")]
+Positive = Annotated[int, Meta(ge=1, description="a whole number from 1")]
+Seconds = Annotated[float, Meta(gt=0, le=31536000, description="a number of seconds above 0")]
+Minutes = Annotated[float, Meta(gt=0, le=525600, description="a number of minutes above 0")]
+Url = Annotated[
+    str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$", description="an http:// or https:// address")
+]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^(([^\s:]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})?$", description="host:port, or empty for none"),
+]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*$", description="one word of letters, digits and ._+-")]
+
+
+class Secret:
+    """A value that never shows itself: text, repr and errors say `***`; only `reveal` gives it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """`[server]`: where we listen and how much one client may take."""
+
+    host: str = "127.0.0.1"
+    port: Port = 3000
+    metrics: Address = "127.0.0.1:9320"
+    max_connections: Positive = 256
+    body_limit: Positive = 26_214_400
+    body_timeout: Seconds = 8.0
+    public_url: Url = ""
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of /livez, /readyz and /metrics; None when they are not served."""
+        if not self.metrics:
+            return None
+        host, _, port = self.metrics.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """`[webhook]`: what signs a delivery; two secrets are accepted while one replaces the other."""
+
+    secret: Secret | None = None
+    previous_secret: Secret | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every accepted secret, the current one first."""
+        return tuple(secret.reveal() for secret in (self.secret, self.previous_secret) if secret)
+
+
+class Forge(msgspec.Struct, frozen=True, kw_only=True):
+    """`[forge]`: whom we report to and where repositories are cloned from."""
+
+    kind: Literal["github"] = "github"
+    server: Url = "https://github.com"
+    api: Url = "https://api.github.com"
+    token: Secret | None = None
+
+
+class Repository(msgspec.Struct, frozen=True, kw_only=True):
+    """`[repositories."owner/name"]`: what differs for one repository."""
+
+    remote: str = ""
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True):
+    """`[match]`: which jobs are ours."""
+
+    mode: Literal["labels", "all"] = "labels"
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """`[pool]`: how many machines are kept warm and how many there may be."""
+
+    min_idle: Count = 1
+    max_total: Count = 0
+    memory_reserve: Count = 1024
+    max_idle_age: Seconds = 1200.0
+    ready_timeout: Seconds = 2.0
+    build_timeout: Seconds = 60.0
+
+
+class Machines(msgspec.Struct, frozen=True, kw_only=True):
+    """`[machines]`: how machines are made and how large they are."""
+
+    driver: Literal["", "qemu", "fcctl", "process"] = ""
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    vcpus: Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")] = 2
+    memory: Annotated[int, Meta(ge=128, description="at least 128 MiB")] = 4096
+    disk: Annotated[int, Meta(ge=64, description="at least 64 MiB")] = 10240
+    allow_unisolated: bool = False
+    allow_emulated_forks: bool = False
+    firecracker_api_url: Url = ""
+    firecracker_auth_token: Secret | None = None
+
+    @property
+    def driver_name(self) -> str:
+        """The driver in use: as written, else `fcctl` when its address is known, else `qemu`."""
+        return self.driver or ("fcctl" if self.firecracker_api_url else "qemu")
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """`[images.NAME]`: one guest image and the `runs-on` labels it claims."""
+
+    labels: tuple[str, ...] = ()
+    packages: tuple[Word, ...] = ()
+    suite: Word = "bookworm"
+    mirror: Url = ""
+
+
+class Parser(msgspec.Struct, frozen=True, kw_only=True):
+    """`[parser]`: how many deliveries are planned at once."""
+
+    workers: Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")] = 2
+
+
+class Executor(msgspec.Struct, frozen=True, kw_only=True):
+    """`[executor]`: how many jobs run at once and how long one may."""
+
+    max_jobs: Count = 0
+    default_timeout_minutes: Minutes = 360
+    cancel_minutes: Minutes = 5
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """`[logs]`: how many bytes of output are kept."""
+
+    job_limit: Positive = 67_108_864
+    step_limit: Positive = 16_777_216
+
+
+class Reports(msgspec.Struct, frozen=True, kw_only=True):
+    """`[reports]`: what is said at the forge beside statuses."""
+
+    comment: Literal["auto", "on", "off"] = "auto"
+
+
+class Llm(msgspec.Struct, frozen=True, kw_only=True):
+    """`[llm]`: the original server's settings; read and checked, not acted on yet."""
+
+    use: bool = False
+    ollama_base_url: Url = "http://127.0.0.1:11434"
+    ollama_model: str = ""
+    openrouter_model: str = ""
+    openrouter_api_key: Secret | None = None
+
+
+def _default_images() -> dict[str, Image]:
+    return {"default": Image(labels=DEFAULT_LABELS)}
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One effective value for people: its dotted key, its text (secrets as `***`) and its origin."""
+
+    key: str
+    value: str
+    origin: str
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything configured, checked, with defaults filled in."""
+
+    server: Server = Server()
+    webhook: Webhook = Webhook()
+    forge: Forge = Forge()
+    repositories: Mapping[str, Repository] = msgspec.field(default_factory=dict)
+    match: Match = Match()
+    pool: Pool = Pool()
+    machines: Machines = Machines()
+    images: Mapping[str, Image] = msgspec.field(default_factory=_default_images)
+    parser: Parser = Parser()
+    executor: Executor = Executor()
+    logs: Logs = Logs()
+    reports: Reports = Reports()
+    llm: Llm = Llm()
+    log_level: str = "info"
+    state_directory: Path
+    runtime_directory: Path
+    control_socket: Path
+    settings: tuple[Setting, ...] = ()
+
+    def origins(self) -> tuple[Setting, ...]:
+        """Return every setting with where its value came from, in the order of config.toml."""
+        return self.settings
+
+    def remote_of(self, full_name: str) -> str:
+        """Return where a repository is cloned from: its own `remote`, else the forge's server.
+
+        Raises ValueError for what is no full name, so that a payload cannot steer the address.
+        """
+        if not REPOSITORY.fullmatch(full_name):
+            raise ValueError(f"not a repository's full name: {full_name[:200]!r}")
+        for name, repository in self.repositories.items():
+            if name.casefold() == full_name.casefold() and repository.remote:
+                return repository.remote
+        return f"{self.forge.server.rstrip('/')}/{full_name}.git"
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every configured secret, for redaction."""
+        found = (
+            self.forge.token,
+            self.machines.firecracker_auth_token,
+            self.llm.openrouter_api_key,
+        )
+        return self.webhook.secrets + tuple(secret.reveal() for secret in found if secret)
+
+    def why_not_serve(self) -> str | None:
+        """Return the sentence that says why no daemon may start with this, or None."""
+        if self.webhook.secret is None:
+            return (
+                "no webhook secret: set GITHUB_WEBHOOK_SECRET, GITHUB_WEBHOOK_SECRET_FILE, the systemd "
+                "credential github_webhook_secret or [webhook] secret to the value entered at the forge"
+            )
+        return None

@@ -1,0 +1,125 @@
+"""What a checked configuration offers to those who read it."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from runnerd.config import sections
+from runnerd.config.sections import Config, Forge, Machines, Repository, Secret, Server, Webhook
+
+
+def config(**changes: object) -> Config:
+    here = Path("/nonexistent")
+    return Config(state_directory=here, runtime_directory=here, control_socket=here, **changes)  # type: ignore[arg-type]
+
+
+def test_secret_hides_itself() -> None:
+    """A secret shows itself in no text form, alone or inside other things, and cannot be encoded."""
+    secret = Secret("hunter2")
+    texts = (str(secret), repr(secret), f"{secret}", str([secret]), repr(Webhook(secret=secret)))
+    assert all("hunter2" not in text and "***" in text for text in texts)
+    with pytest.raises(TypeError):
+        msgspec.json.encode(secret)
+    assert secret.reveal() == "hunter2"
+
+
+def test_secret_equality() -> None:
+    """Secrets are equal by value, and never equal to their text."""
+    assert Secret("a") == Secret("a")
+    assert hash(Secret("a")) == hash(Secret("a"))
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+
+
+def test_webhook_secrets() -> None:
+    """The current secret comes first; an absent one is not in the list."""
+    assert Webhook(previous_secret=Secret("old"), secret=Secret("new")).secrets == ("new", "old")
+    assert Webhook().secrets == ()
+
+
+def test_driver_name() -> None:
+    """The driver is qemu, or fcctl when only its address is configured, or what is written."""
+    assert Machines().driver_name == "qemu"
+    assert Machines(firecracker_api_url="http://x").driver_name == "fcctl"
+    assert Machines(firecracker_api_url="http://x", driver="qemu").driver_name == "qemu"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:9320", ("127.0.0.1", 9320)), ("[::1]:1", ("::1", 1)), ("", None)],
+)
+def test_metrics_address(text: str, address: object) -> None:
+    """The metrics listener's address is split into host and port; empty means none."""
+    assert Server(metrics=text).metrics_address == address
+
+
+def test_remote_of() -> None:
+    """A repository comes from its own remote, whatever the case of its name, else from the server."""
+    repositories = {"Demo/Hello": Repository(remote="/srv/hello"), "demo/empty": Repository()}
+    settings = config(repositories=repositories, forge=Forge(server="https://git.example/"))
+    assert settings.remote_of("demo/hello") == "/srv/hello"
+    assert settings.remote_of("demo/empty") == "https://git.example/demo/empty.git"
+    assert settings.remote_of("a/b.c-d_e") == "https://git.example/a/b.c-d_e.git"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a",
+        "a/b/c",
+        "../b",
+        "a/..",
+        "./b",
+        "a/.",
+        "-a/b",
+        "a/-b",
+        "a/b\n",
+        "a b/c",
+        "a/b?x",
+        "ä/b",
+        "a/" + "b" * 101,
+    ],
+)
+def test_remote_of_no_name(name: str) -> None:
+    """What is no full name never becomes part of an address."""
+    with pytest.raises(ValueError, match="not a repository's full name"):
+        config().remote_of(name)
+
+
+def test_secrets() -> None:
+    """Every configured secret is listed for redaction."""
+    settings = config(
+        webhook=Webhook(secret=Secret("a"), previous_secret=Secret("b")),
+        forge=Forge(token=Secret("c")),
+        machines=Machines(firecracker_auth_token=Secret("d")),
+        llm=sections.Llm(openrouter_api_key=Secret("e")),
+    )
+    assert settings.secrets() == ("a", "b", "c", "d", "e")
+
+
+def test_secrets_lists_every_secret_field() -> None:
+    """No secret field of any section is forgotten by `secrets`."""
+    names = [
+        field.name
+        for section in msgspec.structs.fields(Config)
+        if isinstance(section.default, msgspec.Struct)
+        for field in msgspec.structs.fields(type(section.default))
+        if Secret in getattr(field.type, "__args__", ())
+    ]
+    assert sorted(names) == [
+        "firecracker_auth_token",
+        "openrouter_api_key",
+        "previous_secret",
+        "secret",
+        "token",
+    ]
+
+
+def test_why_not_serve() -> None:
+    """Without a webhook secret there is a sentence that names the ways to set it."""
+    reason = config().why_not_serve()
+    assert reason is not None
+    assert "GITHUB_WEBHOOK_SECRET" in reason
+    assert config(webhook=Webhook(secret=Secret("s"))).why_not_serve() is None
