@@ -18,7 +18,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runnerd.metrics": (),
     "runnerd.notify": (),
     "runnerd.config": EVERYBODY,
-    "runnerd.messages": (*EVERYBODY, "runnerd.workflow", "runnerd.machines.driver"),
+    "runnerd.messages": (
+        *EVERYBODY,
+        "runnerd.workflow",
+        "runnerd.machines.driver",
+        "runnerd.supervise.reply",
+    ),
     "runnerd.workflow": ("runnerd.model",),
     **{f"runnerd.{room}": (*EVERYBODY, "runnerd.workflow") for room in ROOMS},
     "runnerd.machines.guest": (),
