@@ -194,8 +194,8 @@ def test_a_repository_name_that_is_no_name_is_malformed(payloads, name):
 @pytest.mark.parametrize(
     "ref",
     ["", "main", "refs/heads/", "refs/notes/x", "refs/heads/a..b", "refs/heads/a b", "refs/heads/x\n",
-     "refs/heads/.x", "refs/heads/a/.b", "refs/heads/a.lock", "refs/heads/a//b", "refs/heads/a@{1}", "refs/heads/" + "x" * 256,
-     "refs/heads/a\x7f", "refs/heads/a:b", "refs/heads/a*", "refs/heads/a\\b"],
+     "refs/heads/.x", "refs/heads/a/.b", "refs/heads/a.lock", "refs/heads/a//b", "refs/heads/a@{1}",
+     "refs/heads/" + "x" * 256, "refs/heads/a\x7f", "refs/heads/a:b", "refs/heads/a*", "refs/heads/a\\b"],
 )  # fmt: skip
 def test_a_ref_that_git_would_refuse_is_malformed(payloads, ref):
     """Only branch and tag names that git itself allows become refs."""

@@ -1,0 +1,179 @@
+"""One HTTP/1.1 connection over hypercorn's protocol code, without its doors to HTTP/2 and WebSocket.
+
+What hypercorn leaves open on trio is closed here: an answer is finished although the application was
+cancelled in its last `send`, a peer that does not read or does not finish its body is let go in bounded
+time, and an error of the application becomes a 500 and a log line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
+
+from runnerd import log
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+"""An ASGI application."""
+
+LINGER = 1.0
+"""Seconds an answered peer may go on sending its body, so that it reads the answer and not a reset."""
+
+_log = log.get(__name__)
+
+
+class Connection(TCPServer):
+    """Serves the requests of one peer, until either side is done; closes the stream when it leaves.
+
+    `grace` bounds in seconds each single write and the end of each answer. An answer sent after
+    `close_after` (trio's clock) asks the peer to connect anew.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        stream: trio.SocketStream,
+        *,
+        config: Config,
+        context: WorkerContext,
+        grace: float,
+        close_after: float,
+    ) -> None:
+        super().__init__(cast(Any, self._answer), config, context, cast(LifespanState, {}), cast(Any, stream))
+        self._app = app
+        self._grace = grace
+        self._close_after = close_after
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Serve the connection; raises what hypercorn raises when a peer confuses it."""
+        try:
+            socket = cast(trio.SocketStream, self.stream).socket
+            family = int(socket.family)
+            client = parse_socket_addr(family, cast(Any, socket.getpeername()))
+            server = parse_socket_addr(family, cast(Any, socket.getsockname()))
+            with self._scope:
+                async with TaskGroup() as tasks:
+                    self._task_group = tasks
+                    self.protocol = cast(
+                        Any,
+                        _PlainHttp(
+                            self.app, self.config, cast(Any, self.context), cast(Any, tasks),
+                            ConnectionState(self.state), False, client, server, self.protocol_send,
+                        ),
+                    )  # fmt: skip
+                    await self.idle_task.restart(cast(Any, tasks), self._idle_timeout)
+                    await self._read_data()
+        except OSError:
+            pass
+        finally:
+            await trio.aclose_forcefully(self.stream)
+
+    async def protocol_send(self, event: Event) -> None:
+        """As hypercorn's, but a peer that does not read is given up after `grace`."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            # Shielded so that no answer is cut in half, bounded so that no peer holds the shield.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._grace) as writing:
+                try:
+                    await self.stream.send_all(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self.protocol.handle(Closed())
+            if writing.cancelled_caught:
+                self._scope.cancel()
+
+    async def _answer(
+        self, scope: dict[str, Any], receive: Receive, send: Send, sync_spawn: object, call_soon: object
+    ) -> None:
+        """Run the application for one request."""
+        started = False
+
+        async def relay(message: dict[str, Any]) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                await send(self._closing(message) if self._must_close() else message)
+            elif message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+            elif not self._body_pending():
+                await self._finish(send, message)
+            else:
+                await send({**message, "more_body": True})
+                await self._linger(receive)
+                await self._finish(send, {"type": "http.response.body"})
+
+        try:
+            await self._app(scope, receive, relay)
+        except* Exception as group:
+            # The peer's text stays out of the log; the traceback says where.
+            _log.error("request_failed", method=scope.get("method"), exc_info=group)
+            if not started:
+                answer = b'{"error":"the daemon failed on this request; its log says why"}'
+                headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+                await relay({"type": "http.response.start", "status": 500, "headers": headers})
+                await relay({"type": "http.response.body", "body": answer})
+
+    async def _finish(self, send: Send, message: dict[str, Any]) -> None:
+        # hypercorn tells the application of the end inside this last send, whereupon quart cancels the
+        # send itself: without the shield the connection would neither be reused nor closed.
+        with trio.move_on_after(self._grace, shield=True):
+            await send(message)
+
+    async def _linger(self, receive: Receive) -> None:
+        """Discard what is left of a body; a peer that does not come to its end is cut off."""
+        with trio.move_on_after(LINGER):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+        self._scope.cancel()
+
+    def _body_pending(self) -> bool:
+        return _http(self.protocol).their_state is h11.SEND_BODY
+
+    def _must_close(self) -> bool:
+        return self._body_pending() or trio.current_time() > self._close_after
+
+    @staticmethod
+    def _closing(message: dict[str, Any]) -> dict[str, Any]:
+        return {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+
+
+class _PlainHttp(H11Protocol):
+    """HTTP/1.0 and 1.1 only. An `Upgrade` is ignored, as RFC 9110 §7.8 allows."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        return
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        if len(headers) != len(request.headers):
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=headers,
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
+
+
+def _http(protocol: Any) -> h11.Connection:
+    return cast(h11.Connection, protocol.connection)

@@ -1,0 +1,117 @@
+"""Behaviour of runnerd.web.connection, over real sockets."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from quart_trio import QuartTrio
+
+from runnerd.web import connection
+
+
+def quart():
+    app = QuartTrio(__name__, static_folder=None)
+
+    @app.get("/")
+    async def root():
+        return "hello"
+
+    return app
+
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def test_a_connection_is_used_again(serving, echo):
+    """Two requests on one connection get two answers, also when both are sent at once."""
+    async with serving(echo) as server, await server.connect() as stream:
+        await stream.send_all(GET + b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        data = b""
+        with trio.fail_after(5):
+            while data.count(b"HTTP/1.1 200") < 2 or not data.endswith(b"3"):
+                data += await stream.receive_some()
+
+
+@pytest.mark.parametrize("header", [b"connection: close\r\n", b""])
+async def test_quart_connections_are_closed(serving, header):
+    """A connection ends at once after `Connection: close`, and after the idle time otherwise."""
+    async with serving(quart(), keep_alive=0.3) as server, await server.connect() as stream:
+        await stream.send_all(GET[:-2] + header + b"\r\n")
+        with trio.fail_after(3):
+            data = b""
+            while chunk := await stream.receive_some():
+                data += chunk
+        assert data.endswith(b"hello")
+
+
+async def test_upgrades_are_not_taken(serving, echo):
+    """HTTP/2 in clear text and WebSocket are answered as plain HTTP/1.1."""
+    h2c = b"upgrade: h2c\r\nhttp2-settings: A\r\nconnection: upgrade, http2-settings\r\n"
+    websocket = (
+        b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+    async with serving(echo) as server:
+        for upgrade in (h2c, websocket):
+            reply = await server.send(GET[:-2] + upgrade + b"\r\n")
+            assert (reply.status, reply.body) == (200, b"0")
+
+
+async def test_http2_by_prior_knowledge_is_refused(serving, echo):
+    """The HTTP/2 preface is a version that is not spoken here."""
+    async with serving(echo) as server:
+        reply = await server.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        assert reply.status == 505
+
+
+async def test_an_error_of_the_application_is_a_500(serving):
+    """The peer learns that something failed, not what, and the connection goes on."""
+
+    async def broken(scope, receive, send):
+        raise ValueError("private")
+
+    async with serving(broken) as server, await server.connect() as stream:
+        for _ in range(2):
+            await stream.send_all(GET)
+            data = await stream.receive_some()
+            while not data.endswith(b"}"):
+                data += await stream.receive_some()
+            assert data.startswith(b"HTTP/1.1 500")
+            assert b"private" not in data
+
+
+async def test_an_early_answer_reaches_a_peer_that_is_still_sending(serving):
+    """A refusal before the end of the body is read by its sender, and the connection ends."""
+
+    async def refuse(scope, receive, send):
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async with serving(refuse) as server:
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
+        reply = await server.send(head + b"x" * 3_000_000)
+        assert (reply.status, reply.body, reply.headers["connection"]) == (413, b"no", "close")
+        async with await server.connect() as stream:  # this one never sends its body
+            with trio.fail_after(connection.LINGER + 3):
+                await stream.send_all(head)
+                while await stream.receive_some():
+                    pass
+
+
+async def test_a_peer_that_does_not_read_is_given_up(serving):
+    """An answer that nobody takes ends the connection after the grace."""
+    ended = trio.Event()
+
+    async def endless(scope, receive, send):
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        finally:
+            ended.set()
+
+    async with serving(endless, grace=0.3) as server, await server.connect() as stream:
+        await stream.send_all(GET)
+        with trio.fail_after(5):
+            await ended.wait()
