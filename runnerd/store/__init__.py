@@ -1,0 +1,1 @@
+"""What the daemon remembers: the ledger of deliveries, runs, jobs and reports, and the log files of jobs."""

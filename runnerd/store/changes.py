@@ -1,0 +1,94 @@
+"""What may be written to the ledger, as data: planned runs and jobs, and the changes of a run that lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from runnerd.model import Event, JobResult, Outcome
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job, or one leg of its matrix, as planned; it starts its life WAITING.
+
+    A job whose legs are not known yet has `leg` -1 and is replaced by `ExpandJob`.
+    """
+
+    key: str
+    leg: int = 0
+    legs: int = 1
+    name: str
+    labels: tuple[str, ...] = ()
+    matrix: dict[str, Any] | None = None
+    allowed_to_fail: bool = False
+
+
+class NewRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One workflow file that a delivery starts. With an `outcome` it ends at birth and has no jobs."""
+
+    workflow_path: str
+    workflow_name: str
+    title: str
+    source_text: str
+    event: Event
+    """Its payload is not stored again: the delivery keeps it."""
+    jobs: tuple[NewJob, ...] = ()
+    """In the order of the file."""
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+class WorkflowNote(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a delivery started a workflow file, and the sentence that says why or why not."""
+
+    path: str
+    matched: bool
+    reason: str
+
+
+class StartRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The run begins; nothing when it runs already (its first claimed job began it)."""
+
+
+class ExpandJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Replace a job's one row without legs by its legs, at least one, numbered from 0."""
+
+    key: str
+    legs: tuple[NewJob, ...]
+
+
+class QueueJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The job may start; it waits for a machine from `now` (seconds since the epoch)."""
+
+    job: int
+    now: float
+
+
+class SkipJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The job does not run, as GitHub would skip it."""
+
+    job: int
+    reason: str
+
+
+class EndJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt `epoch` of a job ended; an attempt that never ran may only end without success.
+
+    `allowed_to_fail` None leaves what was planned; a result without steps leaves the steps recorded.
+    """
+
+    job: int
+    epoch: int
+    result: JobResult
+    allowed_to_fail: bool | None = None
+
+
+class EndRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The run ends; every job of it must have ended, at the latest by the same `apply`."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+Change = StartRun | ExpandJob | QueueJob | SkipJob | EndJob | EndRun

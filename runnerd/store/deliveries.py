@@ -1,0 +1,95 @@
+"""Deliveries: stored once by their id, and each ending in a recorded state (I1, I3)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from runnerd.store.engine import insert_new
+from runnerd.store.errors import IllegalTransition
+from runnerd.store.records import Delivery, DeliveryRecord, DeliveryState
+from runnerd.store.tables import deliveries
+
+Accepted = Literal["accepted", "duplicate"]
+
+
+_record = [deliveries.c[name] for name in DeliveryRecord.__struct_fields__]
+_by_id = sa.select(*_record).where(deliveries.c.id == sa.bindparam("id"))
+_state_of = sa.select(deliveries.c.state).where(deliveries.c.id == sa.bindparam("id"))
+_pending = (
+    sa.select(deliveries.c.id)
+    .where(deliveries.c.state == DeliveryState.PENDING)
+    .order_by(deliveries.c.received, deliveries.c.id)
+    .limit(sa.bindparam("limit"))
+)
+_new = {dialect: insert_new(dialect, deliveries) for dialect in ("sqlite", "postgresql")}
+
+
+def accept(connection: sa.Connection, delivery: Delivery) -> Accepted:
+    """Store a delivery unless its id is known."""
+    row = {
+        "id": delivery.id,
+        "event": delivery.event,
+        "headers": dict(delivery.headers),
+        "body": delivery.body,
+        "received": delivery.received,
+        "repository": delivery.repository,
+        "hook_id": delivery.hook_id,
+        "state": DeliveryState.PENDING,
+        "reason": "",
+        "attempts": 0,
+    }
+    return "accepted" if connection.execute(_new[connection.dialect.name], row).rowcount else "duplicate"
+
+
+def find(connection: sa.Connection, id: str) -> DeliveryRecord | None:
+    """The delivery with its body."""
+    row = connection.execute(_by_id, {"id": id}).mappings().one_or_none()
+    return None if row is None else DeliveryRecord(**row)
+
+
+def pending(connection: sa.Connection, limit: int) -> list[str]:
+    """Ids of what still has to be planned, oldest first."""
+    return list(connection.execute(_pending, {"limit": limit}).scalars())
+
+
+def payload(connection: sa.Connection, id: str) -> dict[str, Any]:
+    """The body as JSON; raises LookupError for an unknown id and ValueError for another body."""
+    body = connection.execute(sa.select(deliveries.c.body).where(deliveries.c.id == id)).scalar_one_or_none()
+    if body is None:
+        raise LookupError(f"the ledger has no delivery {id}")
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"the body of delivery {id} is not a JSON object: {error}") from error
+
+
+def attempt(connection: sa.Connection, id: str) -> int:
+    """Count one more attempt at planning; returns how many that makes."""
+    connection.execute(
+        sa.update(deliveries).where(deliveries.c.id == id).values(attempts=deliveries.c.attempts + 1)
+    )
+    attempts = connection.execute(
+        sa.select(deliveries.c.attempts).where(deliveries.c.id == id)
+    ).scalar_one_or_none()
+    if attempts is None:
+        raise LookupError(f"the ledger has no delivery {id}")
+    return int(attempts)
+
+
+def settle(connection: sa.Connection, id: str, state: DeliveryState, reason: str = "") -> bool:
+    """Record how a delivery ended; False when the same was recorded before.
+
+    Raises LookupError for an unknown id and `IllegalTransition` when it ended otherwise.
+    """
+    now = connection.execute(_state_of, {"id": id}).scalar_one_or_none()
+    if now is None:
+        raise LookupError(f"the ledger has no delivery {id}")
+    if now == state:
+        return False
+    if now != DeliveryState.PENDING:
+        raise IllegalTransition(f"delivery {id} is {now} and cannot become {state}")
+    connection.execute(sa.update(deliveries).where(deliveries.c.id == id).values(state=state, reason=reason))
+    return True

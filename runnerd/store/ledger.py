@@ -1,0 +1,341 @@
+"""The ledger: all the daemon must not forget, behind one object whose methods say what they promise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import trio
+
+from runnerd.model import JobRecord, RunRecord, StepResult
+from runnerd.store import deliveries, engine, jobs, machines, outbox, recovery, runs, transition
+from runnerd.store.changes import Change, NewRun, WorkflowNote
+from runnerd.store.deliveries import Accepted
+from runnerd.store.errors import CannotOpen, IllegalTransition, LedgerUnavailable, StaleEpoch
+from runnerd.store.lock import StateLock
+from runnerd.store.records import (
+    Delivery,
+    DeliveryRecord,
+    DeliveryState,
+    Kind,
+    MachineRow,
+    OutboxRow,
+    ReportState,
+)
+from runnerd.store.recovery import Recovery
+from runnerd.store.schema import migrate
+from runnerd.store.tables import pulse
+from runnerd.store.writer import Work, Writer, unavailable
+
+__all__ = [
+    "CannotOpen",
+    "Delivery",
+    "DeliveryRecord",
+    "DeliveryState",
+    "IllegalTransition",
+    "Kind",
+    "Ledger",
+    "LedgerUnavailable",
+    "MachineRow",
+    "OutboxRow",
+    "Recovery",
+    "ReportState",
+    "StaleEpoch",
+    "open_ledger",
+]
+
+T = TypeVar("T")
+
+PULSE_TIMEOUT = 5.0
+"""Seconds after which a writer that does not answer makes the ledger count as not writable."""
+
+
+class Ledger:
+    """An open ledger. Had from `open_ledger`; every method may be called from any trio task.
+
+    A method that writes returns when the write is durable, together with all that belongs to it, and
+    raises with nothing written. Writes are done by `serve_writes`: before it runs, and while it is being
+    restarted, they wait. A caller that is cancelled does not know: its write may be applied.
+    Any method raises `LedgerUnavailable` when the database fails; unknown ids raise LookupError.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Open the file, migrating it first; blocks. Raises `CannotOpen`. No lock is taken here."""
+        self._clock = clock
+        self._writing = engine.writing(path)
+        try:
+            migrate(self._writing)
+        except BaseException:
+            self._writing.dispose()
+            raise
+        self._reading = engine.reading(path)
+        self._readers = trio.CapacityLimiter(engine.READERS)
+        self._writer = Writer(self._writing)
+
+    # --- the writer ---
+
+    async def serve_writes(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit writes until `close` was called and all that waited is durable."""
+        await self._writer.serve(task_status=task_status)
+
+    def close(self) -> None:
+        """Accept no more writes: they raise `LedgerUnavailable`. Those waiting are still committed."""
+        self._writer.close()
+
+    def dispose(self) -> None:
+        """Let go of the database; writes that nobody committed are refused. Safe to call twice."""
+        self._writer.abandon()
+        self._writing.dispose()
+        self._reading.dispose()
+
+    async def check_writable(self) -> None:
+        """Write something small and durable. Raises `LedgerUnavailable` if that fails or takes long."""
+        with trio.move_on_after(PULSE_TIMEOUT):
+            await self._write(partial(_beat, now=self._clock()))
+            return
+        raise LedgerUnavailable(f"the ledger's writer did not answer within {PULSE_TIMEOUT:g} s")
+
+    # --- deliveries ---
+
+    async def accept_delivery(self, delivery: Delivery) -> Accepted:
+        """Store a delivery: "accepted", or "duplicate" when its id is known (what is stored stays)."""
+        return await self._write(partial(deliveries.accept, delivery=delivery))
+
+    async def delivery(self, id: str) -> DeliveryRecord | None:
+        """A delivery with its body."""
+        return await self._read(partial(deliveries.find, id=id))
+
+    async def payload(self, delivery: str) -> dict[str, Any]:
+        """A delivery's body as JSON; raises ValueError when it is no JSON object."""
+        return await self._read(partial(deliveries.payload, id=delivery))
+
+    async def pending_deliveries(self, limit: int) -> list[str]:
+        """Ids of deliveries that were neither planned, ignored nor rejected, oldest first."""
+        return await self._read(partial(deliveries.pending, limit=limit))
+
+    async def try_delivery(self, id: str) -> int:
+        """Count an attempt at planning before it is made; returns how many that makes.
+
+        With it, a delivery that kills its parser again and again can be told and rejected.
+        """
+        return await self._write(partial(deliveries.attempt, id=id))
+
+    async def ignore_delivery(self, id: str, reason: str) -> None:
+        """The delivery asks for nothing. Raises `IllegalTransition` when it was planned or rejected."""
+        await self._write(partial(deliveries.settle, id=id, state=DeliveryState.IGNORED, reason=reason))
+
+    async def reject_delivery(self, id: str, reason: str) -> None:
+        """The delivery cannot be used. Raises `IllegalTransition` when it was planned or ignored."""
+        await self._write(partial(deliveries.settle, id=id, state=DeliveryState.REJECTED, reason=reason))
+
+    async def plan_delivery(
+        self, id: str, runs_: Sequence[NewRun], notes: Sequence[WorkflowNote]
+    ) -> list[int]:
+        """Write what a delivery comes to, all in one piece; returns the ids of its runs.
+
+        Each run gets its number, its jobs and the first report of each job whose name is known. Without
+        a run the delivery is ignored. A repeated call writes nothing and returns the ids of the first
+        one (I2). Raises `IllegalTransition` when the delivery was ignored or rejected before, and
+        ValueError when two runs have the same path or a run that ends at birth has jobs.
+        """
+        return await self._write(partial(runs.plan, delivery=id, planned=runs_, why=notes, now=self._clock()))
+
+    async def notes(self, delivery: str) -> list[WorkflowNote]:
+        """Why each workflow file was or was not started by a delivery, ordered by path."""
+        return await self._read(partial(runs.notes_of, delivery=delivery))
+
+    # --- runs ---
+
+    async def run(self, id: int) -> RunRecord | None:
+        """One run."""
+        return await self._read(partial(runs.find, id=id))
+
+    async def runs(
+        self, limit: int, before: int | None = None, repository: str | None = None
+    ) -> list[RunRecord]:
+        """Runs, newest first; `before` is the id that the page starts below."""
+        return await self._read(partial(runs.latest, limit=limit, before=before, repository=repository))
+
+    async def open_runs(self) -> list[int]:
+        """Ids of the runs that have not ended, oldest first."""
+        return await self._read(runs.unfinished)
+
+    async def source(self, sha256: str) -> str:
+        """A workflow file's text by its hash."""
+        return await self._read(partial(runs.source, sha256=sha256))
+
+    async def apply(self, run: int, changes: Sequence[Change]) -> None:
+        """Apply what was decided about a run, all or nothing, with the reports it owes (I4).
+
+        Raises `IllegalTransition` for what `model.PHASES` does not allow, for a run that has ended and
+        for ending one before its jobs; `StaleEpoch` when another attempt took the job over.
+        """
+        await self._write(partial(transition.apply, run_id=run, changes=changes, now=self._clock()))
+
+    async def request_cancel(self, run: int) -> bool:
+        """Ask for the end of a run: no job of it is claimed from here on. False when it has ended."""
+        return await self._write(partial(runs.request_cancel, id=run))
+
+    async def rerun(self, run: int) -> int:
+        """Write the next attempt of a run, with its jobs as they were planned; returns the new id.
+
+        Raises `IllegalTransition` when the run has not ended or never had a job.
+        """
+        return await self._write(partial(runs.rerun, id=run, now=self._clock()))
+
+    async def recover(self, now: float) -> Recovery:
+        """Settle the jobs recorded as running while none is: at start, before the first claim.
+
+        A job is queued again if no step of it had started and it had less than three attempts, and ends
+        as LOST otherwise. Calling it again changes nothing.
+        """
+        return await self._write(partial(recovery.recover, now=now))
+
+    # --- jobs ---
+
+    async def job(self, id: int) -> JobRecord | None:
+        """One job."""
+        return await self._read(partial(jobs.find, id=id))
+
+    async def jobs(self, run: int) -> list[JobRecord]:
+        """A run's jobs in the order of the file, legs in the order of the matrix."""
+        return await self._read(partial(jobs.of_run, run=run))
+
+    async def claim_job(self, job: int, machine: str) -> int | None:
+        """Begin an attempt on a machine: its epoch. None when the job is not queued or the run cancelled."""
+        return await self._write(partial(jobs.claim, id=job, machine=machine, now=self._clock()))
+
+    async def retry_job(self, job: int, epoch: int, reason: str) -> None:
+        """End an attempt without a result and queue its job again; raises `StaleEpoch`."""
+        await self._write(partial(jobs.retry, id=job, epoch=epoch, reason=reason, now=self._clock()))
+
+    async def step_started(self, job: int, epoch: int, number: int) -> None:
+        """Record, before it starts, that a step of this attempt will run; raises `StaleEpoch`.
+
+        Only whether one has is kept: the attempt is not repeated by itself any more.
+        """
+        await self._write(partial(jobs.begin_step, id=job, epoch=epoch))
+
+    async def step_ended(self, job: int, epoch: int, result: StepResult) -> None:
+        """Record a step's end; raises `StaleEpoch`."""
+        await self._write(partial(jobs.end_step, id=job, epoch=epoch, result=result))
+
+    async def set_identity(self, job: int, epoch: int, boot_id: str, machine_id: str) -> None:
+        """Record the identity of the machine this attempt runs on; raises `StaleEpoch`."""
+        await self._write(partial(jobs.identify, id=job, epoch=epoch, boot_id=boot_id, machine_id=machine_id))
+
+    # --- machines ---
+
+    async def note_machine(
+        self,
+        id: str,
+        driver: str,
+        image: str,
+        state: str,
+        pid: int | None,
+        uid: int | None,
+        started: float,
+        job: int | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        """Write a machine into the journal, before the side effect it tells of (I5)."""
+        row = MachineRow(
+            id=id,
+            driver=driver,
+            image=image,
+            state=state,
+            pid=pid,
+            uid=uid,
+            started=started,
+            job=job,
+            epoch=epoch,
+        )
+        await self._write(partial(machines.note, machine=row))
+
+    async def forget_machine(self, id: str) -> None:
+        """Take a machine that is gone out of the journal; nothing when it is not there."""
+        await self._write(partial(machines.forget, id=id))
+
+    async def machines(self) -> list[MachineRow]:
+        """The journal, oldest first."""
+        return await self._read(machines.journal)
+
+    # --- outbox ---
+
+    async def outbox_due(self, now: float, limit: int) -> list[OutboxRow]:
+        """Reports to send now, oldest first. Send those of one subject one after the other.
+
+        A subject is a (run, job, kind). It has at most one report that is not terminal: a newer one
+        takes the place of an older one that was not sent. A terminal report stays until it is done.
+        """
+        return await self._read(partial(outbox.due, now=now, limit=limit))
+
+    async def outbox_done(self, id: int, note: str = "") -> None:
+        """The report was sent, or `note` says what was done instead."""
+        await self._write(partial(outbox.done, id=id, now=self._clock(), note=note))
+
+    async def outbox_retry(self, id: int, at: float, error: str) -> None:
+        """Sending failed: the report is due again at `at`."""
+        await self._write(partial(outbox.retry, id=id, at=at, error=error))
+
+    async def outbox_depth(self) -> int:
+        """How many reports are owed."""
+        return await self._read(outbox.depth)
+
+    # --- threads ---
+
+    async def _write(self, work: Work[T]) -> T:
+        return await self._writer.submit(work)
+
+    async def _read(self, query: Work[T]) -> T:
+        return await trio.to_thread.run_sync(self._query, query, limiter=self._readers)
+
+    def _query(self, query: Work[T]) -> T:
+        try:
+            with self._reading.begin() as connection:
+                return query(connection)
+        except sa.exc.SQLAlchemyError as error:
+            raise unavailable(error, "read") from error
+
+
+@asynccontextmanager
+async def open_ledger(place: Path | str, *, clock: Callable[[], float] = time.time) -> AsyncIterator[Ledger]:
+    """Open the ledger at `place` as the only daemon that uses it, making and migrating it as needed.
+
+    `place` is the file, or a folder whose `ledger.db` is meant, or a `sqlite:///` URL; the lock is the
+    file `lock` in the same folder. `clock` gives seconds since the epoch. Raises `CannotOpen` with a
+    sentence for people. On leaving, writes that nobody committed are refused.
+    """
+    path = _path(place)
+    lock = StateLock(path.parent)
+    try:
+        ledger = await trio.to_thread.run_sync(partial(Ledger, path, clock=clock))
+        try:
+            yield ledger
+        finally:
+            ledger.dispose()
+    finally:
+        lock.release()
+
+
+def _path(place: Path | str) -> Path:
+    if isinstance(place, str) and "://" in place:
+        url = sa.make_url(place)
+        if url.get_backend_name() != "sqlite" or not url.database:
+            raise CannotOpen(
+                f"the ledger {url.render_as_string()} cannot be used: this version keeps its ledger in "
+                "a SQLite file (sqlite:///PATH)"
+            )
+        place = url.database
+    path = Path(place)
+    return path / "ledger.db" if path.is_dir() else path
+
+
+def _beat(connection: sa.Connection, now: float) -> None:
+    if not connection.execute(sa.update(pulse).values(at=now)).rowcount:
+        connection.execute(sa.insert(pulse), {"id": 1, "at": now})

@@ -1,0 +1,39 @@
+"""What a start owes to the jobs that ran when the last daemon ended."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from runnerd.model import JobResult, Outcome
+from runnerd.store import jobs
+
+ATTEMPTS = 3
+"""One try and two retries of a job whose machine was lost before any step of it started."""
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Ledger.recover` did, oldest job first."""
+
+    lost: tuple[tuple[int, int, int], ...] = ()
+    """(run, job, epoch) of the attempts that ended as LOST, and their jobs with them."""
+    requeued: tuple[tuple[int, int, int], ...] = ()
+    """(run, job, epoch) of the attempts whose job waits for another one."""
+
+
+def recover(connection: sa.Connection, now: float) -> Recovery:
+    """Decide about every job that is recorded as running, while surely none is."""
+    lost, requeued = [], []
+    for job in jobs.running(connection):
+        here = (job.run, job.id, job.epoch)
+        if not job.step_started and job.epoch < ATTEMPTS:
+            jobs.retry(connection, job.id, job.epoch, "the daemon ended before a step had started", now)
+            requeued.append(here)
+            continue
+        why = (
+            "a step had started" if job.step_started else f"it was attempt {job.epoch} of at most {ATTEMPTS}"
+        )
+        reason = f"the daemon ended while this job ran, and it is not tried again because {why}"
+        jobs.end(connection, job, job.epoch, JobResult(outcome=Outcome.LOST, reason=reason), None, now)
+        lost.append(here)
+    return Recovery(lost=tuple(lost), requeued=tuple(requeued))

@@ -1,0 +1,150 @@
+"""The ledger's tables. What must be unique is unique here, so that no caller can make it otherwise (I2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from runnerd.model import Annotation, Event, Outcome, Phase, StepResult
+from runnerd.store.changes import NewJob
+from runnerd.store.columns import Clean, Json, Word
+from runnerd.store.records import DeliveryState, Kind, ReportState
+
+metadata = sa.MetaData()
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", Clean, primary_key=True),
+    sa.Column("event", Clean, nullable=False),
+    sa.Column("headers", Json(dict[str, str]), nullable=False),
+    sa.Column("received", sa.Float, nullable=False),
+    sa.Column("repository", Clean, nullable=False),
+    sa.Column("hook_id", Clean, nullable=False),
+    sa.Column("state", Word(DeliveryState), nullable=False),
+    sa.Column("reason", Clean, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("deliveries_by_state", "state", "received", "id"),
+)
+
+notes = sa.Table(
+    "notes",
+    metadata,
+    sa.Column("delivery", sa.ForeignKey("deliveries.id"), primary_key=True),
+    sa.Column("path", Clean, primary_key=True),
+    sa.Column("matched", sa.Boolean, nullable=False),
+    sa.Column("reason", Clean, nullable=False),
+)
+
+sources = sa.Table(
+    "sources",
+    metadata,
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("text", Clean, nullable=False),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("delivery", sa.ForeignKey("deliveries.id"), nullable=False),
+    sa.Column("repository", Clean, nullable=False),
+    # The forge's own number: it survives a rename, so that run numbers go on counting.
+    sa.Column("repository_id", sa.BigInteger, nullable=False),
+    sa.Column("workflow_path", Clean, nullable=False),
+    sa.Column("workflow_name", Clean, nullable=False),
+    sa.Column("title", Clean, nullable=False),
+    sa.Column("source", sa.ForeignKey("sources.sha256"), nullable=False),
+    sa.Column("event", Json(Event), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("phase", Word(Phase), nullable=False),
+    sa.Column("outcome", Word(Outcome)),
+    sa.Column("reason", Clean, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+    # The jobs as they were planned, for another attempt.
+    sa.Column("plan", Json(tuple[NewJob, ...]), nullable=False),
+    sa.UniqueConstraint("delivery", "workflow_path", "attempt", name="one_run_per_workflow"),
+    sa.UniqueConstraint("repository_id", "workflow_path", "number", "attempt", name="run_numbers"),
+    sa.Index("runs_by_phase", "phase", "id"),
+    sa.Index("runs_by_repository", "repository", "id"),
+    sqlite_autoincrement=True,  # ids name log files: never used twice
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run", sa.ForeignKey("runs.id"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("key", Clean, nullable=False),
+    sa.Column("leg", sa.Integer, nullable=False),
+    sa.Column("legs", sa.Integer, nullable=False),
+    sa.Column("name", Clean, nullable=False),
+    sa.Column("labels", Json(tuple[str, ...]), nullable=False),
+    sa.Column("matrix", Json(dict[str, Any])),
+    sa.Column("phase", Word(Phase), nullable=False),
+    sa.Column("outcome", Word(Outcome)),
+    sa.Column("allowed_to_fail", sa.Boolean, nullable=False),
+    sa.Column("reason", Clean, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("step_started", sa.Boolean, nullable=False),
+    sa.Column("outputs", Json(dict[str, str]), nullable=False),
+    sa.Column("steps", Json(tuple[StepResult, ...]), nullable=False),
+    sa.Column("annotations", Json(tuple[Annotation, ...]), nullable=False),
+    sa.Column("summary", Clean, nullable=False),
+    sa.Column("machine", Clean, nullable=False),
+    sa.Column("boot_id", Clean, nullable=False),
+    sa.Column("machine_id", Clean, nullable=False),
+    sa.Column("queued", sa.Float),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.UniqueConstraint("run", "key", "leg", name="one_row_per_leg"),
+    sa.Index("jobs_by_phase", "phase", "id"),
+    sqlite_autoincrement=True,
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run", sa.ForeignKey("runs.id"), nullable=False),
+    sa.Column("job", sa.ForeignKey("jobs.id")),
+    sa.Column("kind", Word(Kind), nullable=False),
+    sa.Column("state", Word(ReportState), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("due", sa.Float, nullable=False),
+    sa.Column("sent", sa.Float),
+    sa.Column("error", Clean, nullable=False),
+    sa.Index("outbox_by_subject", "run", "job", "kind"),
+    sa.Index("outbox_by_due", "sent", "due", "id"),
+    sqlite_autoincrement=True,
+)
+
+machines = sa.Table(
+    "machines",
+    metadata,
+    sa.Column("id", Clean, primary_key=True),
+    sa.Column("driver", Clean, nullable=False),
+    sa.Column("image", Clean, nullable=False),
+    sa.Column("state", Clean, nullable=False),
+    sa.Column("pid", sa.Integer),
+    sa.Column("uid", sa.Integer),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("job", sa.Integer),
+    sa.Column("epoch", sa.Integer),
+)
+
+pulse = sa.Table(
+    "pulse",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""One row that `check_writable` writes, to learn whether the ledger can be written."""
