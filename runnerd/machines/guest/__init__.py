@@ -1,0 +1,1 @@
+"""The agent inside a machine: standard library only, packed as one .pyz, and nothing imports it."""

@@ -1,0 +1,73 @@
+"""The agent's command line: `--port NAME | --fd N [--init] [--root DIR]`; see `main`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from . import archive, files, forward, life, process, system
+from .agent import Agent, Operation, end_descendants
+
+OPERATIONS: dict[str, Operation] = {
+    "ping": lambda agent, stream, request: {},
+    "thaw": life.thaw,
+    "clock": life.clock,
+    "mount_root": life.mount_root,
+    "quiesce": life.quiesce,
+    "end": life.end,
+    "exec": process.start,
+    "signal": process.send_signal,
+    "put": files.put,
+    "get": files.get,
+    "unpack": archive.unpack,
+    "listen": forward.listen,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Serve a host. `--port` names a virtio port, `--fd` an open socket whose end ends the agent and
+
+    all its processes. `--init`: this is the first process of a machine, which it may mount and set up.
+    `--root` is where files may be written and read without `--init`.
+    """
+    options = _options(arguments)
+    init = "init" in options
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.umask(0o022)
+    if init:
+        life.boot()
+    if os.getpid() != 1:
+        system.become_subreaper()
+    if "fd" in options:
+        port = int(options["fd"])
+        os.set_inheritable(port, False)
+    else:
+        port = os.open(system.virtio_port(options["port"], 30), os.O_RDWR)
+    os.set_blocking(port, False)
+    agent = Agent(port, OPERATIONS, ends="fd" in options, init=init, root=options.get("root", "/"))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(agent, "alive", agent.init))
+    agent.run()
+    end_descendants(5)
+    return 0
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    """Read `--name value` pairs, and `--init`, which has none."""
+    options: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word == "--init":
+            options["init"] = ""
+        elif word in ("--port", "--fd", "--root") and (value := next(words, None)) is not None:
+            options[word[2:]] = value
+        else:
+            sys.exit(f"runnerd-agent: {word}: use --port NAME or --fd N, [--init] [--root DIR]")
+    if ("fd" in options) == ("port" in options):
+        sys.exit("runnerd-agent: use either --port NAME or --fd N")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""Writing and reading one file of the job's, whatever links and kinds of file the job prepared there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from typing import Any
+
+from .agent import CHUNK, Agent, Exchange
+from .tree import regular
+from .wire import DATA, FROM_GUEST, WINDOW_SIZE
+
+
+class Put(Exchange):
+    """A `put` under way: the bytes go to a new file that takes its name only when it is whole."""
+
+    def __init__(self, agent: Agent, stream: int, path: str, mode: int, user: int | None) -> None:
+        folder, self._name = os.path.split(path)
+        if self._name in ("", ".", ".."):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        self._folder = agent.files.folder(folder, user)
+        self._temporary = f".runnerd-{stream:x}"
+        self._fd = -1
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._folder)
+            if user is not None:
+                os.fchown(self._fd, user, user)
+            os.fchmod(self._fd, mode & 0o7777)
+        except BaseException:
+            self._close()
+            raise
+        super().__init__(agent, stream)
+
+    def data(self, payload: bytes) -> None:
+        """Write the bytes to the new file."""
+        try:
+            left = memoryview(payload)
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as error:
+            return self._fail(error)
+        self.took(len(payload))
+
+    def eof(self) -> None:
+        """The file is whole: give it its name."""
+        try:
+            os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError as error:
+            return self._fail(error)
+        self._temporary = ""
+        self._close()
+        self.answer({})
+
+    def reset(self) -> None:
+        """Remove the half file."""
+        self._fail(InterruptedError(errno.EINTR, "the request was taken back"))
+
+    def _fail(self, error: OSError) -> None:
+        self._close()
+        self.refuse(error)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            if self._temporary:
+                try:
+                    os.unlink(self._temporary, dir_fd=self._folder)
+                except OSError:  # the job was faster
+                    pass
+        os.close(self._folder)
+
+
+class Get(Exchange):
+    """A `get` under way: sends the bytes the file had when it was opened, then EXIT."""
+
+    def __init__(self, agent: Agent, stream: int, fd: int, size: int) -> None:
+        super().__init__(agent, stream)
+        self._fd = fd
+        self._left = size
+        self._credit = WINDOW_SIZE
+        agent.answer(stream, {"size": size}, more=True)
+        agent.watch(fd, select.POLLIN, self._pump)
+
+    def window(self, kind: int, count: int) -> None:
+        """Read on."""
+        self._credit += count
+        self.agent.watch(self._fd, select.POLLIN, self._pump)
+
+    def reset(self) -> None:
+        """Stop reading."""
+        self._finish({"error": "the request was taken back", "errno": errno.EINTR})
+
+    def _pump(self, _: int) -> None:
+        if self._credit <= 0:
+            return self.agent.watch(self._fd, 0, self._pump)
+        try:
+            data = os.read(self._fd, min(CHUNK, self._credit, self._left))
+        except OSError as error:
+            return self._finish({"error": str(error), "errno": error.errno})
+        if data:
+            self._left -= len(data)
+            self._credit -= len(data)
+            self.agent.send_in_order(DATA, self.stream | FROM_GUEST, data)
+        if not data or not self._left:
+            self._finish({})
+
+    def _finish(self, fields: dict[str, Any]) -> None:
+        self.agent.watch(self._fd, 0, self._pump)
+        os.close(self._fd)
+        self.end(fields)
+
+
+def put(agent: Agent, stream: int, request: dict[str, Any]) -> None:
+    """Operation `put`: path, mode, user; the content is what the host sends on the stream."""
+    user = int(request["user"]) if agent.init else None
+    Put(agent, stream, str(request["path"]), int(request["mode"]), user)
+
+
+def get(agent: Agent, stream: int, request: dict[str, Any]) -> None:
+    """Operation `get`: path, limit (bytes). O_NONBLOCK: a fifo must not hold up the agent."""
+    fd = agent.files.open(str(request["path"]), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        size = regular(fd, int(request["limit"]))
+    except BaseException:
+        os.close(fd)
+        raise
+    Get(agent, stream, fd, size)
