@@ -23,6 +23,7 @@ MAX_DEPTH = 64
 ZERO = re.compile(r"0{40}(0{24})?")
 """The commit that is none: a ref's before at its creation, its after at its deletion."""
 
+_BY_HAND = "body-"
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _FULL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}")
 _NAME = re.compile(r"[!-~]{1,200}")
@@ -163,14 +164,15 @@ def infer(body: bytes) -> str:
 def decode(name: str | None, delivery: str | None, body: bytes) -> Event | Ignored:
     """Return what a delivery's body says happened, or why it starts nothing.
 
-    Without a name the event is inferred from the shape and may lack what a person leaves out by hand: then
+    Without a name the event is inferred from the shape. A delivery without an id of its own (None, or the
+    one that `delivery_identity` gave it) was made by hand and may lack what a person leaves out: then
     `sha` and `report_sha` stay empty for the one who reads the repository. A pull request whose payload
     does not show both repositories counts as one from a fork. Raises `Malformed`, and nothing else, for a
     body that is not JSON, nests too deep, or has not the shape of its event.
     """
     payload = _payload(body)
-    exact = name is not None
-    name = name if name is not None else infer(body)
+    exact = delivery is not None and (not delivery.startswith(_BY_HAND) or delivery != _identity(body))
+    name = name or infer(body)
     reader = _READERS.get(name)
     if reader is None:
         shown = name if _NAME.fullmatch(name) else "an event without a known shape"
@@ -309,7 +311,7 @@ def _payload(body: bytes) -> dict[str, Any]:
 
 
 def _identity(body: bytes) -> str:
-    return "body-" + hashlib.sha256(body).hexdigest()
+    return _BY_HAND + hashlib.sha256(body).hexdigest()
 
 
 def _repository(given: _Repository, exact: bool) -> Repository:

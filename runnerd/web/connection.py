@@ -25,8 +25,8 @@ from runnerd import log
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
-"""An ASGI application."""
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application: called with a scope, a `Receive` and a `Send`."""
 
 LINGER = 1.0
 """Seconds an answered peer may go on sending its body, so that it reads the answer and not a reset."""

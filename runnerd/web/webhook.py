@@ -78,7 +78,7 @@ def app(
     answer_in_json(quart)
     front = _Front(
         accept, verify, body_limit, body_timeout, 4 * body_limit if bodies_limit is None else bodies_limit,
-        rest=quart.asgi_app,  # type: ignore[arg-type]  # ASGI by another spelling of the same types
+        rest=quart.asgi_app,
     )  # fmt: skip
     quart.asgi_app = front  # type: ignore[method-assign, assignment]  # Quart's own place for middleware
     return quart

@@ -134,7 +134,14 @@ def test_event_and_id_are_found_in_the_body_of_a_manual_test(payloads):
 
 def test_a_manual_test_may_leave_out_what_a_forge_always_sends():
     """By hand a name and a ref are enough; what is unknown stays empty and a stranger's code is assumed."""
-    push = event(None, {"ref": "refs/heads/main", "repository": {"full_name": "o/r"}}, None)
+    payload = {"ref": "refs/heads/main", "repository": {"full_name": "o/r"}}
+    push = event(None, payload, None)
+    delivery, name = delivery_identity({}, json.dumps(payload).encode())
+    assert event(name, payload, delivery) == push
+    with pytest.raises(Malformed):
+        event("push", payload, "a-guid")
+    with pytest.raises(Malformed):
+        event("push", payload, "body-" + "0" * 64)
     assert (push.name, push.sha, push.ref, push.delivery[:5]) == ("push", "", "refs/heads/main", "body-")
     pull = event(
         None,
