@@ -1,0 +1,1 @@
+"""Keeping actors alive, and the ways they hear from each other."""
