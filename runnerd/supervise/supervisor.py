@@ -104,8 +104,9 @@ async def supervise(
                 await trio.sleep_forever()
         except StartFailed as error:
             fail(error)
-        for keeper in reversed(keepers):
-            await keeper.drain()
+        else:
+            for keeper in reversed(keepers):
+                await keeper.drain()
     if failures:
         raise failures[0]
 
