@@ -1,0 +1,174 @@
+"""`runnerd doctor`: what this host can do, and the cure for what it cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import typer
+
+from runnerd.cli import options
+from runnerd.cli.output import Code, show_json
+
+if TYPE_CHECKING:
+    from runnerd.config import Config
+
+DISK_WANTED = 5 << 30
+KVM = Path("/dev/kvm")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at: `good`, a `warning` (works, but), or a `problem`; with its cure."""
+
+    about: str
+    verdict: Literal["good", "warning", "problem"]
+    found: str
+    cure: str = ""
+
+
+def doctor(
+    config: options.ConfigFile = None, state: options.State = None, json: options.Json = False
+) -> None:
+    """Look at everything machines and the daemon need; exit 1 if there is a problem."""
+    findings = tuple(examine(options.load_config(config, state_directory=state)))
+    if json:
+        show_json([msgspec.structs.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.verdict:<8} {finding.about}: {finding.found}")
+            if finding.cure:
+                typer.echo(f"         → {finding.cure}")
+    problem = any(finding.verdict == "problem" for finding in findings)
+    raise typer.Exit(Code.NOT_GREEN if problem else Code.GREEN)
+
+
+def examine(settings: Config) -> Iterable[Finding]:
+    """Look at this host; nothing is changed."""
+    from runnerd.machines import host, images
+
+    yield programs(host.missing(), host.install_command(host.missing(), root=os.geteuid() == 0))
+    yield git(shutil.which("git"))
+    yield kvm(KVM.exists(), os.access(KVM, os.R_OK | os.W_OK), settings.machines.accelerator)
+    yield privilege(os.geteuid() == 0)
+    meminfo = Path("/proc/meminfo").read_text()
+    yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
+    yield disk(settings.state_directory)
+    own = Path("/proc/self/cgroup").read_text()
+    yield cgroup(own, Path("/sys/fs/cgroup"))
+    for name in settings.images:
+        yield image(name, images.current(settings.state_directory / "images", name) is not None)
+    reason = settings.why_not_serve()
+    yield Finding("webhook secret", "warning", reason) if reason else Finding("webhook secret", "good", "set")
+    if settings.forge.token is None:
+        yield Finding(
+            "forge token",
+            "warning",
+            "none: reports are written to files",
+            "set GITHUB_TOKEN to report statuses",
+        )
+    else:
+        yield Finding("forge token", "good", "set")
+
+
+def programs(missing: tuple[str, ...], command: str) -> Finding:
+    """Judge whether the programs that build and run machines are there."""
+    if missing:
+        return Finding("programs", "problem", f"missing: {', '.join(missing)}", command)
+    return Finding("programs", "good", "all that machines need is installed")
+
+
+def git(path: str | None) -> Finding:
+    """Judge whether commits can be read."""
+    return Finding("git", "good", path) if path else Finding("git", "problem", "missing", "install git")
+
+
+def kvm(present: bool, usable: bool, accelerator: str) -> Finding:
+    """Judge by the device file what machines run on; whether KVM really works shows at the first boot."""
+    wrong: Literal["warning", "problem"] = "problem" if accelerator == "kvm" else "warning"
+    if accelerator == "tcg":
+        return Finding("KVM", "warning", "not used: software emulation is configured, for trusted code only")
+    if not present:
+        return Finding(
+            "KVM",
+            wrong,
+            "absent: machines run under software emulation, slower and for trusted code only",
+            f"use a host with {KVM}, or turn on nested virtualisation",
+        )
+    if not usable:
+        return Finding(
+            "KVM",
+            wrong,
+            f"{KVM} may not be opened by this user",
+            "sudo usermod -aG kvm $USER, then log in again",
+        )
+    return Finding("KVM", "good", f"{KVM} can be opened")
+
+
+def privilege(root: bool) -> Finding:
+    """Judge whether machines get users of their own."""
+    if root:
+        return Finding("privilege", "good", "root: every machine runs under a user of its own")
+    return Finding(
+        "privilege",
+        "warning",
+        "not root: machines share this user, so that who escapes from one reaches the daemon's files",
+        "run code of strangers only where the daemon is started as root",
+    )
+
+
+def memory(meminfo: str, *, each: int, reserve: int) -> Finding:
+    """Judge how many machines fit into the memory that is free now; sizes in MiB."""
+    fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
+    available = int(fields["MemAvailable"].split()[0]) // 1024
+    fit = max(0, (available - reserve) // each)
+    found = (
+        f"{available} MiB are free, room for {fit} machines of {each} MiB beside a reserve of {reserve} MiB"
+    )
+    if fit:
+        return Finding("memory", "good", found)
+    return Finding("memory", "problem", found, "make [machines] memory or [pool] memory_reserve smaller")
+
+
+def disk(state: Path) -> Finding:
+    """Judge the space where the state is, or will be."""
+    existing = next(folder for folder in (state, *state.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{free / 2**30:.1f} GiB are free at {existing}"
+    if free < DISK_WANTED:
+        return Finding(
+            "disk", "warning", found, f"an image, its template and logs want {DISK_WANTED >> 30} GiB"
+        )
+    if not os.access(existing, os.W_OK):
+        return Finding(
+            "disk", "problem", f"{existing} cannot be written", "set STATE_DIRECTORY to a folder that can"
+        )
+    return Finding("disk", "good", found)
+
+
+def cgroup(own: str, root: Path) -> Finding:
+    """Judge whether each machine's memory can be bounded by the kernel as well."""
+    path = next((line[3:] for line in own.splitlines() if line.startswith("0::")), None)
+    if path is None or not (root / "cgroup.controllers").exists():
+        return Finding(
+            "cgroup", "warning", "no unified hierarchy: machines are bounded by their own size alone"
+        )
+    folder = root / path.lstrip("/")
+    if os.access(folder / "cgroup.procs", os.W_OK) and os.access(folder, os.W_OK):
+        return Finding("cgroup", "good", f"{folder} is ours")
+    return Finding(
+        "cgroup",
+        "warning",
+        f"{folder} is not ours: machines are bounded by their own size alone",
+        "start the daemon by systemd/runnerd.service, which has Delegate=",
+    )
+
+
+def image(name: str, built: bool) -> Finding:
+    """Judge whether machines of this image can start."""
+    if built:
+        return Finding(f"image {name}", "good", "built")
+    return Finding(f"image {name}", "warning", "not built yet", f"runnerd image build {name}")
