@@ -1,0 +1,137 @@
+"""Running git on the host."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from runnerd.git import process
+from runnerd.git.process import Git, GitError
+
+
+@pytest.fixture
+def git() -> Git:
+    return Git(os.environ)
+
+
+async def test_output_is_returned(git, tmp_path):
+    """What git prints comes back as bytes."""
+    assert (await git.run("version", cwd=tmp_path, timeout=10)).startswith(b"git version")
+
+
+async def test_a_failure_says_what_git_said(git, tmp_path):
+    """The error names the command and repeats git's last lines."""
+    with pytest.raises(GitError, match=r"`git rev-parse` failed: .*not a git repository"):
+        await git.run("rev-parse", "HEAD", cwd=tmp_path, timeout=10)
+
+
+async def test_errors_hold_nothing_a_terminal_would_act_on(tmp_path):
+    """Escape sequences in git's own words are replaced."""
+    script = "import sys; sys.stderr.write('\\x1b]0;owned\\x07 bad'); sys.exit(3)"
+    with pytest.raises(GitError) as caught:
+        await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=10)
+    assert "\x1b" not in str(caught.value)
+    assert "bad" in str(caught.value)
+
+
+async def test_too_much_output_is_stopped(git, tmp_path):
+    """A command that prints more than its limit is ended, not buffered."""
+    command = (sys.executable, "-c", "while True: print('x' * 65536)")
+    with pytest.raises(GitError, match="more than 100000 bytes"):
+        await process.run(command, cwd=tmp_path, env={}, timeout=20, limit=100_000)
+
+
+async def test_a_slow_command_is_stopped_with_all_it_started(tmp_path):
+    """After the time-out the whole process group is gone."""
+    started = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {started}; wait"
+    began = time.monotonic()
+    with pytest.raises(GitError, match=r"longer than 0.3 s"):
+        await process.run(("sh", "-c", script), cwd=tmp_path, env=dict(os.environ), timeout=0.3)
+    assert time.monotonic() - began < 5
+    await _gone(int(started.read_text()))
+
+
+async def test_cancelling_ends_the_process_group(tmp_path):
+    """No process outlives the task that ran it."""
+    started = tmp_path / "pid"
+    with trio.move_on_after(0.3) as scope:
+        command = ("sh", "-c", f"sleep 60 & echo $! > {started}; wait")
+        await process.run(command, cwd=tmp_path, env=dict(os.environ), timeout=60)
+    assert scope.cancelled_caught
+    await _gone(int(started.read_text()))
+
+
+async def test_a_missing_program_is_said(tmp_path):
+    """Git not being installed is a sentence, not a traceback."""
+    with pytest.raises(GitError, match="could not be started"):
+        await Git({"PATH": str(tmp_path)}, executable="no-such-git").run("version", cwd=tmp_path, timeout=1)
+
+
+async def test_input_that_is_not_read_does_no_harm(tmp_path):
+    """A program that ends before reading its input is judged by its status alone."""
+    out = await process.run(("true",), cwd=tmp_path, env=dict(os.environ), timeout=10, stdin=b"x" * (1 << 20))
+    assert out == b""
+
+
+async def test_the_users_configuration_is_not_read(tmp_path):
+    """Neither HOME nor GIT_* variables of the daemon change what git does."""
+    (tmp_path / ".gitconfig").write_text("[user]\n\tname = intruder\n")
+    git = Git({**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_PARAMETERS": "'user.name=intruder'"})
+    with pytest.raises(GitError):
+        await git.run("config", "--get", "user.name", cwd=tmp_path, timeout=10)
+
+
+def test_only_the_named_transport_is_allowed():
+    """Without a transport none is allowed; ssh alone gets HOME, for its keys."""
+    git = Git({"PATH": "/bin", "HOME": "/root", "SECRET": "x"})
+    assert git.environment()["GIT_ALLOW_PROTOCOL"] == "none"
+    assert "HOME" not in git.environment(protocol="https")
+    assert git.environment(protocol="ssh")["HOME"] == "/root"
+    assert "SECRET" not in git.environment(protocol="ssh")
+
+
+async def test_hooks_and_monitors_of_a_repository_do_not_run(tmp_path):
+    """A repository's own hooks and fsmonitor stay unused."""
+    git = Git(os.environ)
+    await git.run("init", "--quiet", ".", cwd=tmp_path, timeout=10)
+    marker = tmp_path / "ran"
+    hook = tmp_path / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    hook.chmod(0o755)
+    with (tmp_path / ".git" / "config").open("a") as config:
+        config.write(f'[core]\n\tfsmonitor = "touch {marker}"\n\thooksPath = .git/hooks\n')
+    (tmp_path / "file").write_text("x")
+    await git.run("add", "file", cwd=tmp_path, timeout=10)
+    await git.run("status", "--porcelain", cwd=tmp_path, timeout=10)
+    assert not marker.exists()
+
+
+async def test_end_is_safe_twice(git, tmp_path):
+    """Ending an ended process does nothing."""
+    await git.run("init", "--bare", "--quiet", ".", cwd=tmp_path, timeout=10)
+    running = await git.open("cat-file", "--batch-command", cwd=tmp_path)
+    await process.end(running)
+    await process.end(running)
+    assert running.returncode is not None
+
+
+async def _gone(pid: int) -> None:
+    with trio.fail_after(5):
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            if _zombie(pid):
+                return
+            await trio.sleep(0.02)
+
+
+def _zombie(pid: int) -> bool:
+    """Whether it is dead, and waits for whoever adopted it."""
+    return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
