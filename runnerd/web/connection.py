@@ -7,13 +7,14 @@ time, and an error of the application becomes a 500 and a log line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -56,6 +57,9 @@ class Connection(TCPServer):
         self._grace = grace
         self._close_after = close_after
         self._scope = trio.CancelScope()
+        self._idle = trio.CancelScope(deadline=trio.current_time() + config.keep_alive_timeout)
+        self._holding = False
+        self._held = b""
 
     async def run(self) -> None:
         """Serve the connection; raises what hypercorn raises when a peer confuses it."""
@@ -74,23 +78,39 @@ class Connection(TCPServer):
                             ConnectionState(self.state), False, client, server, self.protocol_send,
                         ),
                     )  # fmt: skip
-                    await self.idle_task.restart(cast(Any, tasks), self._idle_timeout)
-                    await self._read_data()
+                    with self._idle:
+                        await self._read_data()
         except OSError:
             pass
         finally:
             await trio.aclose_forcefully(self.stream)
 
+    def end_when_idle(self) -> None:
+        """Close now if no request is in progress; otherwise hypercorn's context closes after the answer."""
+        if self._idle.deadline < math.inf:
+            self._idle.cancel()
+
     async def protocol_send(self, event: Event) -> None:
-        """As hypercorn's, but a peer that does not read is given up after `grace`."""
-        if not isinstance(event, RawData):
+        """As hypercorn's, but idleness is a deadline instead of a task, an answer's head waits for its
+        first bytes, and a peer that does not read is given up after `grace`."""
+        if isinstance(event, Updated):
+            idle_until = trio.current_time() + self.config.keep_alive_timeout
+            self._idle.deadline = idle_until if event.idle else math.inf
+        elif isinstance(event, RawData):
+            data, self._held = self._held + event.data, b""
+            if self._holding:
+                self._held = data
+            elif data:
+                await self._write(data)
+        else:
             await super().protocol_send(event)
-            return
+
+    async def _write(self, data: bytes) -> None:
         async with self.send_lock:
             # Shielded so that no answer is cut in half, bounded so that no peer holds the shield.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._grace) as writing:
                 try:
-                    await self.stream.send_all(event.data)
+                    await self.stream.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     await self.protocol.handle(Closed())
             if writing.cancelled_caught:
@@ -105,8 +125,9 @@ class Connection(TCPServer):
         async def relay(message: dict[str, Any]) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                started = self._holding = True
                 await send(self._closing(message) if self._must_close() else message)
+                self._holding = False
             elif message["type"] != "http.response.body" or message.get("more_body", False):
                 await send(message)
             elif not self._body_pending():

@@ -7,6 +7,7 @@ error inside its connection, and stops in bounded time.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Sequence
 
 import trio
@@ -50,16 +51,23 @@ async def serve(
     config.accesslog = config.errorlog = None
     config.include_server_header = False
     config.keep_alive_timeout = keep_alive
+    config.keep_alive_max_requests = sys.maxsize  # `lifetime` is the bound
     context = WorkerContext(None)
     slots = trio.Semaphore(max_connections)
+    connections: set[Connection] = set()
 
     async def converse(stream: trio.SocketStream) -> None:
         try:
             now = trio.current_time()
             with trio.CancelScope(deadline=now + lifetime + grace):
-                await Connection(
+                connection = Connection(
                     app, stream, config=config, context=context, grace=grace, close_after=now + lifetime
-                ).run()
+                )
+                connections.add(connection)
+                try:
+                    await connection.run()
+                finally:
+                    connections.discard(connection)
         except* Exception as group:
             _log.info("http_connection_failed", errors=_kinds(group))
         finally:
@@ -85,7 +93,9 @@ async def serve(
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()
-        await context.terminated.set()  # idle connections close now, the others after their answer
+        await context.terminated.set()  # from here on a connection closes after its answer
+        for connection in connections:
+            connection.end_when_idle()
         conversations.cancel_scope.deadline = trio.current_time() + grace
 
 
