@@ -4,12 +4,33 @@ over a channel, and asks its `Box` for the little that differs between drivers.
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+import trio
 
-from runnerd.machines.driver import Capabilities, Paths
+from runnerd.machines import transfer
+from runnerd.machines.channel import Channel
+from runnerd.machines.driver import (
+    Capabilities,
+    Command,
+    Connection,
+    Exit,
+    Identity,
+    MachineLost,
+    Output,
+    Paths,
+)
+from runnerd.machines.execution import LADDER, Execution, Rung
+
+JOB_USER = 1001
+"""uid and gid that the folders of `Paths` belong to."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,3 +72,144 @@ class Box(Protocol):
     async def destroy(self) -> None:
         """End the machine and remove what it held; bounded, safe to call twice, never raises."""
         ...
+
+
+class AgentMachine:
+    """A `Machine` whose agent is at the other end of a channel. Whoever opened the channel runs it."""
+
+    def __init__(
+        self,
+        box: Box,
+        channel: Channel,
+        *,
+        entropy: Callable[[int], bytes] = os.urandom,
+        now: Callable[[], float] = time.time,
+        probes: set[str],
+        hello_deadline: float = 2.0,
+        ladder: tuple[Rung, ...] = LADDER,
+    ) -> None:
+        """`probes` is shared by all machines of a driver: random bytes seen once must not come again."""
+        self.id = box.id
+        self.image = box.image
+        self.paths = box.paths
+        self.capabilities = box.capabilities
+        self.identity: Identity | None = None
+        self.lost = channel.lost
+        self._box = box
+        self._channel = channel
+        self._entropy = entropy
+        self._now = now
+        self._probes = probes
+        self._hello_deadline = hello_deadline
+        self._ladder = ladder
+        self.reason = ""
+        channel.on_lost = self._note_reason
+        self._running: set[Execution] = set()
+
+    async def thaw(self) -> Identity:
+        """Greet the agent, make the machine its own, and put the job's root together."""
+        try:
+            with self._explained():
+                return await self._thaw()
+        except BaseException:
+            await self.destroy()
+            raise
+
+    async def lease(self) -> None:
+        """Set the clock again; everything else was mounted by `thaw`."""
+        with self._explained():
+            await self._channel.call("clock", now=self._now())
+
+    async def exec(self, command: Command, output: Output) -> Exit:
+        """Run a process; OSError or ValueError, with a sentence, when it cannot be started."""
+        execution = Execution(self._channel, command, output)
+        self._running.add(execution)
+        try:
+            with self._explained():
+                return await execution.run(self._ladder)
+        finally:
+            self._running.discard(execution)
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the process group of every running `exec`."""
+        with self._explained():
+            for execution in tuple(self._running):
+                await execution.signal(number)
+
+    async def put(self, path: str, data: bytes, *, mode: int = 0o644, user: int = 1001) -> None:
+        """Write one file; its name appears when it is whole. Raises OSError."""
+        with self._explained():
+            await transfer.put(self._channel, path, data, mode=mode, user=user)
+
+    async def get(self, path: str, *, limit: int) -> bytes:
+        """Read one regular file."""
+        with self._explained():
+            return await transfer.get(self._channel, path, limit=limit)
+
+    async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
+        """Unpack a tar, by the job disk where there is one; OSError says what tar could not do."""
+        with self._explained():
+            device = await self._box.fill(archive)
+            await transfer.unpack(self._channel, archive, into, user=user, device=device)
+
+    async def listen(self, port: int, handler: Connection) -> None:
+        """Offer a port; OSError when the machine has it taken."""
+        with self._explained():
+            await self._channel.listen(port, handler)
+
+    async def destroy(self) -> None:
+        """End the channel and the box."""
+        self.reason = self.reason or "it was destroyed"
+        with trio.CancelScope(shield=True):
+            await self._box.destroy()
+        self._channel.close(self.reason)
+
+    async def _thaw(self) -> Identity:
+        await self._channel.connect(self._hello_deadline)
+        identity = invent_identity(self._entropy)
+        answer = await self._insist(
+            "thaw", seed=self._entropy(64).hex(), now=self._now(), **msgspec.to_builtins(identity)
+        )
+        probe = answer.get("probe")
+        if not isinstance(probe, str) or len(probe) != 64 or probe in self._probes:
+            raise self._failed("it has the same randomness as another machine")
+        self._probes.add(probe)
+        if self._box.layout is not None:
+            layout = msgspec.to_builtins(self._box.layout)
+            folders = [self.paths.home, self.paths.work, self.paths.temp, self.paths.tools]
+            await self._insist("mount_root", **layout, folders=folders, user=JOB_USER)
+        self.identity = identity
+        return identity
+
+    async def _insist(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """A call without which the machine is of no use."""
+        try:
+            return await self._channel.call(operation, **arguments)
+        except (OSError, ValueError) as error:
+            raise self._failed(f"its {operation} failed: {error}") from error
+
+    def _failed(self, reason: str) -> MachineLost:
+        self._channel.close(reason)
+        return MachineLost(reason)
+
+    def _note_reason(self) -> None:
+        known = self._box.postmortem()
+        said = f"{self._channel.reason} ({known})" if known else self._channel.reason
+        self.reason = self.reason or said
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Let a MachineLost carry the whole reason."""
+        try:
+            yield
+        except MachineLost as error:
+            raise MachineLost(f"machine {self.id}: {self.reason or error}") from error
+
+
+def invent_identity(entropy: Callable[[int], bytes]) -> Identity:
+    """A fresh identity from random bytes; the boot id is a version 4 UUID as the kernel's is."""
+    return Identity(
+        hostname=f"runnerd-{entropy(4).hex()}",
+        boot_id=str(uuid.UUID(bytes=entropy(16), version=4)),
+        machine_id=uuid.UUID(bytes=entropy(16), version=4).hex,
+    )

@@ -84,8 +84,9 @@ class Connection(Exchange):
         self._watch()
 
     def reset(self) -> None:
-        """Close at once."""
-        self._close()
+        """Close once all is written, and listen to nothing more."""
+        self._heard = self._told = True
+        self._settle()
 
     def _watch(self) -> None:
         mask = select.POLLOUT if self._pending else 0
