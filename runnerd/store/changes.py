@@ -8,11 +8,14 @@ import msgspec
 
 from runnerd.model import Event, JobResult, Outcome
 
+UNEXPANDED = -1
+"""The `leg` of a job whose matrix is not known yet."""
+
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job, or one leg of its matrix, as planned; it starts its life WAITING.
 
-    A job whose legs are not known yet has `leg` -1 and is replaced by `ExpandJob`.
+    A job whose legs are not known yet has the leg `UNEXPANDED` and is replaced by `ExpandJob`.
     """
 
     key: str

@@ -10,14 +10,11 @@ import sqlalchemy as sa
 
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, StepResult
 from runnerd.store import outbox, runs
-from runnerd.store.changes import NewJob
+from runnerd.store.changes import UNEXPANDED, NewJob
 from runnerd.store.errors import IllegalTransition, StaleEpoch
 from runnerd.store.phases import step
 from runnerd.store.records import Kind, ReportState
 from runnerd.store.tables import jobs
-
-UNEXPANDED = -1
-"""The `leg` of a job whose matrix is not known yet."""
 
 NEEDS_NO_MACHINE = frozenset(
     {Outcome.CANCELLED, Outcome.SKIPPED, Outcome.STARTUP_FAILURE, Outcome.LOST, Outcome.INFRA_ERROR}

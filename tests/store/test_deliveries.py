@@ -1,0 +1,80 @@
+"""A delivery is stored once and ends in exactly one recorded state."""
+
+import pytest
+
+from runnerd.store import deliveries
+from runnerd.store.errors import IllegalTransition
+from runnerd.store.records import DeliveryState
+
+
+def test_what_is_stored_is_what_arrived(desk):
+    """Every field and every byte of the body comes back."""
+    body = bytes(range(256)) * 100
+    assert desk.deliver("d1", body=body, headers={"X-Hub": "ü"}, repository="o/r", hook_id="9") == "accepted"
+    record = deliveries.find(desk.connection, "d1")
+    assert record.body == body
+    assert record.headers == {"X-Hub": "ü"}
+    assert (record.event, record.repository, record.hook_id, record.received) == ("push", "o/r", "9", 1.0)
+    assert (record.state, record.reason, record.attempts) == (DeliveryState.PENDING, "", 0)
+
+
+def test_a_known_id_is_a_duplicate(desk):
+    """The second delivery of an id changes nothing, whatever it says."""
+    assert desk.deliver("d1", body=b"first") == "accepted"
+    assert desk.deliver("d1", body=b"second") == "duplicate"
+    assert deliveries.find(desk.connection, "d1").body == b"first"
+
+
+def test_an_unknown_delivery(desk):
+    """What was never accepted is not found, and cannot end."""
+    assert deliveries.find(desk.connection, "nope") is None
+    with pytest.raises(LookupError, match="no delivery nope"):
+        deliveries.settle(desk.connection, "nope", DeliveryState.IGNORED)
+    with pytest.raises(LookupError, match="no delivery nope"):
+        deliveries.payload(desk.connection, "nope")
+    with pytest.raises(LookupError, match="no delivery nope"):
+        deliveries.attempt(desk.connection, "nope")
+
+
+def test_pending_ones_come_oldest_first(desk):
+    """Only what has not ended is listed, by its time of arrival, up to the limit."""
+    for id, received in (("b", 2.0), ("c", 3.0), ("a", 1.0), ("d", 4.0)):
+        desk.deliver(id, received=received)
+    deliveries.settle(desk.connection, "b", DeliveryState.IGNORED, "not for us")
+    assert deliveries.pending(desk.connection, 2) == ["a", "c"]
+    assert deliveries.pending(desk.connection, 10) == ["a", "c", "d"]
+
+
+def test_an_end_is_final(desk):
+    """The same end may be said twice; another one is refused and the reason of the first stays."""
+    desk.deliver("d1")
+    assert deliveries.settle(desk.connection, "d1", DeliveryState.REJECTED, "bad")
+    assert not deliveries.settle(desk.connection, "d1", DeliveryState.REJECTED, "worse")
+    with pytest.raises(IllegalTransition, match="d1 is rejected and cannot become ignored"):
+        deliveries.settle(desk.connection, "d1", DeliveryState.IGNORED)
+    assert deliveries.find(desk.connection, "d1").reason == "bad"
+
+
+def test_attempts_are_counted(desk):
+    """Each attempt at planning makes one more."""
+    desk.deliver("d1")
+    assert [deliveries.attempt(desk.connection, "d1") for _ in range(3)] == [1, 2, 3]
+    assert deliveries.find(desk.connection, "d1").attempts == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'"x"', b"\xff"])
+def test_a_payload_is_a_json_object(desk, body):
+    """A body that is none is refused with the id of its delivery."""
+    desk.deliver("good", body=b'{"ref": "main"}')
+    assert deliveries.payload(desk.connection, "good") == {"ref": "main"}
+    desk.deliver("bad", body=body)
+    with pytest.raises(ValueError, match="delivery bad is not a JSON object"):
+        deliveries.payload(desk.connection, "bad")
+
+
+def test_hostile_text_is_stored_clean(desk):
+    """NUL and lone surrogates in names and headers neither fail nor reach the database."""
+    assert desk.deliver("d\0x\ud800", repository="o/\0", headers={"a": "\ud83d"}) == "accepted"
+    assert desk.deliver("d\0x\ud800") == "duplicate"
+    record = deliveries.find(desk.connection, "d\0x\ud800")
+    assert (record.id, record.repository, record.headers) == ("d\ufffdx?", "o/\ufffd", {"a": "?"})
