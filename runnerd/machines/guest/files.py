@@ -120,7 +120,12 @@ def put(agent: Agent, stream: int, request: dict[str, Any]) -> None:
 
 def get(agent: Agent, stream: int, request: dict[str, Any]) -> None:
     """Operation `get`: path, limit (bytes). O_NONBLOCK: a fifo must not hold up the agent."""
-    fd = agent.files.open(str(request["path"]), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fd = agent.files.open(str(request["path"]), os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket or a fifo without its other end
+            raise ValueError("not a regular file") from error
+        raise
     try:
         size = regular(fd, int(request["limit"]))
     except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import resource
 import socket
 from typing import Any
 
@@ -37,9 +38,8 @@ def boot() -> None:
         if not os.path.lexists(f"/dev/{name}"):
             os.symlink(f"/proc/{target}", f"/dev/{name}")
     os.makedirs(_STATE, exist_ok=True)
-    system.write("/proc/self/oom_score_adj", "-1000")
     system.loopback_up()
-    _raise_file_limit()
+    _claim_resources()
 
 
 def thaw(agent: Agent, stream: int, request: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +155,13 @@ def _read(path: str) -> str:
         return file.read().strip()
 
 
-def _raise_file_limit() -> None:
-    """The kernel's first process has 1024 open files; builds expect what distributions give."""
-    try:
-        import resource
+def _claim_resources() -> None:
+    """Survive the job's lack of memory, and let it open as many files as builds expect.
 
+    The kernel's first process has a limit of 1024 files. A job can live without either.
+    """
+    try:
+        system.write("/proc/self/oom_score_adj", "-1000")
         resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 1048576))
-    except (ImportError, OSError, ValueError):
-        pass  # a job can live with fewer
+    except (OSError, ValueError):  # in a container these are not ours to set
+        pass

@@ -78,7 +78,7 @@ class Tree:
             number = ctypes.get_errno()
             if number != errno.EAGAIN:
                 break
-        raise OSError(number, os.strerror(number), path)
+        raise OSError(number, os.strerror(number), f"{self.root if self._confined else ''}/{path}")
 
 
 def regular(fd: int, limit: int) -> int:
