@@ -125,6 +125,9 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...] | None = None
     paths_ignore: tuple[str, ...] | None = None
     workflows: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    versions: tuple[str, ...] | None = None
+    """`image_version` filters."""
     schedules: tuple[tuple[str, str], ...] = ()
     """(cron, time zone) pairs of `schedule`."""
     inputs: Mapping[str, Input] = msgspec.field(default_factory=dict)
@@ -150,7 +153,11 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     permissions: Any = None
     concurrency: Concurrency | None = None
     unsupported: tuple[Problem, ...] = ()
-    """What the file asks for and this version cannot do yet: the run says so and is never green."""
+    """What the file asks for and this version cannot do yet: the run says so and is never green.
+
+    Those of severity `warning` are said and change nothing else."""
+    warnings: tuple[Problem, ...] = ()
+    """What GitHub accepts and is most likely not meant."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -207,6 +214,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 50
     nodes: int = 20_000
     legs: int = 256
+    jobs: int = 1000
+    """Jobs of a file together with those of the reusable workflows it calls."""
+    calls: int = 10
+    """How deep reusable workflows may call others."""
+    files: int = 50
+    """How many different reusable workflows one file may bring in."""
     expression: int = 21_000
     expression_depth: int = 50
     memory: int = 10 << 20

@@ -1,0 +1,61 @@
+"""Checking the schedules of `on.schedule`: POSIX cron with names, and time zones by their form."""
+
+from __future__ import annotations
+
+import re
+
+_MONTHS = {
+    name: number for number, name in enumerate("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split(), 1)
+}
+_DAYS = {name: number for number, name in enumerate("SUN MON TUE WED THU FRI SAT".split())}
+_FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
+    ("minute", 0, 59, {}),
+    ("hour", 0, 23, {}),
+    ("day of the month", 1, 31, {}),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 7, _DAYS),
+)
+_PART = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\d+))?", re.ASCII).fullmatch
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}").fullmatch
+
+
+def cron_problem(text: str) -> str | None:
+    """What is wrong with a cron expression, or None."""
+    if len(text) > 500:
+        return "a schedule has at most 500 characters"
+    if text.startswith("@"):
+        return f"{text!r} is not supported: write the five fields"
+    fields = text.split()
+    if len(fields) != len(_FIELDS):
+        return f"{text!r} has {len(fields)} fields; minute, hour, day, month and day of the week are five"
+    for field, (name, low, high, names) in zip(fields, _FIELDS, strict=True):
+        for part in field.split(","):
+            if not _valid(part, low, high, names):
+                return f"{part!r} is no valid {name} in {text!r}; it goes from {low} to {high}"
+    return None
+
+
+def _valid(part: str, low: int, high: int, names: dict[str, int]) -> bool:
+    found = _PART(part)
+    if found is None:
+        return False
+    _, first, last, step = found.groups()
+    if step is not None and not (len(step) < 4 and 1 <= int(step) <= high):
+        return False
+    if first is None:
+        return True
+    start, end = _number(first, names), _number(last or first, names)
+    return start is not None and end is not None and low <= start <= end <= high
+
+
+def _number(word: str, names: dict[str, int]) -> int | None:
+    if word.isdigit():
+        return int(word) if len(word) <= 2 else None
+    return names.get(word.upper())
+
+
+def zone_problem(text: str) -> str | None:
+    """What is wrong with the form of a time zone's name, or None; whether it exists is known where it is used."""
+    if len(text) > 64 or not _ZONE(text):
+        return f"{text[:100]!r} is no time zone name like Europe/Berlin"
+    return None
