@@ -1,0 +1,333 @@
+"""Builds and finds images: what machines of one kind boot from, named by the digest of its content.
+
+An image is a folder that is complete or absent, and never changes: `images/NAME/DIGEST/`, with a link
+`images/NAME/current` to the newest. Only what changed since the newest is built again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+from runnerd.machines import agentroot, distribution, initrd, kernel
+from runnerd.machines.distribution import Archive, BuildFailed, Packages
+
+Progress = Callable[[str], None]
+"""Hears a sentence for a person at every stage of a build."""
+
+PACKAGES = (
+    *(
+        "bash",
+        "ca-certificates",
+        "coreutils",
+        "curl",
+        "findutils",
+        "git",
+        "grep",
+        "gzip",
+        "jq",
+        "make",
+        "mount",
+    ),
+    *(
+        "procps",
+        "python3",
+        "python3-pip",
+        "python3-venv",
+        "sed",
+        "sudo",
+        "tar",
+        "unzip",
+        "util-linux",
+        "xz-utils",
+    ),
+    "zip",
+)
+"""What every image has; an operator adds to it."""
+
+JOB_USER = 1001
+
+_HOOKS = (
+    f'chroot "$1" useradd --uid {JOB_USER} --user-group --create-home --shell /bin/bash runner',
+    'echo "runner ALL=(ALL) NOPASSWD: ALL" > "$1/etc/sudoers.d/runner"; chmod 0440 "$1/etc/sudoers.d/runner"',
+    "for folder in opt/hostedtoolcache home/runner/work; do"
+    f' mkdir -p "$1/$folder" && chown {JOB_USER}:{JOB_USER} "$1/$folder"; done',
+    # What differs between two builds, or tells of the building host.
+    'rm -f "$1/etc/resolv.conf" "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old "$1"/etc/*-',
+    'rm -rf "$1"/var/lib/apt/lists/* "$1"/var/log/*.log "$1"/var/log/apt/*',
+    ': > "$1/etc/machine-id"; : > "$1/etc/resolv.conf"',
+    'echo runnerd > "$1/etc/hostname"; printf "127.0.0.1 localhost\\n::1 localhost\\n" > "$1/etc/hosts"',
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_WORK = ".building-"
+_FILES = ("rootfs", "agent", "kernel", "modules", "initrd")
+_KEPT = 2
+"""Generations that stay on disk: the current one, and the one before it for a way back."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image is made of, as an operator says it."""
+
+    name: str = "default"
+    archive: Archive = Archive()
+    packages: tuple[str, ...] = ()
+    """Beside `PACKAGES`."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name == "current":
+            raise ValueError(
+                f"{self.name!r} cannot be the name of an image: use letters, digits, '.', '_', '-'"
+            )
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of an image."""
+
+    sha256: str
+    size: int
+    inputs: str
+    """Hash of what it was made from; the same inputs are not built again."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """A built image. The files are `rootfs`, `agent`, `kernel`, `modules` and `initrd` in `path`."""
+
+    name: str
+    digest: str
+    path: Path
+    parts: dict[str, Part]
+
+    def file(self, part: str) -> Path:
+        """Where one of its files lies."""
+        return self.path / part
+
+
+def current(images: Path, name: str = "default") -> Image | None:
+    """Return the newest complete image of a name below the folder `images`, or None when there is none."""
+    try:
+        path = (images / name / "current").resolve(strict=True)
+        return _load(name, path)
+    except (OSError, ValueError, msgspec.DecodeError):
+        return None
+
+
+async def build(
+    images: Path,
+    recipe: Recipe,
+    *,
+    pack_agent: Callable[[Path], object],
+    packages: Packages,
+    progress: Progress = lambda sentence: None,
+    fresh: bool = False,
+) -> Image:
+    """Return the image of a recipe, building what has changed since it was last built.
+
+    `pack_agent` writes the agent's archive to a path. With `fresh` everything is fetched and built anew,
+    which is how security updates come in. Raises `BuildFailed`; what was there before stays current.
+    """
+    home = images / recipe.name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        async with _alone(home, progress):
+            _remove_abandoned(home)
+            before = None if fresh else current(images, recipe.name)
+            work = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
+            try:
+                parts = await _Builder(work, recipe, before, packages, progress).build(pack_agent)
+                image = await trio.to_thread.run_sync(_publish, home, recipe.name, work, parts)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
+    except (OSError, ValueError) as error:
+        raise BuildFailed(f"the image {recipe.name!r} could not be built in {home}: {error}") from error
+    size = sum(part.size for part in image.parts.values()) / 2**20
+    progress(f"Image {recipe.name} is ready: {size:.0f} MiB, digest {image.digest[:12]}.")
+    return image
+
+
+@asynccontextmanager
+async def _alone(home: Path, progress: Progress) -> AsyncIterator[None]:
+    """Wait until no other process builds this image."""
+    descriptor = os.open(home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        waited = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    progress(f"Another process is building the image in {home}; waiting for it.")
+                waited = True
+                await trio.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(home: Path) -> None:
+    """Remove what interrupted builds left; nobody else is building."""
+    for path in home.glob(f"{_WORK}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class _Builder:
+    """One build in its own folder; a part whose inputs are as before is linked instead of made."""
+
+    def __init__(
+        self, work: Path, recipe: Recipe, before: Image | None, packages: Packages, progress: Progress
+    ) -> None:
+        self._work = work
+        self._recipe = recipe
+        self._before = before
+        self._packages = packages
+        self._progress = progress
+
+    async def build(self, pack_agent: Callable[[Path], object]) -> dict[str, Part]:
+        """Make every file of the image in the work folder."""
+        await trio.to_thread.run_sync(pack_agent, self._work / "agent.pyz")
+        agent = (self._work / "agent.pyz").read_bytes()
+        init = initrd.INIT.read_bytes()
+        # A part made by other code is another part: the text of its maker is one of its inputs.
+        archive = msgspec.json.encode(self._recipe.archive)
+        boot_inputs = _hash(archive, *map(_source, (distribution, kernel, initrd, agentroot)))
+        root_inputs = _hash(
+            archive, msgspec.json.encode(self._root_packages()), *_HOOKS, _source(distribution)
+        )
+        inputs = {
+            "rootfs": root_inputs,
+            "agent": boot_inputs,
+            "kernel": boot_inputs,
+            "modules": boot_inputs,
+            "initrd": _hash(boot_inputs, init, agent),
+        }
+        if not self._take_over({name: inputs[name] for name in ("agent", "kernel", "modules")}):
+            await self._make_boot()
+        if not self._take_over({"rootfs": root_inputs}):
+            await self._make_root()
+        if not self._take_over({"initrd": inputs["initrd"]}):
+            modules = (self._work / "modules").read_bytes()
+            (self._work / "initrd").write_bytes(modules + initrd.overlay(init, agent))
+        return await trio.to_thread.run_sync(self._describe, inputs)
+
+    def _root_packages(self) -> tuple[str, ...]:
+        return tuple(sorted({*PACKAGES, *self._recipe.packages}))
+
+    def _take_over(self, inputs: Mapping[str, str]) -> bool:
+        """Link the named parts from the image before this one, when all were made from the same inputs."""
+        before = self._before
+        if before is None or any(before.parts[name].inputs != value for name, value in inputs.items()):
+            return False
+        for name in inputs:
+            os.link(before.file(name), self._work / name)
+        return True
+
+    async def _make_boot(self) -> None:
+        suite = self._recipe.archive.suite
+        self._progress(f"Fetching the kernel and the agent's Python from Debian {suite} (about 10 s).")
+        tar, agent = self._work / "boot.tar", self._work / "agent.tar"
+        await self._packages.unpack(self._recipe.archive, (*kernel.PACKAGES, *agentroot.PACKAGES), tar)
+        boot = await trio.to_thread.run_sync(kernel.read, tar)
+        (self._work / "kernel").write_bytes(boot.kernel)
+        (self._work / "modules").write_bytes(initrd.base(boot))
+        await trio.to_thread.run_sync(agentroot.compose, tar, agent)
+        await self._packages.squash(agent, self._work / "agent")
+
+    async def _make_root(self) -> None:
+        suite, names = self._recipe.archive.suite, self._root_packages()
+        self._progress(f"Installing {len(names)} packages of Debian {suite} into the image (about 40 s).")
+        tar = self._work / "rootfs.tar"
+        await self._packages.install(self._recipe.archive, names, _HOOKS, tar)
+        self._progress("Packing the image.")
+        await self._packages.squash(tar, self._work / "rootfs")
+
+    def _describe(self, inputs: Mapping[str, str]) -> dict[str, Part]:
+        parts = {}
+        for name in _FILES:
+            path = self._work / name
+            # The machine's own user reads it, through a descriptor: the folders above may stay closed.
+            path.chmod(0o644)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            parts[name] = Part(sha256=digest, size=path.stat().st_size, inputs=inputs[name])
+        return parts
+
+
+def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image:
+    """Move a finished build to its digest and point `current` at it; both appear whole or not at all."""
+    for path in work.iterdir():
+        if path.name not in _FILES:
+            path.unlink()
+    (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(parts), indent=2))
+    for path in work.iterdir():
+        _sync(path)
+    work.chmod(0o755)
+    digest = _hash(*(f"{part}={parts[part].sha256}" for part in _FILES))
+    final = home / digest
+    if _complete(final):
+        # The same content from other inputs: the manifest says the newer ones.
+        os.replace(work / "manifest.json", final / "manifest.json")
+    else:
+        shutil.rmtree(final, ignore_errors=True)
+        work.rename(final)
+    link = home / f".current-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(digest)
+    link.replace(home / "current")
+    _sync(home)
+    _prune(home, keep=digest)
+    return _load(name, final)
+
+
+def _prune(home: Path, *, keep: str) -> None:
+    """Remove old generations. Machines hold what they use open, so none is disturbed."""
+    others = [path for path in home.iterdir() if _DIGEST.fullmatch(path.name) and path.name != keep]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in others[_KEPT - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _load(name: str, path: Path) -> Image:
+    if not _complete(path):
+        raise ValueError(f"the image in {path} is not complete")
+    parts = msgspec.json.decode((path / "manifest.json").read_bytes(), type=dict[str, Part])
+    for part in _FILES:
+        if part not in parts or parts[part].size != (path / part).stat().st_size:
+            raise ValueError(f"the image in {path} is damaged: {part} is not as its manifest says")
+    return Image(name=name, digest=path.name, path=path, parts=parts)
+
+
+def _complete(path: Path) -> bool:
+    return all((path / part).is_file() for part in (*_FILES, "manifest.json"))
+
+
+def _hash(*values: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        data = value.encode() if isinstance(value, str) else value
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _source(module: object) -> bytes:
+    return Path(str(getattr(module, "__file__", ""))).read_bytes()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

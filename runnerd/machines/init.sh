@@ -1,0 +1,60 @@
+#!/bin/sh
+# The first program in a machine: loads the modules, puts the agent's own root and the image in place, and becomes
+# the agent. Whatever fails ends the machine, with the reason on the console.
+export PATH=/bin
+fail() {
+    echo "runnerd-init: $1" >/dev/console
+    poweroff -f
+    sleep 60
+}
+mount -t devtmpfs dev /dev || fail "no device file system"
+mount -t proc proc /proc || fail "no process file system"
+mount -t sysfs sys /sys || fail "no system file system"
+# A host asks with this word whether its accelerator can run a machine at all.
+case " $(cat /proc/cmdline) " in *" runnerd.probe "*)
+    echo "runnerd-probe: alive" >/dev/console
+    poweroff -f
+    sleep 60
+    ;;
+esac
+for module in /modules/*.ko; do
+    insmod "$module" || fail "cannot load $module"
+done
+
+# Disks are told by their serial number: /dev has no links without udev.
+disk() {
+    for block in /sys/block/vd*; do
+        [ -e "$block/serial" ] && [ "$(cat "$block/serial")" = "$1" ] && echo "/dev/${block##*/}" && return
+    done
+}
+tries=0
+while [ -z "$(disk agent)" ] || [ -z "$(disk image)" ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 500 ] || fail "the disks did not appear"
+    sleep 0.02
+done
+mount -t squashfs -o ro "$(disk agent)" /newroot || fail "cannot mount the agent's root"
+mount -t squashfs -o ro "$(disk image)" /newroot/lower || fail "cannot mount the image"
+mount -t tmpfs -o mode=755 run /newroot/run || fail "no memory file system"
+cp /agent.pyz /newroot/run/agent.pyz || fail "cannot copy the agent"
+
+# What most jobs start with is read once here: a clone has these pages in memory from its first moment.
+# A program that the image lacks is no fault.
+warm() {
+    chroot /newroot/lower /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/ "$@" </dev/null >/dev/null 2>&1
+}
+mount --bind /dev /newroot/lower/dev && mount --bind /proc /newroot/lower/proc
+warm bash --noprofile --norc -eo pipefail -c 'ls -la /; cat /etc/os-release | grep ID; mkdir -p /; date; true'
+warm sh -e -c 'echo; uname -a'
+warm git --version
+warm git config --global --list
+warm python3 -c 'import json, os, pathlib, re, subprocess, sys'
+warm tar --version
+warm env
+umount /newroot/lower/proc /newroot/lower/dev
+
+for system in dev proc sys; do
+    mount --move "/$system" "/newroot/$system" || fail "cannot move /$system"
+done
+exec switch_root /newroot /usr/bin/python3 -I -S -B /run/agent.pyz --port runnerd.agent --init
+fail "cannot start the agent"

@@ -1,0 +1,380 @@
+"""The default driver: every machine is a QEMU of its own, cloned from a template that was booted once.
+
+Needs only distribution packages. Uses KVM where that really works and software emulation otherwise, which is
+no security boundary and says so in its capabilities.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from runnerd import log
+from runnerd.machines import accelerator as accelerators
+from runnerd.machines import cgroups, disks, host, molds, reaper, template, tsc, vm, vmm
+from runnerd.machines.box import QemuBox
+from runnerd.machines.channel import Channel
+from runnerd.machines.disks import MIB
+from runnerd.machines.driver import Capabilities, MachineLost, NoMachine, Size, Template
+from runnerd.machines.images import Image, current
+from runnerd.machines.journal import Journal, MachineNote, unwritten
+from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
+from runnerd.machines.molds import Mold
+from runnerd.machines.qmp import QmpError, migrate
+from runnerd.machines.remote import AgentMachine
+from runnerd.machines.template import Frozen
+
+_log = log.get(__name__)
+
+_TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
+"""What starting a machine may fail with; anything else is a fault of this program."""
+
+
+@asynccontextmanager
+async def open_qemu_driver(
+    *,
+    state: Path,
+    images: Path | None = None,
+    accelerator: str = "auto",
+    launcher: Launcher | None = None,
+    journal: Journal = unwritten,
+    clock: Callable[[], float] = time.time,
+    random: Callable[[int], bytes] = os.urandom,
+    ready_timeout: float = 2.0,
+    build_timeout: float = 60.0,
+) -> AsyncIterator[QemuDriver]:
+    """Open the driver; leaving ends every machine it made and removes all they held.
+
+    `state` is the daemon's state directory and `images` the folder of images, by default inside it.
+    `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
+    when it is gone. A clone that does not answer within `ready_timeout` seconds is killed and tried once
+    more; a template must come up within `build_timeout`.
+    Raises `NoMachine` with the cure when the host lacks a program, ValueError for an unknown accelerator.
+    """
+    if accelerator not in ("auto", "kvm", "tcg"):
+        raise ValueError(f"{accelerator!r} is no accelerator: use auto, kvm or tcg")
+    try:
+        qemu, *_ = host.require("qemu-system-x86_64", "mke2fs", "choom", "prlimit", "setpriv")
+    except FileNotFoundError as error:
+        raise NoMachine(str(error)) from error
+    failed: BaseException | None = None
+    async with AsyncExitStack() as stack:
+        if launcher is None:
+            launcher = await stack.enter_async_context(open_launcher(groups=_groups()))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        driver = QemuDriver(
+            nursery,
+            qemu=qemu,
+            version=await _version(qemu),
+            state=state,
+            images=images or state / "images",
+            wanted=accelerator,
+            launcher=launcher,
+            journal=journal,
+            clock=clock,
+            random=random,
+            ready_timeout=ready_timeout,
+            build_timeout=build_timeout,
+        )
+        try:
+            yield driver
+        except BaseException as error:
+            # The user's error leaves as it is, not wrapped in a group by our nursery.
+            failed = error
+        finally:
+            with trio.CancelScope(shield=True):
+                await driver.close()
+            nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+def _groups() -> cgroups.Groups | None:
+    parent = cgroups.delegated()
+    try:
+        return cgroups.Groups(parent) if parent else None
+    except OSError as error:
+        _log.warning("machines have no control groups", reason=str(error))
+        return None
+
+
+async def _version(qemu: str) -> str:
+    done = await trio.run_process([qemu, "--version"], capture_stdout=True, check=False)
+    return done.stdout.decode("utf-8", "replace").partition("\n")[0]
+
+
+class QemuDriver:
+    """See `open_qemu_driver` and `driver.Driver`."""
+
+    name = "qemu"
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        *,
+        qemu: str,
+        version: str,
+        state: Path,
+        images: Path,
+        wanted: str,
+        launcher: Launcher,
+        journal: Journal,
+        clock: Callable[[], float],
+        random: Callable[[int], bytes],
+        ready_timeout: float,
+        build_timeout: float,
+    ) -> None:
+        self._nursery = nursery
+        self._qemu = qemu
+        self._version = version
+        self._state = state
+        self._images = images
+        self._launcher = launcher
+        self._journal = journal
+        self._clock = clock
+        self._random = random
+        self._ready_timeout = ready_timeout
+        self._build_timeout = build_timeout
+        self._mark = reaper.mark(state)
+        self._disks = state / "machines"
+        self._building = trio.Lock()
+        self._molds: dict[str, Mold] = {}
+        self._boxes: dict[str, QemuBox] = {}
+        self._names: set[str] = set()
+        """Of all machines from before their start to after their end, as `-name` says them."""
+        self._probes: set[str] = set()
+        self._accelerator: vmm.Accelerator | None = None
+        if wanted != "auto":
+            self._accelerator = "kvm" if wanted == "kvm" else "tcg"
+        elif accelerators.obvious():
+            self._accelerator = "tcg"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What these machines can do. Until KVM was seen to work they count as emulated."""
+        return Capabilities(isolated=True, emulated=self._accelerator != "kvm")
+
+    @property
+    def overhead(self) -> int:
+        """MiB a machine costs beside its guest memory."""
+        return vmm.OVERHEAD[self._accelerator or "tcg"]
+
+    @property
+    def notice(self) -> str:
+        """What this host's machines lack in isolation, for people; empty when nothing."""
+        said = []
+        if self.capabilities.emulated:
+            said.append(
+                "machines are emulated in software, which is no security boundary: for trusted code only"
+            )
+        if not self._launcher.separate:
+            said.append(
+                "machines run as the daemon's own user: code that broke out could do all the daemon can"
+            )
+        return "; ".join(said)
+
+    async def build_template(self, image: str, size: Size) -> Template:
+        """See `Driver.build_template`."""
+        async with self._building:
+            try:
+                return await self._build_template(image, size)
+            except _TROUBLE as error:
+                raise NoMachine(f"no template of the image {image!r} could be made: {error}") from error
+
+    async def clone(self, template: Template) -> AgentMachine:
+        """See `Driver.clone`. One that is not ready in time is destroyed, and one more is tried."""
+        mold = self._molds.get(template.key)
+        if mold is None or mold.frozen is None:
+            raise NoMachine(f"the template {template.key} is not loaded: build it first")
+        troubles = []
+        for _ in range(2):
+            try:
+                return await self._clone(mold, mold.frozen)
+            except _TROUBLE as error:
+                _log.warning("a clone did not get ready", image=mold.image.name, reason=str(error))
+                troubles.append(str(error))
+        raise NoMachine(f"no clone of the image {mold.image.name!r} got ready: {'; then: '.join(troubles)}")
+
+    async def adopt_or_reap(self) -> int:
+        """See `Driver.adopt_or_reap`. A machine is cheap to make and hard to trust again: all are ended."""
+        names = await trio.to_thread.run_sync(
+            lambda: reaper.reap(self._mark, spare=self._names.__contains__, groups=self._launcher.groups)
+        )
+        for name in names:
+            _log.warning("ended a machine that an earlier daemon left", machine=name)
+        return len(names)
+
+    async def close(self) -> None:
+        """End every machine and let go of every template; safe to call twice."""
+        async with trio.open_nursery() as nursery:
+            for box in tuple(self._boxes.values()):
+                nursery.start_soon(box.destroy)
+        for mold in self._molds.values():
+            mold.close()
+        self._molds.clear()
+
+    async def _build_template(self, name: str, size: Size) -> Template:
+        image = await trio.to_thread.run_sync(current, self._images, name)
+        if image is None:
+            raise NoMachine(
+                f"there is no image {name!r} in {self._images}: build it with `runnerd image build`"
+            )
+        await trio.to_thread.run_sync(lambda: self._disks.mkdir(mode=0o700, parents=True, exist_ok=True))
+        if self._accelerator is None:
+            self._accelerator = await self._try_kvm(image)
+        khz = await trio.to_thread.run_sync(tsc.khz)
+        spec = vmm.Spec(qemu=self._qemu, accelerator=self._accelerator, size=size, tsc_khz=khz)
+        key = molds.key(spec, version=self._version, image=image, processor=molds.processor())
+        folder = self._state / "snapshots"
+        if key not in self._molds:
+            golden = await trio.to_thread.run_sync(disks.golden, size.disk)
+            mold = Mold(image, spec, golden, self._disks)
+            try:
+                mold.frozen = await trio.to_thread.run_sync(template.load, folder, key)
+                if mold.frozen is None:
+                    mold.frozen = await self._freeze(mold, key)
+                    await trio.to_thread.run_sync(template.save, folder, mold.frozen)
+            except BaseException:
+                mold.close()
+                raise
+            self._retire(name, size)
+            self._molds[key] = mold
+        return Template(key=key, image=name, size=size, path=folder / f"template-{key}")
+
+    def _retire(self, name: str, size: Size) -> None:
+        """Let go of older templates of the same image and size; their clones live on."""
+        for key, mold in tuple(self._molds.items()):
+            if mold.image.name == name and mold.spec.size == size:
+                self._molds.pop(key).close()
+
+    async def _try_kvm(self, image: Image) -> vmm.Accelerator:
+        files = {name: os.open(image.file(name), os.O_RDONLY | os.O_CLOEXEC) for name in ("kernel", "initrd")}
+        try:
+            verdict = await accelerators.verdict(
+                self._launcher,
+                qemu=self._qemu,
+                key=f"{self._version} on {platform.release()} with {image.parts['kernel'].sha256}",
+                files=files,
+                cache=self._state / "kvm.json",
+            )
+        finally:
+            for descriptor in files.values():
+                os.close(descriptor)
+        if not verdict.works:
+            _log.info("machines are emulated", reason=verdict.why)
+        return "kvm" if verdict.works else "tcg"
+
+    async def _freeze(self, mold: Mold, key: str) -> Frozen:
+        """Boot an image until its agent has come to rest, and take the machine's memory and state."""
+        memory = template.memory_file("runnerd-template", mold.spec.size.memory * MIB)
+        state = template.memory_file("runnerd-state", 0)
+        try:
+            box = await self._start(mold, vmm.Purpose.TEMPLATE, memory)
+            try:
+                channel = Channel(box.vm.agent)
+                self._nursery.start_soon(channel.run)
+                await self._explained(box, channel.connect(self._build_timeout))
+                await self._explained(box, channel.call("quiesce", deadline=self._build_timeout))
+                monitor = box.vm.qmp
+                await monitor.negotiate(deadline=5.0)
+                await monitor.command("stop")
+                channel.close("its machine was frozen")
+                await migrate(monitor, state, incoming=False)
+            finally:
+                # Kills it: what QEMU would do on `quit` beyond that concerns disks nobody reads again.
+                await box.destroy()
+            return Frozen(key, memory, template.content(state))
+        except BaseException:
+            os.close(memory)
+            raise
+        finally:
+            os.close(state)
+
+    async def _clone(self, mold: Mold, frozen: Frozen) -> AgentMachine:
+        box = await self._start(mold, vmm.Purpose.CLONE, frozen.memory)
+        try:
+            channel = Channel(box.vm.agent)
+            self._nursery.start_soon(channel.run)
+            state = frozen.open_state()
+            try:
+                await box.vm.qmp.negotiate(deadline=self._ready_timeout)
+                await migrate(box.vm.qmp, state, incoming=True, deadline=self._ready_timeout)
+            finally:
+                os.close(state)
+            await box.vm.qmp.command("cont", deadline=self._ready_timeout)
+            await self._explained(box, channel.connect(self._ready_timeout))
+        except BaseException:
+            await box.destroy()
+            raise
+        return AgentMachine(box, channel, entropy=self._random, now=self._clock, probes=self._probes)
+
+    async def _start(self, mold: Mold, purpose: vmm.Purpose, memory: int) -> QemuBox:
+        """Start QEMU and write down that it runs; it serves until its box is destroyed."""
+        id = f"{mold.image.name}-{self._random(5).hex()}"
+        name = self._mark + id
+        note = MachineNote(id=id, driver=self.name, image=mold.image.name, state="starting")
+        self._names.add(name)
+        try:
+            await self._journal(note)
+            with mold.machine_files(memory) as files:
+                job = os.dup(files["job"])
+                try:
+                    machine = await vm.start(
+                        self._launcher,
+                        name=name,
+                        argv=vmm.command(mold.spec, name, purpose),
+                        files=files,
+                        owned=molds.OWNED,
+                        memory=mold.memory_bound,
+                        kvm=mold.spec.accelerator == "kvm",
+                    )
+                except BaseException:
+                    os.close(job)
+                    raise
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._gone(id)
+            raise
+        box = self._boxes[id] = QemuBox(
+            id=id,
+            image=mold.image.name,
+            capabilities=self.capabilities,
+            vm=machine,
+            job=job,
+            gone=self._gone,
+        )
+        self._nursery.start_soon(machine.run)
+        process = machine.process
+        started = process.born / os.sysconf("SC_CLK_TCK")
+        running = msgspec.structs.replace(
+            note, state="running", pid=process.pid, uid=process.uid, started=started
+        )
+        try:
+            await self._journal(running)
+        except BaseException:
+            await box.destroy()
+            raise
+        return box
+
+    async def _gone(self, id: str) -> None:
+        """A machine's process and files are gone."""
+        box = self._boxes.pop(id, None)
+        self._names.discard(self._mark + id)
+        image = box.image if box else id.rpartition("-")[0]
+        await self._journal(MachineNote(id=id, driver=self.name, image=image, state="gone"))
+
+    async def _explained(self, box: QemuBox, asking: Awaitable[Any]) -> None:
+        """Wait for an agent's answer; its loss is told with what is known of the machine."""
+        try:
+            await asking
+        except MachineLost as error:
+            known = box.postmortem()
+            raise MachineLost(f"{error} ({known})" if known else str(error)) from error

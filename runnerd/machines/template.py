@@ -1,0 +1,168 @@
+"""A template: the memory and device state of a machine that was booted once and frozen.
+
+In memory it is a sealed file that no process can change, not even one that maps it; on disk it is a
+folder that is complete and unharmed or is not used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from runnerd.machines.disks import MIB, data_extents, write_all
+
+_CHUNK = 4 * MIB
+_FORMAT = 1
+_KEPT = 4
+"""Templates that stay on disk, the most lately used ones: one per size and image in use."""
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Frozen:
+    """A template in memory, ready to be cloned. Holds two descriptors until it is closed."""
+
+    def __init__(self, key: str, memory: int, state: bytes) -> None:
+        """Take over `memory` and seal it: from now on it never changes.
+
+        Raises OSError (EBUSY) while somebody still has it mapped for writing.
+        """
+        self.key = key
+        self.memory = memory
+        self.state = state
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+        self._state = memory_file("runnerd-state", 0)
+        write_all(self._state, state, 0)
+        fcntl.fcntl(self._state, fcntl.F_ADD_SEALS, _SEALS)
+
+    def open_state(self) -> int:
+        """Return a new descriptor that reads the device state from its start; the caller closes it."""
+        # Opened anew, because duplicates would share one position among clones that start together.
+        return os.open(f"/proc/self/fd/{self._state}", os.O_RDONLY)
+
+    def close(self) -> None:
+        """Let go of the memory once no clone uses it any more; safe to call twice."""
+        for descriptor in (self.memory, self._state):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.memory = self._state = -1
+
+
+def memory_file(name: str, size: int) -> int:
+    """Return the descriptor of an empty file in memory that can be sealed."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def content(descriptor: int) -> bytes:
+    """Return all bytes of a file from its start."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+class _Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """`template.json`: what makes a folder trustworthy."""
+
+    format: int
+    key: str
+    size: int
+    extents: list[tuple[int, int]]
+    memory: str
+    state: str
+
+
+def save(folder: Path, frozen: Frozen) -> None:
+    """Write a template below `folder`, only where it holds data; it appears whole or not at all.
+
+    Blocks for about a millisecond per MiB: call it in a thread.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        size = os.fstat(frozen.memory).st_size
+        extents = data_extents(frozen.memory)
+        with (work / "memory").open("w+b", buffering=0) as file:
+            os.ftruncate(file.fileno(), size)
+            digest = _copy(frozen.memory, file.fileno(), extents)
+            os.fsync(file.fileno())
+        (work / "state").write_bytes(frozen.state)
+        saved = _Saved(
+            format=_FORMAT,
+            key=frozen.key,
+            size=size,
+            extents=extents,
+            memory=digest,
+            state=hashlib.sha256(frozen.state).hexdigest(),
+        )
+        (work / "template.json").write_bytes(msgspec.json.encode(saved))
+        final = folder / _name(frozen.key)
+        shutil.rmtree(final, ignore_errors=True)
+        work.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    prune(folder, keep=_name(frozen.key))
+
+
+def load(folder: Path, key: str) -> Frozen | None:
+    """Read a template into memory, or return None when it is absent, of another make, or harmed.
+
+    Blocks for about a millisecond per MiB of data: call it in a thread.
+    """
+    path = folder / _name(key)
+    try:
+        saved = msgspec.json.decode((path / "template.json").read_bytes(), type=_Saved)
+        state = (path / "state").read_bytes()
+        right = saved.format == _FORMAT and saved.key == key
+        if not right or hashlib.sha256(state).hexdigest() != saved.state:
+            return None
+        with (path / "memory").open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != saved.size:
+                return None
+            memory = memory_file("runnerd-template", saved.size)
+            try:
+                if _copy(file.fileno(), memory, saved.extents) != saved.memory:
+                    os.close(memory)
+                    return None
+            except OSError:
+                os.close(memory)
+                return None
+        os.utime(path)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return Frozen(key, memory, state)
+
+
+def prune(folder: Path, *, keep: str) -> None:
+    """Remove the templates that were not used for longest, and what an interrupted `save` left."""
+    paths = [path for path in folder.iterdir() if path.is_dir() and path.name != keep]
+    saved = [path for path in paths if path.name.startswith("template-")]
+    saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in saved[_KEPT - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _name(key: str) -> str:
+    return f"template-{key}"
+
+
+def _copy(source: int, target: int, extents: list[tuple[int, int]]) -> str:
+    """Copy the extents to the same places and return the hash of what was copied."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    for start, end in extents:
+        at = start
+        while at < end:
+            view = memoryview(buffer)[: min(end - at, _CHUNK)]
+            done = os.preadv(source, [view], at)
+            if done == 0:
+                raise OSError("the file ended early")
+            digest.update(view[:done])
+            write_all(target, view[:done], at)
+            at += done
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""The command line of QEMU for one machine, as pure text: what a template and all its clones have in common.
+
+Descriptors appear as `@NAME@`; no path of the host is named, so the process needs no right to any folder.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from runnerd.machines.driver import Size
+
+PORT = "runnerd.agent"
+"""Name of the serial port that the agent opens."""
+
+CODE_BUFFER = 32
+"""MiB of translated code that software emulation keeps."""
+
+CPU = {
+    "kvm": "host",
+    # x86-64-v2. Not `max`: its emulated `rep movsb` halves the speed of every copy. With `arat` the timer can
+    # stop, which halves what an idle machine costs.
+    "tcg": "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+arat",
+}
+
+OVERHEAD = {"kvm": 48, "tcg": 96}
+"""MiB of host memory beside the guest's own, measured with some room: QEMU's heap and code buffer."""
+
+Accelerator = Literal["kvm", "tcg"]
+
+
+class Purpose(enum.Enum):
+    """Why a machine is started."""
+
+    TEMPLATE = "template"
+    """To be frozen: its memory is the template's memory."""
+    CLONE = "clone"
+    """From a template: its memory is a private copy of the template's, taken page by page as it writes."""
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides whether a state saved by one process can be loaded by another."""
+
+    qemu: str
+    """Path of the program."""
+    accelerator: Accelerator
+    size: Size
+    tsc_khz: int
+    """Rate of the host's time-stamp counter; used under emulation only."""
+
+
+def descriptors() -> tuple[str, ...]:
+    """The names that stand in the command line, all of which a launcher must be given."""
+    return ("kernel", "initrd", "memory", "agent_root", "image", "upper", "job", "agent", "qmp", "console")
+
+
+def command(spec: Spec, name: str, purpose: Purpose) -> tuple[str, ...]:
+    """Return the command line of a machine."""
+    # A clone that shared the template's memory would write into every other clone.
+    share = "on" if purpose is Purpose.TEMPLATE else "off"
+    memory = f"memory-backend-file,id=mem,size={spec.size.memory}M,mem-path={_open('memory')},share={share}"
+    argv = [
+        *(spec.qemu, "-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-object", memory),
+        *("-M", "microvm,memory-backend=mem,dump-guest-core=off"),
+        *("-accel", "kvm" if spec.accelerator == "kvm" else f"tcg,tb-size={CODE_BUFFER}"),
+        *("-cpu", CPU[spec.accelerator]),
+        *("-m", f"{spec.size.memory}M", "-smp", str(spec.size.vcpus)),
+        *("-kernel", _open("kernel"), "-initrd", _open("initrd"), "-append", kernel_command_line(spec)),
+        *("-chardev", "socket,id=console,fd=@console@", "-serial", "chardev:console"),
+        *("-chardev", "socket,id=qmp,fd=@qmp@", "-mon", "chardev=qmp,mode=control"),
+        *_disk("agent", "agent_root", readonly=True),
+        *_disk("image", "image", readonly=True),
+        *_disk("upper", "upper", readonly=False),
+        *_disk("job", "job", readonly=True),
+        *("-device", "virtio-serial-device", "-chardev", "socket,id=agent,fd=@agent@"),
+        *("-device", f"virtserialport,chardev=agent,name={PORT}"),
+        *("-device", "pvpanic,ioport=0x505"),
+    ]
+    if purpose is Purpose.CLONE:
+        argv += ["-incoming", "defer"]
+    return tuple(argv)
+
+
+def probe(qemu: str) -> tuple[str, ...]:
+    """Return the command line of a machine that shows whether KVM works: it says so and powers off."""
+    return (
+        *(qemu, "-name", "probe", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-M", "microvm", "-accel", "kvm", "-cpu", CPU["kvm"], "-m", "128M"),
+        *("-kernel", _open("kernel"), "-initrd", _open("initrd")),
+        *("-append", "console=ttyS0 panic=-1 reboot=t quiet runnerd.probe"),
+        *("-chardev", "socket,id=console,fd=@console@", "-serial", "chardev:console"),
+    )
+
+
+def kernel_command_line(spec: Spec) -> str:
+    """Return what the guest's kernel is told."""
+    words = ["console=ttyS0", "quiet", "panic=-1", "reboot=t"]
+    # The job is root in its machine anyway, so the kernel's guards against its own users only cost time;
+    # and mounts at thaw need not wait for idle processors.
+    words += ["mitigations=off", "rcupdate.rcu_expedited=1"]
+    if spec.accelerator == "tcg":
+        # Without the rate some boots hang for ever: an emulated microvm has nothing to calibrate against.
+        words += ["tsc=reliable", f"tsc_early_khz={spec.tsc_khz}"]
+    return " ".join(words)
+
+
+def _open(descriptor: str) -> str:
+    return f"/proc/self/fd/@{descriptor}@"
+
+
+def _disk(serial: str, descriptor: str, *, readonly: bool) -> tuple[str, ...]:
+    # Nothing on these disks outlives the machine, so nothing is ever flushed to the host's disk.
+    drive = f"id={serial},file={_open(descriptor)},format=raw,if=none,cache=unsafe,file.locking=off"
+    return (
+        *("-drive", drive + (",readonly=on" if readonly else "")),
+        *("-device", f"virtio-blk-device,drive={serial},serial={serial}"),
+    )
