@@ -1,0 +1,286 @@
+"""Keeps warm machines and hands them out: performs what `machines.pool.decide` decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import msgspec
+import trio
+
+from runnerd import log, metrics
+from runnerd.machines import pool
+from runnerd.machines.driver import Driver, Machine, MachineLost, NoMachine, OpenDriver, Size, Template
+from runnerd.messages import (
+    DescribePool,
+    LeaseMachine,
+    MachineLine,
+    PoolDescription,
+    PoolRestarted,
+    WaitingLine,
+)
+from runnerd.supervise.mailbox import Mailbox
+
+_log = log.get("pool")
+
+REAP_EVERY = 60.0
+"""Seconds between searches for machines that belong to nobody (I5)."""
+LEASE_TIMEOUT = 5.0
+"""Seconds a warm machine may take to become a job's; one that takes longer is destroyed."""
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's limits for the pool, before the driver's overhead is known. MiB and seconds."""
+
+    min_idle: int = 1
+    max_total: int = 0
+    max_idle_age: float = 1200.0
+    memory: int
+    builders: int = 1
+
+
+class PoolActor:
+    """The pool of machines.
+
+    When it stops or crashes every machine it made is destroyed with its driver: those jobs end as
+    `lost`, and who waited is told `PoolRestarted`.
+    """
+
+    name = "pool"
+
+    def __init__(
+        self,
+        mailbox: Mailbox[LeaseMachine | DescribePool],
+        open_driver: OpenDriver,
+        images: Mapping[str, Size],
+        rules: Rules,
+        *,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._mailbox = mailbox
+        self._open_driver = open_driver
+        self._images = images
+        self._rules = rules
+        self._clock = clock
+        self._slots: dict[str, pool.Slot] = {}
+        self._machines: dict[str, Machine] = {}
+        self._jobs: dict[str, int] = {}
+        self._waiting: dict[int, tuple[pool.Waiting, LeaseMachine]] = {}
+        self._failing: dict[str, pool.Failing] = {}
+        self._templates: dict[str, Template] = {}
+        self._tickets = 0
+        self._draining = False
+        self._bell = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve leases until the mailbox is closed; ready when every image has its template.
+
+        Raises `NoMachine` when a template cannot be made.
+        """
+        try:
+            async with self._open_driver() as driver:
+                reaped = await driver.adopt_or_reap()
+                if reaped:
+                    _log.warning("machines of an earlier daemon were reaped", count=reaped)
+                for image, size in self._images.items():
+                    self._templates[image] = await driver.build_template(image, size)
+                async with trio.open_nursery() as nursery:
+                    # The tasks catch what a machine may do to them; anything else is a bug of ours and
+                    # crashes the actor, whose supervisor starts it anew.
+                    nursery.start_soon(self._reap_orphans, driver)
+                    nursery.start_soon(self._read_mailbox, driver)
+                    task_status.started()
+                    await self._decide_and_act(driver, nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            for _, request in self._waiting.values():
+                request.reply.refuse(PoolRestarted("the machine pool stopped"))
+
+    async def _read_mailbox(self, driver: Driver) -> None:
+        async for message in self._mailbox:
+            if isinstance(message, DescribePool):
+                message.reply.give(self._describe(driver))
+            elif message.image not in self._templates:
+                message.reply.refuse(NoMachine(f"no image is called {message.image!r}"))
+            else:
+                self._tickets += 1
+                who = pool.Waiting(self._tickets, message.image, self._clock())
+                self._waiting[who.ticket] = (who, message)
+                self._ring()
+        self._draining = True
+        self._ring()
+
+    async def _decide_and_act(self, driver: Driver, nursery: trio.Nursery) -> None:
+        while True:
+            self._bell = trio.Event()
+            self._forget_who_left()
+            state, rules, now = self._state(), self._limits(driver), self._clock()
+            for action in pool.decide(state, rules, now):
+                self._perform(action, driver, nursery)
+            self._count()
+            if self._draining and not self._waiting and not self._slots:
+                return
+            wake = pool.wake_at(self._state(), rules, now)
+            with trio.move_on_after(math.inf if wake is None else max(0.0, wake - now)):
+                await self._bell.wait()
+
+    def _perform(self, action: pool.Action, driver: Driver, nursery: trio.Nursery) -> None:
+        match action:
+            case pool.Build(image):
+                self._tickets += 1
+                name = f"build-{self._tickets}"
+                self._slots[name] = pool.Slot(name, image, pool.Stage.BUILDING, self._clock())
+                nursery.start_soon(self._build, driver, name, image, nursery)
+            case pool.Lease(ticket, machine):
+                _, request = self._waiting.pop(ticket)
+                self._enter(machine, pool.Stage.LEASED)
+                self._jobs[machine] = request.job
+                nursery.start_soon(self._hand_over, self._machines[machine], request)
+            case pool.Retire(machine, reason):
+                _log.info("machine retired", machine=machine, reason=reason)
+                nursery.start_soon(self._destroy, self._machines[machine])
+            case pool.Refuse(ticket, reason):
+                _, request = self._waiting.pop(ticket)
+                request.reply.refuse(NoMachine(reason))
+
+    async def _build(self, driver: Driver, name: str, image: str, nursery: trio.Nursery) -> None:
+        started = self._clock()
+        try:
+            machine = await driver.clone(self._templates[image])
+            try:
+                await machine.thaw()
+            except BaseException:
+                await machine.destroy()
+                raise
+        except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
+            del self._slots[name]
+            count = (self._failing[image].count if image in self._failing else 0) + 1
+            retry_at = self._clock() + pool.backoff(count)
+            self._failing[image] = pool.Failing(image, count, retry_at, str(problem))
+            _log.error("no machine came up", image=image, failures=count, problem=str(problem))
+        else:
+            del self._slots[name]
+            self._failing.pop(image, None)
+            self._machines[machine.id] = machine
+            self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.WARM, self._clock())
+            metrics.vm_boot_seconds.observe(self._clock() - started)
+            nursery.start_soon(self._watch, machine)
+        self._ring()
+
+    async def _hand_over(self, machine: Machine, request: LeaseMachine) -> None:
+        """Make a warm machine the job's and give it away; a machine that fails at it is replaced."""
+        try:
+            with trio.fail_after(LEASE_TIMEOUT):
+                await machine.lease()
+        except trio.Cancelled:
+            request.reply.refuse(PoolRestarted("the machine pool stopped"))
+            raise
+        except (MachineLost, OSError, trio.TooSlowError) as problem:
+            _log.error("a warm machine failed its lease", machine=machine.id, problem=str(problem))
+            self._tickets += 1
+            who = pool.Waiting(self._tickets, request.image, self._clock())
+            self._waiting = {who.ticket: (who, request), **self._waiting}  # it came first, so it stays first
+            await self._destroy(machine)
+            return
+        if not request.reply.give(machine):
+            await self._destroy(machine)
+
+    async def _watch(self, machine: Machine) -> None:
+        """Free the place of a machine once it is gone, whoever ended it."""
+        await machine.lost.wait()
+        if self._slots[machine.id].stage is pool.Stage.WARM:
+            _log.warning("a warm machine died", machine=machine.id, reason=machine.reason)
+        await self._destroy(machine)
+        del self._slots[machine.id], self._machines[machine.id]
+        self._jobs.pop(machine.id, None)
+        self._ring()
+
+    async def _destroy(self, machine: Machine) -> None:
+        if self._slots[machine.id].stage is not pool.Stage.LEAVING:
+            self._enter(machine.id, pool.Stage.LEAVING)
+        await machine.destroy()
+
+    async def _reap_orphans(self, driver: Driver) -> None:
+        while True:
+            await trio.sleep(REAP_EVERY)
+            orphans = await driver.adopt_or_reap()
+            if orphans:
+                metrics.vm_leaked.inc(orphans)
+                _log.error("machines that belonged to nobody were reaped", count=orphans)
+
+    def _enter(self, machine: str, stage: pool.Stage) -> None:
+        slot = self._slots[machine]
+        if stage not in pool.STAGES[slot.stage]:
+            raise AssertionError(f"machine {machine} cannot go from {slot.stage} to {stage}")
+        self._slots[machine] = pool.Slot(machine, slot.image, stage, self._clock())
+
+    def _forget_who_left(self) -> None:
+        for ticket, (_, request) in list(self._waiting.items()):
+            if request.reply.abandoned:
+                del self._waiting[ticket]
+
+    def _state(self) -> pool.State:
+        return pool.State(
+            slots=tuple(self._slots.values()),
+            waiting=tuple(who for who, _ in self._waiting.values()),
+            failing=tuple(self._failing.values()),
+            images=tuple(self._images),
+            draining=self._draining,
+        )
+
+    def _limits(self, driver: Driver) -> pool.Rules:
+        largest = max(size.memory for size in self._images.values())
+        return pool.Rules(
+            min_idle=self._rules.min_idle,
+            max_total=self._rules.max_total,
+            max_idle_age=self._rules.max_idle_age,
+            memory=self._rules.memory,
+            machine_memory=largest + driver.overhead,
+            builders=self._rules.builders,
+        )
+
+    def _describe(self, driver: Driver) -> PoolDescription:
+        now, rules = self._clock(), self._limits(driver)
+        room = pool.capacity(rules)
+        return PoolDescription(
+            driver=driver.name,
+            isolated=driver.capabilities.isolated,
+            emulated=driver.capabilities.emulated,
+            capacity=room,
+            machines=tuple(
+                MachineLine(
+                    machine=slot.machine,
+                    image=slot.image,
+                    stage=slot.stage.value,
+                    age=now - slot.since,
+                    job=self._jobs.get(slot.machine),
+                )
+                for slot in self._slots.values()
+            ),
+            waiting=tuple(
+                WaitingLine(
+                    job=request.job, image=who.image, age=now - who.since, why=self._why(who.image, room)
+                )
+                for who, request in self._waiting.values()
+            ),
+            trouble=tuple(
+                f"image {f.image}: {f.count} builds failed in a row, next in "
+                f"{max(0.0, f.retry_at - now):.0f} s: {f.reason}"
+                for f in self._failing.values()
+            ),
+        )
+
+    def _why(self, image: str, room: int) -> str:
+        if image in self._failing:
+            return self._failing[image].reason
+        if len(self._slots) >= room:
+            return f"all {room} places are taken"
+        return "a machine is being made"
+
+    def _ring(self) -> None:
+        self._bell.set()
+
+    def _count(self) -> None:
+        for stage in pool.Stage:
+            number = sum(slot.stage is stage for slot in self._slots.values())
+            metrics.vm_pool.labels(state=stage.value).set(number)

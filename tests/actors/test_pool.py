@@ -1,0 +1,283 @@
+"""The pool actor: warm machines ready, leases served in order, nothing leaked whatever dies."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from runnerd.actors.pool import REAP_EVERY, PoolActor, Rules
+from runnerd.machines.driver import Capabilities, Identity, MachineLost, NoMachine, Paths, Size, Template
+from runnerd.messages import DescribePool, LeaseMachine, PoolRestarted
+from runnerd.supervise.mailbox import Mailbox
+from runnerd.supervise.reply import Reply
+
+SIZE = Size(vcpus=1, memory=100, disk=64)
+
+
+class MachineWithoutInside:
+    """A machine that takes a while to thaw, can be told to fail, and remembers how it ended."""
+
+    paths = Paths()
+    capabilities = Capabilities(isolated=True)
+    identity: Identity | None = None
+
+    def __init__(self, number: int, driver: "DriverOfEmptyMachines") -> None:
+        self.id, self.image, self.reason = f"m{number}", "default", ""
+        self.lost = trio.Event()
+        self.leased = False
+        self._driver = driver
+
+    async def thaw(self) -> Identity:
+        await trio.sleep(self._driver.thaw_time)
+        if self._driver.broken_thaws:
+            self._driver.broken_thaws -= 1
+            raise MachineLost("it never answered")
+        return Identity(hostname=self.id, boot_id=self.id, machine_id=self.id)
+
+    async def lease(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._driver.broken_leases:
+            self._driver.broken_leases -= 1
+            raise MachineLost("the clock would not be set")
+        self.leased = True
+
+    def die(self, reason: str) -> None:
+        self.reason = reason
+        self.lost.set()
+
+    async def destroy(self) -> None:
+        self._driver.alive.discard(self.id)
+        self.die(self.reason or "destroyed")
+
+
+class DriverOfEmptyMachines:
+    """Makes machines out of nothing and counts them; a driver's context destroys what is left."""
+
+    name = "empty"
+    capabilities = Capabilities(isolated=True)
+    overhead = 0
+
+    def __init__(self) -> None:
+        self.thaw_time, self.broken_thaws, self.broken_leases, self.made = 0.1, 0, 0, 0
+        self.alive: set[str] = set()
+        self.machines: list[MachineWithoutInside] = []
+        self.reaped = 0
+
+    @asynccontextmanager
+    async def open(self):
+        try:
+            yield self
+        finally:
+            for machine in self.machines:
+                await machine.destroy()
+
+    async def build_template(self, image: str, size: Size) -> Template:
+        return Template(key=image, image=image, size=size)
+
+    async def clone(self, template: Template) -> MachineWithoutInside:
+        self.made += 1
+        machine = MachineWithoutInside(self.made, self)
+        self.machines.append(machine)
+        self.alive.add(machine.id)
+        return machine
+
+    async def adopt_or_reap(self) -> int:
+        self.reaped += 1
+        return 0
+
+
+@pytest.fixture
+def driver():
+    return DriverOfEmptyMachines()
+
+
+class Running:
+    """A pool actor under test with its mailbox."""
+
+    def __init__(self, driver, **rules) -> None:
+        self.mailbox = Mailbox(16)
+        limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
+        self.actor = PoolActor(self.mailbox, driver.open, {"default": SIZE}, Rules(**limits))
+
+    async def lease(self, job: int = 1, image: str = "default"):
+        reply = Reply()
+        await self.mailbox.send(LeaseMachine(image, job, reply))
+        return await reply.wait()
+
+    async def describe(self):
+        reply = Reply()
+        await self.mailbox.send(DescribePool(reply))
+        return await reply.wait()
+
+
+async def test_it_keeps_its_minimum_warm(nursery, autojump_clock, driver):
+    """Once started, `min_idle` machines come up without anybody asking."""
+    pool = Running(driver, min_idle=2)
+    await nursery.start(pool.actor.run)
+    await trio.sleep(1)
+    stages = [machine.stage for machine in (await pool.describe()).machines]
+    assert stages == ["warm", "warm"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lease_takes_a_warm_machine_and_another_is_made(nursery, autojump_clock, driver):
+    """The asker gets a leased machine at once, and the pool is refilled."""
+    pool = Running(driver)
+    await nursery.start(pool.actor.run)
+    await trio.sleep(1)
+    before = trio.current_time()
+    machine = await pool.lease(job=7)
+    assert machine.leased
+    assert trio.current_time() == before
+    await trio.sleep(1)
+    described = {line.machine: (line.stage, line.job) for line in (await pool.describe()).machines}
+    assert described == {"m1": ("leased", 7), "m2": ("warm", None)}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_destroyed_machine_frees_its_place(nursery, autojump_clock, driver):
+    """When a job's machine is destroyed its memory serves the next one who waits."""
+    pool = Running(driver, memory=100, min_idle=0)
+    await nursery.start(pool.actor.run)
+    first = await pool.lease(1)
+    with trio.move_on_after(5) as waited:
+        await pool.lease(2)
+    assert waited.cancelled_caught, "memory was overcommitted"
+    await first.destroy()
+    second = await pool.lease(3)
+    assert second.id != first.id
+    assert driver.alive == {second.id}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_machine_is_never_leased_twice(nursery, autojump_clock, driver):
+    """Twenty jobs get twenty different machines."""
+    pool = Running(driver, memory=500)
+    await nursery.start(pool.actor.run)
+    seen = []
+    for job in range(20):
+        machine = await pool.lease(job)
+        seen.append(machine.id)
+        await machine.destroy()
+    assert len(set(seen)) == 20
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_machine_that_does_not_thaw_is_replaced(nursery, autojump_clock, driver):
+    """A clone that fails the thaw gate is destroyed and another is tried after a pause."""
+    driver.broken_thaws = 1
+    pool = Running(driver, min_idle=0)
+    await nursery.start(pool.actor.run)
+    machine = await pool.lease()
+    assert machine.id == "m2"
+    assert driver.alive == {"m2"}
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_on_a_broken_image_is_told_why(nursery, autojump_clock, driver):
+    """After three failures in a row the wait ends with the reason, and the pool goes on trying."""
+    driver.broken_thaws = 3
+    pool = Running(driver, min_idle=0, builders=1)
+    await nursery.start(pool.actor.run)
+    with pytest.raises(NoMachine, match="it never answered"):
+        await pool.lease()
+    assert driver.alive == set()
+    trouble = (await pool.describe()).trouble
+    assert "3 builds failed" in trouble[0]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_machine_that_fails_its_lease_is_replaced_for_the_same_asker(nursery, autojump_clock, driver):
+    """Who asked gets the next machine; the failed one is destroyed."""
+    driver.broken_leases = 1
+    pool = Running(driver, min_idle=0)
+    await nursery.start(pool.actor.run)
+    machine = await pool.lease()
+    assert machine.id == "m2"
+    assert "m1" not in driver.alive
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_warm_machine_that_dies_is_replaced(nursery, autojump_clock, driver):
+    """The death of an idle machine is noticed without a lease."""
+    pool = Running(driver)
+    await nursery.start(pool.actor.run)
+    await trio.sleep(1)
+    driver.machines[0].die("kernel panic")
+    await trio.sleep(1)
+    assert [line.machine for line in (await pool.describe()).machines] == ["m2"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_unknown_image_is_refused(nursery, autojump_clock, driver):
+    """A request for an image that is not configured is answered at once."""
+    pool = Running(driver)
+    await nursery.start(pool.actor.run)
+    with pytest.raises(NoMachine, match="no image is called 'other'"):
+        await pool.lease(image="other")
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_asker_who_gives_up_leaves_no_machine_behind(nursery, autojump_clock, driver):
+    """A machine that was being made for a cancelled request stays warm for the next."""
+    pool = Running(driver, min_idle=0)
+    await nursery.start(pool.actor.run)
+    with trio.move_on_after(0.05):
+        await pool.lease()
+    await trio.sleep(1)
+    machine = await pool.lease(2)
+    assert machine.id == "m1"
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_is_told_when_the_pool_goes_down(nursery, autojump_clock, driver):
+    """A crash of the pool ends no wait in silence, and every machine is destroyed."""
+    driver.thaw_time = 1000.0
+    pool = Running(driver)
+    told = []
+
+    async def ask():
+        with pytest.raises(PoolRestarted):
+            await pool.lease()
+        told.append(True)
+
+    async with trio.open_nursery() as life:
+        await life.start(pool.actor.run)
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        life.cancel_scope.cancel()
+    await wait_all_tasks_blocked()
+    assert told == [True]
+    assert driver.alive == set()
+
+
+async def test_closing_the_mailbox_drains(nursery, autojump_clock, driver):
+    """After `close` the warm machines go, leased ones are waited for, and the actor ends."""
+    pool = Running(driver)
+    ended = trio.Event()
+
+    async def live(*, task_status):
+        await pool.actor.run(task_status=task_status)
+        ended.set()
+
+    await nursery.start(live)
+    machine = await pool.lease()
+    pool.mailbox.close()
+    await trio.sleep(10)
+    assert not ended.is_set()
+    assert driver.alive == {machine.id}
+    await machine.destroy()
+    with trio.fail_after(5):
+        await ended.wait()
+    assert driver.alive == set()
+
+
+async def test_orphans_are_looked_for_every_minute(nursery, autojump_clock, driver):
+    """The search for machines of nobody runs at start and goes on (I5)."""
+    pool = Running(driver)
+    await nursery.start(pool.actor.run)
+    assert driver.reaped == 1
+    await trio.sleep(REAP_EVERY * 3 + 1)
+    assert driver.reaped == 4
+    nursery.cancel_scope.cancel()
