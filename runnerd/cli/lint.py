@@ -1,0 +1,117 @@
+"""`runnerd lint`: what is wrong with workflow files, as `file:line:column: severity: message`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runnerd.cli import options
+from runnerd.cli.output import Code, clean, fail, show_json
+
+if TYPE_CHECKING:
+    from runnerd.workflow import Problem, Workflow
+
+FOLDER = Path(".github/workflows")
+FILE_LIMIT = 1 << 20
+
+
+class Format(StrEnum):
+    """How problems are written."""
+
+    TEXT = "text"
+    GITHUB = "github"
+
+
+def lint(
+    files: Annotated[list[Path] | None, typer.Argument(help=f"Instead of all in {FOLDER}.")] = None,
+    format: Annotated[
+        Format, typer.Option(help="`github` writes workflow commands that become annotations.")
+    ] = Format.TEXT,
+    json: options.Json = False,
+) -> None:
+    """Check workflow files; exit 1 if any has an error."""
+    chosen = files or workflow_files(Path())
+    if not chosen:
+        fail(f"no workflow files in {FOLDER}: name some, or go to a checkout", Code.NOTHING)
+    problems = [problem for path in chosen for problem in read(path, str(path))[1]]
+    if json:
+        show_json(
+            [
+                {
+                    "path": problem.path,
+                    "line": problem.line,
+                    "column": problem.column,
+                    "severity": problem.severity,
+                    "message": problem.message,
+                }
+                for problem in problems
+            ]
+        )
+    else:
+        for problem in problems:
+            typer.echo(command(problem) if format is Format.GITHUB else clean(problem))
+    wrong = any(problem.severity == "error" for problem in problems)
+    raise typer.Exit(Code.NOT_GREEN if wrong else Code.GREEN)
+
+
+def workflow_files(root: Path) -> list[Path]:
+    """Return the workflow files of a checkout, in the order of their names."""
+    return sorted(path for path in (root / FOLDER).glob("*") if path.suffix in (".yml", ".yaml"))
+
+
+def read(path: Path, name: str) -> tuple[Workflow | None, tuple[Problem, ...]]:
+    """Read one file and everything said about it; the workflow is None where there are errors.
+
+    `name` is what problems call the file.
+    """
+    from runnerd.workflow import Problem, WorkflowErrors, load
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT + 1)
+        if len(data) > FILE_LIMIT:
+            raise ValueError(f"larger than {FILE_LIMIT} bytes")
+        text = data.decode()
+    except OSError as error:
+        return None, (Problem(path=name, line=1, column=1, message=f"cannot be read: {error.strerror}"),)
+    except ValueError as error:
+        return None, (Problem(path=name, line=1, column=1, message=str(error)),)
+    try:
+        workflow = load(text, path=name, resolve=beside(path))
+    except WorkflowErrors as errors:
+        return None, tuple(errors.problems)
+    return workflow, workflow.unsupported
+
+
+def beside(path: Path) -> Callable[[str], str]:
+    """Return how reusable workflows named in this file are found: `./…` from the root of its checkout."""
+    root = next(
+        (folder.parent for folder in path.absolute().parents if folder.name == ".github"), path.parent
+    )
+
+    def resolve(name: str) -> str:
+        if not name.startswith("./") or ".." in Path(name).parts:
+            raise LookupError(f"{name} is not in this checkout")
+        file = root / name
+        if file.stat().st_size > FILE_LIMIT:
+            raise LookupError(f"{name} is larger than {FILE_LIMIT} bytes")
+        return file.read_text("utf-8")
+
+    return resolve
+
+
+def command(problem: Problem) -> str:
+    """Return the workflow command that makes GitHub annotate the place."""
+    kind = problem.severity if problem.severity in ("error", "warning") else "notice"
+    place = f"file={_escaped(problem.path, ':,')},line={problem.line},col={problem.column}"
+    return f"::{kind} {place}::{_escaped(problem.message)}"
+
+
+def _escaped(text: str, also: Iterable[str] = ()) -> str:
+    for sign in ("%", "\r", "\n", *also):
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return text

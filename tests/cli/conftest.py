@@ -1,0 +1,41 @@
+"""Commands run in this process, with an environment of their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from runnerd.cli.app import app
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    path = tmp_path / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def invoke(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Run a command in an empty folder, with an empty home and nothing configured."""
+    for name in (
+        "PORT",
+        "HOST",
+        "GITHUB_TOKEN",
+        "GITHUB_WEBHOOK_SECRET",
+        "STATE_DIRECTORY",
+        "XDG_STATE_HOME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, **environ: str) -> Result:
+        return CliRunner().invoke(app, list(arguments), env=environ)
+
+    return run

@@ -1,0 +1,98 @@
+"""`runnerd doctor`: each judgement by itself, and the command on this host."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runnerd.cli import doctor
+
+MEMINFO = "MemTotal:       16000000 kB\nMemAvailable:    9437184 kB\n"
+
+
+def test_command(invoke) -> None:
+    """Every finding of this host has a subject and a verdict, and problems alone make the status 1."""
+    result = invoke("doctor", "--json")
+    findings = json.loads(result.stdout)
+    subjects = [finding["about"] for finding in findings]
+    assert {"programs", "git", "KVM", "privilege", "memory", "disk", "cgroup", "image default"} <= set(
+        subjects
+    )
+    assert result.exit_code == int(any(finding["verdict"] == "problem" for finding in findings))
+
+
+def test_command_in_words(invoke) -> None:
+    """For people, each cure stands under its finding."""
+    lines = invoke("doctor").stdout.splitlines()
+    number = next(number for number, line in enumerate(lines) if "image default" in line)
+    assert lines[number].startswith("warning")
+    assert lines[number + 1].strip() == "→ runnerd image build default"
+
+
+def test_programs() -> None:
+    """Missing programs come with the command that installs them."""
+    finding = doctor.programs(("mmdebstrap",), "sudo apt-get install -y mmdebstrap")
+    assert (finding.verdict, finding.cure) == ("problem", "sudo apt-get install -y mmdebstrap")
+    assert doctor.programs((), "").verdict == "good"
+
+
+def test_git() -> None:
+    """Without git no commit can be read."""
+    assert doctor.git("/usr/bin/git").verdict == "good"
+    assert doctor.git(None).verdict == "problem"
+
+
+@pytest.mark.parametrize(
+    ("present", "usable", "accelerator", "verdict"),
+    [
+        (True, True, "auto", "good"),
+        (True, False, "auto", "warning"),
+        (False, False, "auto", "warning"),
+        (False, False, "kvm", "problem"),
+        (True, False, "kvm", "problem"),
+        (True, True, "tcg", "warning"),
+    ],
+)
+def test_kvm(present: bool, usable: bool, accelerator: str, verdict: str) -> None:
+    """Missing KVM is a problem only where the configuration insists on it."""
+    assert doctor.kvm(present, usable, accelerator).verdict == verdict
+
+
+def test_privilege() -> None:
+    """Without root, what that costs is said."""
+    assert doctor.privilege(True).verdict == "good"
+    assert "share this user" in doctor.privilege(False).found
+
+
+def test_memory() -> None:
+    """The number of machines is what the free memory holds beside the reserve."""
+    finding = doctor.memory(MEMINFO, each=4096, reserve=1024)
+    assert (finding.verdict, "room for 2 machines" in finding.found) == ("good", True)
+    assert doctor.memory(MEMINFO, each=8193, reserve=1024).verdict == "problem"
+
+
+def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state folder that does not exist yet is judged by the folder it will be made in."""
+    monkeypatch.setattr(doctor, "DISK_WANTED", 1)
+    finding = doctor.disk(tmp_path / "a" / "b")
+    assert finding.verdict == "good"
+    assert finding.found.endswith(str(tmp_path))
+    monkeypatch.setattr(doctor, "DISK_WANTED", 1 << 60)
+    assert doctor.disk(tmp_path).verdict == "warning"
+
+
+def test_cgroup(tmp_path: Path) -> None:
+    """A group of our own below the unified hierarchy is good; anything else says what is lost."""
+    assert doctor.cgroup("4:memory:/x\n", tmp_path).verdict == "warning"
+    (tmp_path / "cgroup.controllers").touch()
+    own = tmp_path / "system.slice" / "runnerd.service"
+    own.mkdir(parents=True)
+    assert doctor.cgroup("0::/system.slice/runnerd.service\n", tmp_path).verdict == "warning"
+    (own / "cgroup.procs").touch()
+    assert doctor.cgroup("0::/system.slice/runnerd.service\n", tmp_path).verdict == "good"
+
+
+def test_image() -> None:
+    """An image that is not built comes with the command that builds it."""
+    assert doctor.image("x", True).verdict == "good"
+    assert doctor.image("x", False).cure == "runnerd image build x"

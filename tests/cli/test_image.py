@@ -1,0 +1,76 @@
+"""`runnerd image`: what is configured, what is built, and building it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runnerd.cli import image
+from runnerd.machines import images
+from runnerd.machines.distribution import BuildFailed
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """Images are not really built: the calls are remembered and answered."""
+    calls: list[dict[str, Any]] = []
+
+    async def build(
+        folder: Path, recipe: images.Recipe, *, progress: Callable[[str], None], fresh: bool, **_: Any
+    ) -> images.Image:
+        if recipe.packages == ("nonesuch",):
+            raise BuildFailed("no package nonesuch")
+        calls.append({"folder": folder, "recipe": recipe, "fresh": fresh})
+        progress("building")
+        part = images.Part(sha256="0", size=3 << 20, inputs="x")
+        return images.Image(name=recipe.name, digest="d" * 64, path=tmp_path, parts={"rootfs": part})
+
+    monkeypatch.setattr(images, "build", build)
+    return calls
+
+
+def test_list(invoke) -> None:
+    """A configured image that is not built says so."""
+    result = invoke("image", "list")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1].startswith("default  not built")
+    (entry,) = json.loads(invoke("image", "list", "--json").stdout)
+    assert (entry["name"], entry["digest"]) == ("default", None)
+    assert "ubuntu-latest" in entry["labels"]
+
+
+def test_build(invoke, home: Path, built: list[dict[str, Any]]) -> None:
+    """An image is built as configured, in the state directory, with progress apart from the result."""
+    Path("c.toml").write_text('[images.default]\npackages = ["jq"]\nsuite = "trixie"\n')
+    result = invoke("image", "build", "-c", "c.toml", "--fresh")
+    assert (result.exit_code, result.stderr) == (0, "building\n")
+    assert result.stdout.startswith("default dddddddddddd ")
+    (call,) = built
+    assert call["folder"] == home / ".local/state/runnerd/images"
+    assert (call["recipe"].packages, call["recipe"].archive.suite, call["fresh"]) == (("jq",), "trixie", True)
+
+
+def test_build_json(invoke, built: list[dict[str, Any]]) -> None:
+    """Programs get digest, path and size."""
+    answer = json.loads(invoke("image", "build", "--json", "--state", "s").stdout)
+    assert (answer["digest"], answer["bytes"]) == ("d" * 64, 3 << 20)
+    assert built[0]["folder"] == Path("s/images").absolute()
+
+
+def test_build_fails(invoke, built: list[dict[str, Any]]) -> None:
+    """A build that fails says why and exits 1; an image that is not configured exits 2."""
+    Path("c.toml").write_text('[images.default]\npackages = ["nonesuch"]\n')
+    result = invoke("image", "build", "-c", "c.toml")
+    assert (result.exit_code, result.stderr) == (1, "runnerd: no package nonesuch\n")
+    result = invoke("image", "build", "other")
+    assert result.exit_code == 2
+    assert "there is default" in result.stderr
+
+
+def test_folder(tmp_path: Path) -> None:
+    """Images lie in the state directory."""
+    from runnerd.cli.options import load_config
+
+    assert image.folder(load_config(None, state_directory=tmp_path)) == tmp_path / "images"
