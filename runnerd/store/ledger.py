@@ -307,9 +307,10 @@ class Ledger:
 async def open_ledger(place: Path | str, *, clock: Callable[[], float] = time.time) -> AsyncIterator[Ledger]:
     """Open the ledger at `place` as the only daemon that uses it, making and migrating it as needed.
 
-    `place` is the file, or a folder whose `ledger.db` is meant, or a `sqlite:///` URL; the lock is the
-    file `lock` in the same folder. `clock` gives seconds since the epoch. Raises `CannotOpen` with a
-    sentence for people. On leaving, writes that nobody committed are refused.
+    `place` is a file whose name ends in `.db`, or else the folder in which it is called `ledger.db`, or a
+    `sqlite:///` URL of one of these; the lock is the file `lock` in the same folder. `clock` gives seconds
+    since the epoch. Raises `CannotOpen` with a sentence for people. On leaving, writes that nobody
+    committed are refused.
     """
     path = _path(place)
     lock = StateLock(path.parent)
@@ -333,7 +334,7 @@ def _path(place: Path | str) -> Path:
             )
         place = url.database
     path = Path(place)
-    return path / "ledger.db" if path.is_dir() else path
+    return path if path.suffix == ".db" else path / "ledger.db"
 
 
 def _beat(connection: sa.Connection, now: float) -> None:
