@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +90,20 @@ class Payloads:
 @pytest.fixture(scope="session")
 def payloads() -> type[Payloads]:
     return Payloads
+
+
+def _load_fake() -> Any:
+    """Load the fake server's module: a test folder is no package."""
+    spec = importlib.util.spec_from_file_location("fake_github", Path(__file__).with_name("fake_github.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def fake_github() -> Any:
+    """The module with `FakeGitHub` and `Fault`."""
+    return _load_fake()
