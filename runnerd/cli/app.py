@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from runnerd import __version__
-from runnerd.cli import configuration, doctor, evaluate, image, lint, run, send, serve, setup
+from runnerd.cli import configuration, doctor, evaluate, image, lint, plan, run, send, serve, setup
 
 app = typer.Typer(
     name="runnerd",
@@ -36,6 +36,7 @@ def root(
 
 for command in (serve.serve, run.run):
     app.command()(command)
+app.command()(plan.plan)
 app.command()(lint.lint)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(image.commands, name="image")

@@ -46,14 +46,18 @@ def functions(root: Path) -> dict[str, Callable[..., Any]]:
 
     def hash_files(*patterns: Any) -> str:
         from runnerd.jobs import hash_files
+        from runnerd.workflow import ExpressionError
 
-        return hash_files([str(pattern) for pattern in patterns], root)
+        try:
+            return hash_files([str(pattern) for pattern in patterns], root)
+        except (ValueError, OSError) as error:
+            raise ExpressionError(f"hashFiles: {error}") from error
 
     return {
-        "success": lambda: True,
-        "always": lambda: True,
-        "failure": lambda: False,
-        "cancelled": lambda: False,
+        "success": lambda *_: True,
+        "always": lambda *_: True,
+        "failure": lambda *_: False,
+        "cancelled": lambda *_: False,
         "hashFiles": hash_files,
     }
 

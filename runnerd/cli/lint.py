@@ -96,10 +96,16 @@ def beside(path: Path) -> Callable[[str], str]:
     def resolve(name: str) -> str:
         if not name.startswith("./") or ".." in Path(name).parts:
             raise LookupError(f"{name} is not in this checkout")
-        file = root / name
-        if file.stat().st_size > FILE_LIMIT:
-            raise LookupError(f"{name} is larger than {FILE_LIMIT} bytes")
-        return file.read_text("utf-8")
+        try:
+            with (root / name).open("rb") as file:
+                data = file.read(FILE_LIMIT + 1)
+            if len(data) > FILE_LIMIT:
+                raise LookupError(f"{name} is larger than {FILE_LIMIT} bytes")
+            return data.decode()
+        except OSError as error:
+            raise LookupError(f"{name} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise LookupError(f"{name} is not UTF-8 text") from error
 
     return resolve
 

@@ -24,6 +24,16 @@ def test_value(invoke, expression: str, value: object) -> None:
     assert (result.exit_code, json.loads(result.stdout)) == (0, value)
 
 
+def test_hash_files(invoke) -> None:
+    """hashFiles reads the current folder, and a pattern it refuses is a bad expression."""
+    Path("a").write_text("a")
+    assert len(json.loads(invoke("eval", "hashFiles('a')").stdout)) == 64
+    assert invoke("eval", "hashFiles('absent')").stdout == '""\n'
+    result = invoke("eval", "hashFiles('../a')")
+    assert result.exit_code == 2
+    assert "hashFiles: " in result.stderr
+
+
 def test_contexts(invoke) -> None:
     """Contexts come from a file."""
     Path("c.json").write_text('{"github": {"ref": "refs/heads/main"}}')

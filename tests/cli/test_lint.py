@@ -80,11 +80,17 @@ def test_beside(tmp_path: Path) -> None:
     (folder / "called.yml").write_text("called")
     resolve = lint.beside(folder / "caller.yml")
     assert resolve("./.github/workflows/called.yml") == "called"
-    for name in ("octo/cat/.github/workflows/x.yml@v1", "./../../etc/passwd"):
-        with pytest.raises(LookupError, match="not in this checkout"):
+    (tmp_path / "binary.yml").write_bytes(b"\xff")
+    (tmp_path / "large.yml").write_bytes(b"#" * (lint.FILE_LIMIT + 1))
+    for name, reason in (
+        ("octo/cat/.github/workflows/x.yml@v1", "not in this checkout"),
+        ("./../../etc/passwd", "not in this checkout"),
+        ("./absent.yml", "cannot be read"),
+        ("./binary.yml", "not UTF-8"),
+        ("./large.yml", "larger than"),
+    ):
+        with pytest.raises(LookupError, match=reason):
             resolve(name)
-    with pytest.raises(FileNotFoundError):
-        resolve("./absent.yml")
 
 
 def test_large_file(tmp_path: Path) -> None:
