@@ -24,6 +24,7 @@ _pending = (
     .order_by(deliveries.c.received, deliveries.c.id)
     .limit(sa.bindparam("limit"))
 )
+_update = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("this"))
 _new = {dialect: insert_new(dialect, deliveries) for dialect in ("sqlite", "postgresql")}
 
 
@@ -91,5 +92,5 @@ def settle(connection: sa.Connection, id: str, state: DeliveryState, reason: str
         return False
     if now != DeliveryState.PENDING:
         raise IllegalTransition(f"delivery {id} is {now} and cannot become {state}")
-    connection.execute(sa.update(deliveries).where(deliveries.c.id == id).values(state=state, reason=reason))
+    connection.execute(_update, {"this": id, "state": state, "reason": reason})
     return True

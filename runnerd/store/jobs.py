@@ -25,6 +25,14 @@ _record = [jobs.c[name] for name in JobRecord.__struct_fields__]
 _by_id = sa.select(*_record).where(jobs.c.id == sa.bindparam("id"))
 _of_run = sa.select(*_record).where(jobs.c.run == sa.bindparam("run")).order_by(jobs.c.position, jobs.c.leg)
 _insert = sa.insert(jobs)
+_update = sa.update(jobs).where(jobs.c.id == sa.bindparam("this"))
+_running = sa.select(*_record).where(jobs.c.phase == Phase.RUNNING).order_by(jobs.c.id)
+_open = (
+    sa.select(jobs.c.name)
+    .where(jobs.c.run == sa.bindparam("run"), jobs.c.phase != Phase.DONE)
+    .order_by(jobs.c.id)
+    .limit(1)
+)
 _visible = (
     sa.select(jobs.c.id)
     .where(jobs.c.run == sa.bindparam("run"), jobs.c.leg != UNEXPANDED)
@@ -181,10 +189,14 @@ def fenced(connection: sa.Connection, id: int, epoch: int) -> JobRecord:
     return job
 
 
+def first_open(connection: sa.Connection, run: int) -> str | None:
+    """The name of a job of the run that has not ended; None when all have."""
+    return connection.execute(_open, {"run": run}).scalar_one_or_none()
+
+
 def running(connection: sa.Connection) -> list[JobRecord]:
     """Every job that a machine was given to and that has not ended, oldest first."""
-    query = sa.select(*_record).where(jobs.c.phase == Phase.RUNNING).order_by(jobs.c.id)
-    return [JobRecord(**row) for row in connection.execute(query).mappings()]
+    return [JobRecord(**row) for row in connection.execute(_running).mappings()]
 
 
 def _row(run: int, position: int, job: NewJob) -> dict[str, Any]:
@@ -200,7 +212,8 @@ def _row(run: int, position: int, job: NewJob) -> dict[str, Any]:
 
 
 def _set(connection: sa.Connection, id: int, **values: Any) -> None:
-    connection.execute(sa.update(jobs).where(jobs.c.id == id).values(**values))
+    # Which columns are set follows from the parameters, so that each set of them is compiled once.
+    connection.execute(_update, {"this": id, **values})
 
 
 def _name(job: JobRecord) -> str:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
-from runnerd.model import Event, Phase, RunRecord
+from runnerd.model import Event, Outcome, Phase, RunRecord
 from runnerd.store import deliveries, jobs, outbox
 from runnerd.store.changes import NewRun, WorkflowNote
 from runnerd.store.columns import clean
 from runnerd.store.engine import insert_new
 from runnerd.store.errors import IllegalTransition
+from runnerd.store.phases import step
 from runnerd.store.records import DeliveryState, Kind, ReportState
 from runnerd.store.tables import notes, runs, sources
 
@@ -34,6 +35,7 @@ _last_number = sa.select(sa.func.max(runs.c.number)).where(
 _open = sa.select(runs.c.id).where(runs.c.phase != Phase.DONE).order_by(runs.c.id)
 _source = sa.select(sources.c.text).where(sources.c.sha256 == sa.bindparam("sha256"))
 _insert = sa.insert(runs)
+_update = sa.update(runs).where(runs.c.id == sa.bindparam("this"))
 _new_source = {dialect: insert_new(dialect, sources) for dialect in ("sqlite", "postgresql")}
 
 
@@ -141,13 +143,19 @@ def request_cancel(connection: sa.Connection, id: int) -> bool:
 def start(connection: sa.Connection, run: RunRecord, now: float) -> None:
     """Begin a queued run; nothing when it runs already."""
     if run.phase is Phase.QUEUED:
-        here = runs.c.id == run.id
-        connection.execute(sa.update(runs).where(here).values(phase=Phase.RUNNING, started=now))
+        connection.execute(_update, {"this": run.id, "phase": Phase.RUNNING, "started": now})
         _comment(connection, run.id, run.event, ReportState.IN_PROGRESS, now)
 
 
-def owe_end(connection: sa.Connection, run: int, event: Event, now: float) -> None:
-    """Owe the terminal report of a run, and its place in the comment of its pull request."""
+def end(connection: sa.Connection, run: RunRecord, outcome: Outcome, reason: str, now: float) -> None:
+    """End a run, none of whose jobs is open; owes its terminal report."""
+    phase = step(f"run {run.id}", run.phase, Phase.DONE)
+    end = {"phase": phase, "outcome": outcome, "reason": reason, "ended": now}
+    connection.execute(_update, {"this": run.id, **end})
+    _owe_end(connection, run.id, run.event, now)
+
+
+def _owe_end(connection: sa.Connection, run: int, event: Event, now: float) -> None:
     outbox.owe(connection, run, None, Kind.RUN, ReportState.COMPLETED, now)
     _comment(connection, run, event, ReportState.COMPLETED, now)
 
@@ -186,7 +194,7 @@ def _write(connection: sa.Connection, delivery: str, new: NewRun, now: float) ->
     )
     jobs.write(connection, run, new.jobs, now)
     if born_dead:
-        owe_end(connection, run, event, now)
+        _owe_end(connection, run, event, now)
     else:
         _comment(connection, run, event, ReportState.QUEUED, now)
     return run
