@@ -94,7 +94,7 @@ async def _probe(
         console.close()
     if ALIVE in console.text:
         return Verdict(key=key, works=True)
-    said = console.tail(lines=1)
+    said = console.tail()
     why = f"a machine did not come up under KVM within {patience:g} s" + (f" ({said})" if said else "")
     return Verdict(key=key, works=False, why=why)
 

@@ -15,6 +15,11 @@ _CHUNK = 16384
 _PAUSE = 0.02
 """A guest that floods its console is held back, not the daemon: about 0.8 MB a second at most."""
 
+_CAUSE = re.compile(
+    r"Kernel panic - not syncing|Out of memory|runnerd-init:|\w+(?:Error|Exception)\b.*|qemu-system[^:]*:|No space left"
+)
+"""What a line holds that says why a machine ended, rather than what followed."""
+
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -49,11 +54,14 @@ class Console:
                 return
             self._keep(data)
 
-    def tail(self, lines: int = 3) -> str:
-        """The last lines that say anything, as one line of printable text."""
+    def tail(self) -> str:
+        """What it said last, as one line of printable text: the line that tells a cause, else the last three."""
         text = self._kept.decode("ascii", "replace").replace("\r", "\n")
         said = [_UNPRINTABLE.sub(" ", line).strip() for line in text.split("\n")]
-        return " | ".join([line for line in said if line][-lines:])[-500:]
+        said = [line for line in said if line]
+        causes = [line for line in said if _CAUSE.search(line)]
+        # Of an exception in the agent the last line of its traceback tells, and comes before the panic.
+        return " | ".join(causes[-2:] or said[-3:])[-500:]
 
     @property
     def text(self) -> bytes:

@@ -38,21 +38,6 @@ mount -t squashfs -o ro "$(disk image)" /newroot/lower || fail "cannot mount the
 mount -t tmpfs -o mode=755 run /newroot/run || fail "no memory file system"
 cp /agent.pyz /newroot/run/agent.pyz || fail "cannot copy the agent"
 
-# What most jobs start with is read once here: a clone has these pages in memory from its first moment.
-# A program that the image lacks is no fault.
-warm() {
-    chroot /newroot/lower /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/ "$@" </dev/null >/dev/null 2>&1
-}
-mount --bind /dev /newroot/lower/dev && mount --bind /proc /newroot/lower/proc
-warm bash --noprofile --norc -eo pipefail -c 'ls -la /; cat /etc/os-release | grep ID; mkdir -p /; date; true'
-warm sh -e -c 'echo; uname -a'
-warm git --version
-warm git config --global --list
-warm python3 -c 'import json, os, pathlib, re, subprocess, sys'
-warm tar --version
-warm env
-umount /newroot/lower/proc /newroot/lower/dev
-
 for system in dev proc sys; do
     mount --move "/$system" "/newroot/$system" || fail "cannot move /$system"
 done

@@ -28,7 +28,7 @@ UIDS = 0x10000
 
 _MIB = 2**20
 _SPACE = 2048
-"""MiB of address space a monitor may map beside what it may use: libraries, stacks of threads, spare heaps."""
+"""MiB of address space a monitor may map beside what it may use: libraries, stacks, spare heaps."""
 _T = TypeVar("_T")
 
 
@@ -181,7 +181,7 @@ class InsideLauncher:
         return process
 
     def _prefix(self, uid: int, order: Order) -> list[str]:
-        """The programs that bound the process and take its privileges away, each of which becomes the next."""
+        """The programs that bound the process and take its rights away, each of which becomes the next."""
         choom, prlimit, setpriv = self._programs
         # Address space, not memory: the bound of last resort where there are no control groups.
         space = (order.memory + _SPACE) * _MIB

@@ -11,12 +11,15 @@ from pathlib import Path
 import msgspec
 
 from runnerd.machines import disks, vmm
-from runnerd.machines.disks import MIB, Golden
+from runnerd.machines.disks import MIB, Golden, write_all
 from runnerd.machines.images import Image
-from runnerd.machines.template import Frozen
+from runnerd.machines.template import Frozen, memory_file
 
 _FILES = {"kernel": "kernel", "initrd": "initrd", "agent_root": "agent", "image": "rootfs"}
 """Descriptor name -> file of the image."""
+
+_STUB = 65536
+"""Bytes of kernel and initrd that a clone's QEMU is shown: the kernel's header, and something to load."""
 
 OWNED = ("upper", "job")
 """The files that are a machine's own, and so belong to its user."""
@@ -28,7 +31,7 @@ class Mold:
     def __init__(self, image: Image, spec: vmm.Spec, golden: Golden, folder: Path) -> None:
         """Open the image's files: a newer image may replace it on disk at any time. Raises OSError.
 
-        `golden` is the scratch disk of every machine; disks have their space in `folder`.
+        `golden` is an empty scratch disk; the disks of machines have their space in `folder`.
         """
         self.image = image
         self.spec = spec
@@ -37,10 +40,14 @@ class Mold:
         self.frozen: Frozen | None = None
         """Set once the template was booted or loaded."""
         self._golden = golden
+        self._stubs: dict[str, int] = {}
         self._folder = folder
         try:
             for name, part in _FILES.items():
                 self.files[name] = os.open(image.file(part), os.O_RDONLY | os.O_CLOEXEC)
+            # What a clone boots from it has in memory already; QEMU only wants to see the files' beginnings.
+            for name in ("kernel", "initrd"):
+                self._stubs[name] = _beginning(self.files[name])
         except BaseException:
             self.close()
             raise
@@ -58,20 +65,30 @@ class Mold:
         """
         own: dict[str, int] = {}
         try:
-            own["upper"] = self._golden.copy(self._folder)
+            upper = self._golden if self.frozen is None else self.frozen.upper
+            own["upper"] = upper.copy(self._folder)
             own["job"] = disks.empty(self._folder, disks.JOB_SLOT * MIB)
-            yield {**self.files, **own, "memory": memory}
+            stubs = {} if self.frozen is None else self._stubs
+            yield {**self.files, **own, **stubs, "memory": memory}
         finally:
             for descriptor in own.values():
                 os.close(descriptor)
 
     def close(self) -> None:
         """Let go of everything; machines keep what they use. Safe to call twice."""
-        while self.files:
-            os.close(self.files.popitem()[1])
+        for files in (self.files, self._stubs):
+            while files:
+                os.close(files.popitem()[1])
         if self.frozen is not None:
             self.frozen.close()
             self.frozen = None
+
+
+def _beginning(descriptor: int) -> int:
+    """Return the descriptor of a file in memory with the first bytes of another."""
+    beginning = memory_file("runnerd-stub", 0)
+    write_all(beginning, os.pread(descriptor, _STUB, 0), 0)
+    return beginning
 
 
 class _Key(msgspec.Struct, frozen=True, kw_only=True):

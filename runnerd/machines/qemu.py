@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from runnerd.machines import cgroups, disks, host, molds, reaper, template, tsc,
 from runnerd.machines.box import QemuBox
 from runnerd.machines.channel import Channel
 from runnerd.machines.disks import MIB
-from runnerd.machines.driver import Capabilities, MachineLost, NoMachine, Size, Template
+from runnerd.machines.driver import Capabilities, Command, MachineLost, NoMachine, Size, Template
 from runnerd.machines.images import Image, current
 from runnerd.machines.journal import Journal, MachineNote, unwritten
 from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
@@ -36,6 +36,26 @@ _log = log.get(__name__)
 
 _TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
 """What starting a machine may fail with; anything else is a fault of this program."""
+
+_WARM = (
+    (
+        "/bin/bash",
+        "--noprofile",
+        "--norc",
+        "-eo",
+        "pipefail",
+        "-c",
+        "ls -la / | cat; date; uname -a; mkdir -p /tmp",
+    ),
+    ("/bin/sh", "-e", "-c", "echo $PATH; env; test -e /; sleep 0"),
+    ("/usr/bin/git", "--version"),
+    ("/usr/bin/git", "config", "--list"),
+    ("/usr/bin/python3", "-c", "import json, os, pathlib, re, subprocess, sys"),
+    ("/usr/bin/tar", "--version"),
+)
+"""What a template does before it is frozen, so that its clones have these programs in memory at once."""
+
+_WARM_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/runner", "LANG": "C.UTF-8"}
 
 
 @asynccontextmanager
@@ -273,33 +293,54 @@ class QemuDriver:
         return "kvm" if verdict.works else "tcg"
 
     async def _freeze(self, mold: Mold, key: str) -> Frozen:
-        """Boot an image until its agent has come to rest, and take the machine's memory and state."""
+        """Boot an image, let it do once what every job does, and take its memory, state and disk."""
         memory = template.memory_file("runnerd-template", mold.spec.size.memory * MIB)
         state = template.memory_file("runnerd-state", 0)
         try:
-            box = await self._start(mold, vmm.Purpose.TEMPLATE, memory)
-            try:
-                channel = Channel(box.vm.agent)
-                self._nursery.start_soon(channel.run)
-                await self._explained(box, channel.connect(self._build_timeout))
-                await self._explained(box, channel.call("quiesce", deadline=self._build_timeout))
-                monitor = box.vm.qmp
-                await monitor.negotiate(deadline=5.0)
-                await monitor.command("stop")
-                channel.close("its machine was frozen")
-                await migrate(monitor, state, incoming=False)
-            finally:
-                # Kills it: what QEMU would do on `quit` beyond that concerns disks nobody reads again.
-                await box.destroy()
-            return Frozen(key, memory, template.content(state))
+            with mold.machine_files(memory) as files:
+                box = await self._start(mold, vmm.Purpose.TEMPLATE, files)
+                try:
+                    channel = await self._warm(box)
+                    await box.vm.qmp.negotiate(deadline=5.0)
+                    await box.vm.qmp.command("stop")
+                    # Only now: an agent whose port was closed naps between its looks at it.
+                    channel.close("its machine was frozen")
+                    await migrate(box.vm.qmp, state, incoming=False)
+                    upper = await trio.to_thread.run_sync(disks.content, files["upper"])
+                finally:
+                    # Kills it: what QEMU would do on `quit` beyond that concerns disks nobody reads again.
+                    await box.destroy()
+            return Frozen(key, memory, template.content(state), upper)
         except BaseException:
             os.close(memory)
             raise
         finally:
             os.close(state)
 
+    async def _warm(self, box: QemuBox) -> Channel:
+        """Wait for the agent, put the job's root together, run what jobs run, and bring all to rest."""
+        channel = Channel(box.vm.agent)
+        self._nursery.start_soon(channel.run)
+        machine = AgentMachine(
+            box,
+            channel,
+            entropy=self._random,
+            now=self._clock,
+            probes=self._probes,
+            hello_deadline=self._build_timeout,
+        )
+        await machine.thaw()
+        for argv in _WARM:
+            try:
+                await machine.exec(Command(argv=argv, env=_WARM_ENVIRONMENT), _ignored)
+            except (OSError, ValueError):
+                pass  # an image without this program
+        await self._explained(box, channel.call("quiesce", deadline=self._build_timeout))
+        return channel
+
     async def _clone(self, mold: Mold, frozen: Frozen) -> AgentMachine:
-        box = await self._start(mold, vmm.Purpose.CLONE, frozen.memory)
+        with mold.machine_files(frozen.memory) as files:
+            box = await self._start(mold, vmm.Purpose.CLONE, files)
         try:
             channel = Channel(box.vm.agent)
             self._nursery.start_soon(channel.run)
@@ -316,30 +357,26 @@ class QemuDriver:
             raise
         return AgentMachine(box, channel, entropy=self._random, now=self._clock, probes=self._probes)
 
-    async def _start(self, mold: Mold, purpose: vmm.Purpose, memory: int) -> QemuBox:
+    async def _start(self, mold: Mold, purpose: vmm.Purpose, files: Mapping[str, int]) -> QemuBox:
         """Start QEMU and write down that it runs; it serves until its box is destroyed."""
         id = f"{mold.image.name}-{self._random(5).hex()}"
         name = self._mark + id
         note = MachineNote(id=id, driver=self.name, image=mold.image.name, state="starting")
         self._names.add(name)
+        job = os.dup(files["job"])
         try:
             await self._journal(note)
-            with mold.machine_files(memory) as files:
-                job = os.dup(files["job"])
-                try:
-                    machine = await vm.start(
-                        self._launcher,
-                        name=name,
-                        argv=vmm.command(mold.spec, name, purpose),
-                        files=files,
-                        owned=molds.OWNED,
-                        memory=mold.memory_bound,
-                        kvm=mold.spec.accelerator == "kvm",
-                    )
-                except BaseException:
-                    os.close(job)
-                    raise
+            machine = await vm.start(
+                self._launcher,
+                name=name,
+                argv=vmm.command(mold.spec, name, purpose),
+                files=files,
+                owned=molds.OWNED,
+                memory=mold.memory_bound,
+                kvm=mold.spec.accelerator == "kvm",
+            )
         except BaseException:
+            os.close(job)
             with trio.CancelScope(shield=True):
                 await self._gone(id)
             raise
@@ -378,3 +415,7 @@ class QemuDriver:
         except MachineLost as error:
             known = box.postmortem()
             raise MachineLost(f"{error} ({known})" if known else str(error)) from error
+
+
+async def _ignored(stream: str, data: bytes) -> None:
+    """What a template's programs print concerns nobody."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from runnerd.machines.disks import MIB, data_extents, write_all
+from runnerd.machines.disks import MIB, Golden, data_extents, write_all
 
 _CHUNK = 4 * MIB
 _FORMAT = 1
@@ -28,14 +28,16 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_
 class Frozen:
     """A template in memory, ready to be cloned. Holds two descriptors until it is closed."""
 
-    def __init__(self, key: str, memory: int, state: bytes) -> None:
+    def __init__(self, key: str, memory: int, state: bytes, upper: Golden) -> None:
         """Take over `memory` and seal it: from now on it never changes.
 
-        Raises OSError (EBUSY) while somebody still has it mapped for writing.
+        `upper` is the scratch disk as it was when the machine was frozen, in the middle of its use.
+        Raises OSError (EBUSY) while somebody still has the memory mapped for writing.
         """
         self.key = key
         self.memory = memory
         self.state = state
+        self.upper = upper
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
         self._state = memory_file("runnerd-state", 0)
         write_all(self._state, state, 0)
@@ -67,7 +69,7 @@ def content(descriptor: int) -> bytes:
 
 
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """`template.json`: what makes a folder trustworthy."""
+    """`template.json`: what makes a folder trustworthy; hashes are sha256."""
 
     format: int
     key: str
@@ -75,6 +77,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     extents: list[tuple[int, int]]
     memory: str
     state: str
+    upper: str
 
 
 def save(folder: Path, frozen: Frozen) -> None:
@@ -91,7 +94,9 @@ def save(folder: Path, frozen: Frozen) -> None:
             os.ftruncate(file.fileno(), size)
             digest = _copy(frozen.memory, file.fileno(), extents)
             os.fsync(file.fileno())
+        upper = msgspec.msgpack.encode(frozen.upper)
         (work / "state").write_bytes(frozen.state)
+        (work / "upper").write_bytes(upper)
         saved = _Saved(
             format=_FORMAT,
             key=frozen.key,
@@ -99,6 +104,7 @@ def save(folder: Path, frozen: Frozen) -> None:
             extents=extents,
             memory=digest,
             state=hashlib.sha256(frozen.state).hexdigest(),
+            upper=hashlib.sha256(upper).hexdigest(),
         )
         (work / "template.json").write_bytes(msgspec.json.encode(saved))
         final = folder / _name(frozen.key)
@@ -117,10 +123,11 @@ def load(folder: Path, key: str) -> Frozen | None:
     path = folder / _name(key)
     try:
         saved = msgspec.json.decode((path / "template.json").read_bytes(), type=_Saved)
-        state = (path / "state").read_bytes()
-        right = saved.format == _FORMAT and saved.key == key
-        if not right or hashlib.sha256(state).hexdigest() != saved.state:
+        state, upper = (path / "state").read_bytes(), (path / "upper").read_bytes()
+        hashes = (hashlib.sha256(state).hexdigest(), hashlib.sha256(upper).hexdigest())
+        if (saved.format, saved.key, *hashes) != (_FORMAT, key, saved.state, saved.upper):
             return None
+        disk = msgspec.msgpack.decode(upper, type=Golden)
         with (path / "memory").open("rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != saved.size:
                 return None
@@ -135,7 +142,7 @@ def load(folder: Path, key: str) -> Frozen | None:
         os.utime(path)
     except (OSError, msgspec.DecodeError):
         return None
-    return Frozen(key, memory, state)
+    return Frozen(key, memory, state, disk)
 
 
 def prune(folder: Path, *, keep: str) -> None:
