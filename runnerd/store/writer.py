@@ -107,7 +107,7 @@ class Writer:
                 return [_attempt(connection, write.work) for write in batch]
         except Exception as error:
             # The commit, or something that ended the whole transaction, failed: nothing is stored.
-            return [(None, unavailable(error, "written"))] * len(batch)
+            return [(None, unavailable(error, "written")) for _ in batch]
 
 
 def unavailable(error: Exception, what: str) -> Exception:
