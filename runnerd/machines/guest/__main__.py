@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> int:
         life.boot()
     if os.getpid() != 1:
         system.become_subreaper()
+    _keep_descriptors_from_jobs()
     if "fd" in options:
         port = int(options["fd"])
-        os.set_inheritable(port, False)
     else:
         port = os.open(system.virtio_port(options["port"], 30), os.O_RDWR)
     os.set_blocking(port, False)
@@ -51,6 +51,15 @@ def main(arguments: list[str]) -> int:
     agent.run()
     end_descendants(5)
     return 0
+
+
+def _keep_descriptors_from_jobs() -> None:
+    """Let no descriptor that was handed to the agent pass on to what it starts."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            os.set_inheritable(fd, fd <= 2)
+        except OSError:  # the one that listed them
+            pass
 
 
 def _options(arguments: list[str]) -> dict[str, str]:

@@ -83,9 +83,7 @@ def extract(stream: BinaryIO, tarfile: Any) -> None:
     folders: list[Any] = []
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            name = os.path.normpath(member.name)
-            if name.startswith(("/", "../")) or name == "..":
-                raise ValueError(f"{member.name!r} is outside of the archive")
+            name = _inside(member.name)
             if member.isdir():
                 os.makedirs(name, exist_ok=True)
                 folders.append(member)
@@ -96,13 +94,21 @@ def extract(stream: BinaryIO, tarfile: Any) -> None:
             elif member.issym():
                 links.append((member.linkname, name))
             elif member.islnk():
-                os.link(os.path.normpath("./" + member.linkname.lstrip("/")), name, follow_symlinks=False)
+                os.link(_inside(member.linkname), name, follow_symlinks=False)
             else:
                 raise ValueError(f"{member.name!r} is not a file, a folder or a link")
     for target, name in links:
         os.symlink(target, name)
     for member in folders:
         os.chmod(os.path.normpath(member.name), member.mode & 0o777 | 0o700)
+
+
+def _inside(name: str) -> str:
+    """The relative path that a member names; raises ValueError when it leaves the archive."""
+    path = os.path.normpath(name)
+    if path.startswith(("/", "../")) or path == "..":
+        raise ValueError(f"{name!r} is outside of the archive")
+    return path
 
 
 def _write(name: str, member: Any, content: Any) -> None:
