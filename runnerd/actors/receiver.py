@@ -26,7 +26,7 @@ STARTING = frozenset({"opened", "synchronize", "reopened"})
 _KEPT = ("user-agent", "x-github-")
 _log = log.get("receiver")
 
-Listen = Callable[[], Awaitable[Sequence[trio.SocketListener]]]
+Listen = Callable[[], Awaitable[Sequence[trio.abc.Listener[trio.SocketStream]]]]
 """Opens the listeners; called at each start, since a server closes what it was given."""
 
 
@@ -72,7 +72,7 @@ class ReceiverActor:
             self.accept, verify=self.verify, body_limit=self._body_limit, body_timeout=self._body_timeout
         )
         listeners = await self._listen()
-        _log.info("listening", sockets=[str(listener.socket.getsockname()) for listener in listeners])
+        _log.info("listening")
         await guard.serve(
             app, listeners, stop=self._stop, max_connections=self._max_connections, task_status=task_status
         )

@@ -28,7 +28,7 @@ _log = log.get(__name__)
 
 async def serve(
     app: App,
-    listeners: Sequence[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     *,
     stop: trio.Event,
     lifetime: float = 60.0,
@@ -74,7 +74,7 @@ async def serve(
             await trio.aclose_forcefully(stream)
             slots.release()
 
-    async def accept(listener: trio.SocketListener) -> None:
+    async def accept(listener: trio.abc.Listener[trio.SocketStream]) -> None:
         async with listener:
             while True:
                 stream = await _accept(listener)
@@ -99,7 +99,7 @@ async def serve(
         conversations.cancel_scope.deadline = trio.current_time() + grace
 
 
-async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+async def _accept(listener: trio.abc.Listener[trio.SocketStream]) -> trio.SocketStream:
     """Take the next connection, over the errors that pass."""
     while True:
         try:

@@ -14,7 +14,8 @@ def make_event(**changes):
     return Event(**{
         "delivery": "d-1", "name": "pull_request", "action": "opened", "number": 7,
         "repository": Repository(id=1, full_name="octo-org/hello"), "sender": Actor(id=2, login="octocat"),
-        "payload": {"secretish": "payload"}, "sha": "e" * 40, "ref": "refs/pull/7/merge", "report_sha": "c" * 40,
+        "payload": {"secretish": "payload"},
+        "sha": "e" * 40, "ref": "refs/pull/7/merge", "report_sha": "c" * 40,
         **changes,
     })  # fmt: skip
 

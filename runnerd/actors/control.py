@@ -1,0 +1,169 @@
+"""Serves the control API over the ledger and the mailboxes of the other actors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from runnerd import __version__, log
+from runnerd.messages import CancelRun, DescribePool, PoolDescription, RunCreated
+from runnerd.model import JobRecord, Phase, RunRecord
+from runnerd.store import logs
+from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable
+from runnerd.supervise.mailbox import Mailbox
+from runnerd.supervise.reply import Reply
+from runnerd.web import control, guard
+from runnerd.web.control import LogView, Refused, RunView, Unavailable
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds another actor has for its part of an answer."""
+POLL = 0.15
+"""Seconds between looks at a log that somebody follows."""
+PIECE = 256 << 10
+"""Bytes of log in one answer."""
+PENDING_COUNTED = 1000
+LIFETIME = 600.0
+
+_log = log.get("control")
+
+Listen = Callable[[], Awaitable[Sequence[trio.abc.Listener[trio.SocketStream]]]]
+
+
+class ControlActor:
+    """The control socket: whoever may open it may ask for all of `Api`."""
+
+    name = "control"
+
+    def __init__(self, listen: Listen, api: control.ControlApi, *, stop: trio.Event) -> None:
+        self._listen = listen
+        self._api = api
+        self._stop = stop
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` is set. Raises OSError when the socket cannot be had."""
+        app = control.app(self._api, unavailable=(LedgerUnavailable,))
+        listeners = await self._listen()
+        await guard.serve(app, listeners, stop=self._stop, lifetime=LIFETIME, task_status=task_status)
+
+
+class Api:
+    """`ControlApi` of a running daemon.
+
+    `executor` and `pool` are those actors' mailboxes; `drain` asks the daemon to take nothing new and end;
+    `state_directory` is where the logs lie. Its state is the ledger's, so that it outlives the actor.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        executor: Mailbox[Any],
+        pool: Mailbox[Any],
+        drain: Callable[[], object],
+        state_directory: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._executor = executor
+        self._pool = pool
+        self._drain = drain
+        self._state_directory = state_directory
+        self._clock = clock
+        self._started = clock()
+        self._draining = False
+
+    async def status(self) -> dict[str, Any]:
+        """Version, age, and how much is owed."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self._started,
+            "uptime": self._clock() - self._started,
+            "draining": self._draining,
+            "open_runs": await self._ledger.open_runs(),
+            "pending_deliveries": len(await self._ledger.pending_deliveries(PENDING_COUNTED)),
+            "reports_owed": await self._ledger.outbox_depth(),
+        }
+
+    async def runs(self, limit: int, before: int | None, repository: str | None) -> Sequence[RunRecord]:
+        """Runs, newest first."""
+        return await self._ledger.runs(limit, before, repository)
+
+    async def run(self, run: int) -> RunView:
+        """One run with its jobs and notes; raises LookupError."""
+        record = await self._known(run)
+        jobs = await self._ledger.jobs(run)
+        notes = await self._ledger.notes(record.delivery)
+        return RunView(run=record, jobs=tuple(jobs), notes=tuple(notes))
+
+    async def log(self, run: int, job: int, offset: int, wait: float) -> LogView:
+        """A piece of a job's log; with `wait`, as soon as there is one or the job has ended."""
+        path = logs.log_path(self._state_directory, run, job)
+        deadline = trio.current_time() + wait
+        while True:
+            # The job is looked at first: what it logged before its end is then in the file.
+            ended = (await self._job(run, job)).phase is Phase.DONE
+            data, following = await logs.read(path, offset, PIECE)
+            late = trio.current_time() >= deadline
+            if data or ended or late:
+                return LogView(text=data.decode("utf-8", "replace"), next=following, end=ended and not data)
+            await trio.sleep(POLL)
+
+    async def cancel(self, run: int) -> dict[str, Any]:
+        """Record that the run is to end, and tell the executor; raises `Refused` when it has ended."""
+        await self._known(run)
+        if not await self._ledger.request_cancel(run):
+            raise Refused(f"run {run} has ended already")
+        await self._tell(CancelRun(run))
+        return {"run": run, "message": f"run {run} is being cancelled"}
+
+    async def rerun(self, run: int) -> dict[str, Any]:
+        """Start the next attempt of a run that has ended; raises `Refused` when there is nothing to run."""
+        await self._known(run)
+        try:
+            again = await self._ledger.rerun(run)
+        except IllegalTransition as error:
+            raise Refused(str(error)) from error
+        await self._tell(RunCreated(again))
+        return {"run": again, "message": f"run {run} runs again as run {again}"}
+
+    async def drain(self) -> dict[str, Any]:
+        """Ask the daemon to end when what runs has ended."""
+        self._draining = True
+        self._drain()
+        return {"message": "draining: nothing new is taken, and the daemon ends when its jobs have"}
+
+    async def pool(self) -> PoolDescription:
+        """The machines, as the pool sees them; raises `Unavailable` when it does not answer."""
+        reply: Reply[PoolDescription] = Reply()
+        if self._pool.offer(DescribePool(reply)):
+            with trio.move_on_after(ANSWER_TIMEOUT):
+                return await reply.wait()
+        raise Unavailable("the machine pool does not answer: it is starting, busy or ending")
+
+    async def _known(self, run: int) -> RunRecord:
+        record = await self._ledger.run(run)
+        if record is None:
+            raise LookupError(f"there is no run {run}")
+        return record
+
+    async def _job(self, run: int, job: int) -> JobRecord:
+        record = await self._ledger.job(job)
+        if record is None or record.run != run:
+            raise LookupError(f"run {run} has no job {job}")
+        return record
+
+    async def _tell(self, message: CancelRun | RunCreated) -> None:
+        """Pass a message on; the ledger has it already, so that a restarted executor knows as well."""
+        try:
+            with trio.move_on_after(ANSWER_TIMEOUT) as waiting:
+                await self._executor.send(message)
+            if waiting.cancelled_caught:
+                _log.warning("executor_not_told", message=type(message).__name__, run=message.run)
+        except trio.ClosedResourceError:
+            _log.info("executor_not_told", message=type(message).__name__, run=message.run)

@@ -1,0 +1,162 @@
+"""The control API: what a person asks of a running daemon, as HTTP and JSON under `/v1/`.
+
+It trusts whoever may open its socket. Every refusal is `{"error": SENTENCE}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import BadRequest
+
+from runnerd.model import JobRecord, RunRecord
+
+from .errors import answer_in_json, json_error
+
+WAIT_LIMIT = 30.0
+"""Seconds that a request for more of a log may wait for it."""
+PAGE = 1000
+"""Runs that one answer may hold."""
+
+
+class Refused(Exception):
+    """The daemon will not do this now; the sentence says why."""
+
+
+class Unavailable(Exception):
+    """The daemon cannot do this now, but may later; the sentence says why."""
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A run with its jobs, and why each workflow file of its delivery was or was not started."""
+
+    run: RunRecord
+    jobs: tuple[JobRecord, ...]
+    notes: tuple[Any, ...] = ()
+
+
+class LogView(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a log: whole lines, where to go on, and whether there will be no more."""
+
+    text: str
+    next: int
+    end: bool
+
+
+class ControlApi(Protocol):
+    """What the daemon offers. Unknown ids raise LookupError; `Refused` and `Unavailable` as they say."""
+
+    async def status(self) -> Any:
+        """The daemon at a glance."""
+        ...
+
+    async def runs(self, limit: int, before: int | None, repository: str | None) -> Sequence[RunRecord]:
+        """Runs, newest first, with ids below `before`."""
+        ...
+
+    async def run(self, run: int) -> RunView:
+        """One run."""
+        ...
+
+    async def log(self, run: int, job: int, offset: int, wait: float) -> LogView:
+        """A job's log from a byte offset; waits up to `wait` seconds for something new."""
+        ...
+
+    async def cancel(self, run: int) -> Any:
+        """End a run."""
+        ...
+
+    async def rerun(self, run: int) -> Any:
+        """Run again what has ended; names the new run."""
+        ...
+
+    async def drain(self) -> Any:
+        """Take nothing new, finish what runs, end."""
+        ...
+
+    async def pool(self) -> Any:
+        """The machines."""
+        ...
+
+
+def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> QuartTrio:
+    """Build the application over what the daemon offers; `unavailable` errors of it are 503 as well."""
+    quart = QuartTrio(__name__, static_folder=None)
+    answer_in_json(quart)
+    quart.config["MAX_CONTENT_LENGTH"] = 1 << 20
+
+    async def unknown(error: LookupError) -> Response:
+        return json_error(404, str(error.args[0]) if error.args else "there is no such thing")
+
+    async def refused(error: Refused) -> Response:
+        return json_error(409, str(error))
+
+    async def not_now(error: Exception) -> Response:
+        return json_error(503, str(error))
+
+    quart.register_error_handler(LookupError, unknown)
+    quart.register_error_handler(Refused, refused)
+    for kind in (Unavailable, *unavailable):
+        quart.register_error_handler(kind, not_now)
+
+    @quart.get("/v1/status")
+    async def status() -> Response:
+        return _json(await api.status())
+
+    @quart.get("/v1/runs")
+    async def runs() -> Response:
+        limit = min(_number("limit", 20), PAGE)
+        before = _number("before", 0) or None
+        return _json({"runs": await api.runs(limit, before, request.args.get("repository"))})
+
+    @quart.get("/v1/runs/<int:run>")
+    async def run(run: int) -> Response:
+        return _json(await api.run(_id(run)))
+
+    @quart.get("/v1/runs/<int:run>/jobs/<int:job>/log")
+    async def log(run: int, job: int) -> Response:
+        wait = min(float(_number("wait", 0)), WAIT_LIMIT)
+        return _json(await api.log(_id(run), _id(job), _number("offset", 0), wait))
+
+    @quart.get("/v1/pool")
+    async def pool() -> Response:
+        return _json(await api.pool())
+
+    @quart.post("/v1/runs/<int:run>/cancel")
+    async def cancel(run: int) -> Response:
+        return _json(await api.cancel(_id(run)), 202)
+
+    @quart.post("/v1/runs/<int:run>/rerun")
+    async def rerun(run: int) -> Response:
+        return _json(await api.rerun(_id(run)), 202)
+
+    @quart.post("/v1/drain")
+    async def drain() -> Response:
+        return _json(await api.drain(), 202)
+
+    return quart
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, content_type="application/json")
+
+
+def _id(number: int) -> int:
+    """Accept what can be an id in a database; anything longer names nothing."""
+    if number >= 2**63:
+        raise LookupError("there is no such id")
+    return number
+
+
+def _number(name: str, default: int) -> int:
+    """Read a whole number from the query."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise BadRequest(f"{name} is a whole number from 0")
+    return int(text)
