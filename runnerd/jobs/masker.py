@@ -1,0 +1,162 @@
+"""Keeps secrets out of whatever leaves a job: their text, and what common encodings make of it.
+
+Masking is done on the host, before anything is stored. It guards against accidents; a job that wants to
+give a secret away can.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+MASK = "***"
+
+SHORT = 4
+"""A secret, or a line of one, with fewer characters is masked only where it stands whole as written."""
+
+_SHORT_PIECE = 6
+_WRAPPED = (76, 64)
+"""Where `base64` and `openssl` break their lines."""
+
+
+class Masker:
+    """Replaces every occurrence of its secrets, and of their encoded forms, by `***`.
+
+    Blank values are ignored. `mask` is for a text at hand, `stream` for one that comes in pieces.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._forms: tuple[str, ...] = ()
+        self.longest = 0
+        """Characters of the longest form."""
+        self.count = 0
+        """Values added."""
+        for secret in secrets:
+            self.add(secret)
+
+    def add(self, value: str) -> None:
+        """Mask this value from now on."""
+        if not value.strip():
+            return
+        self.count += 1
+        forms = dict.fromkeys((*self._forms, *_forms(value)))
+        self._forms = tuple(forms)
+        self.longest = max(map(len, forms))
+
+    def mask(self, text: str) -> str:
+        """Return the text with every secret replaced; touching and overlapping ones become one `***`."""
+        places = self.find(text)
+        if not places:
+            return text
+        parts = []
+        at = 0
+        for start, end in _merged(places):
+            parts += [text[at:start], MASK]
+            at = end
+        return "".join([*parts, text[at:]])
+
+    def reveals(self, text: str) -> bool:
+        """Whether there is anything to mask in the text."""
+        return any(form in text for form in self._forms)
+
+    def stream(self) -> Stream:
+        """Return a mask for one text that comes in pieces, cut anywhere."""
+        return Stream(self)
+
+    def find(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets stand, as (start, end), in no order and possibly overlapping."""
+        places = []
+        for form in self._forms:
+            at = text.find(form)
+            while at >= 0:
+                places.append((at, at + len(form)))
+                at = text.find(form, at + 1)
+        return places
+
+
+class Stream:
+    """Masks one text that comes in pieces: no cut lets a secret through.
+
+    It holds back what may be the beginning of a secret: less than twice the longest form.
+    """
+
+    def __init__(self, masker: Masker) -> None:
+        self._masker = masker
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Take the next piece, and return what is certain by now."""
+        text = self._held + piece
+        cut = max(0, len(text) - max(0, self._masker.longest - 1))
+        places = self._masker.find(text)
+        # A secret across the cut is held whole; so is, with it, all that overlaps its beginning.
+        cut = min([cut, *(start for start, end in places if start < cut < end)])
+        self._held = text[cut:]
+        parts = []
+        at = 0
+        for start, end in _merged([(start, min(end, cut)) for start, end in places if start < cut]):
+            parts += [text[at:start], MASK]
+            at = end
+        return "".join([*parts, text[at:cut]])
+
+    def end(self) -> str:
+        """Return what was held back; the text is over, and another may begin."""
+        held, self._held = self._held, ""
+        return self._masker.mask(held)
+
+
+def _merged(places: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    start, end = -1, -1
+    for low, high in sorted(places):
+        if low > end:
+            if end >= 0:
+                yield start, end
+            start = low
+        end = max(end, high)
+    if end >= 0:
+        yield start, end
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield the value, its lines, and what encodings make of each."""
+    yield value
+    stripped = value.strip()
+    yield stripped
+    for line in {stripped, *(line.strip() for line in value.splitlines())}:
+        if len(line) < SHORT:
+            continue
+        yield line
+        yield from _encoded(line)
+        if len(line) > 2 and line[0] == line[-1] == '"':
+            yield line[1:-1]
+    if "\n" in value:
+        # A key of several lines is often encoded as a whole.
+        yield from _pieces(value.encode(errors="replace"))
+
+
+def _encoded(text: str) -> Iterator[str]:
+    yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    yield from (quote(text, safe=""), quote(text, safe="/"), quote(text, safe="").replace("%20", "+"))
+    yield from (escape(text), escape(text, {'"': "&quot;", "'": "&apos;"}), escape(text, {"'": "&#39;"}))
+    yield text.replace("'", "''")
+    yield text.replace("'", "'\\''")
+    yield text.replace('"', '\\"')
+    yield from _pieces(text.encode(errors="replace"))
+
+
+def _pieces(raw: bytes) -> Iterator[str]:
+    """Yield what is sure to stand in base64 of anything that holds these bytes, at each of three offsets."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for shift in range(3):
+            text = encode(bytes(shift) + raw).decode()
+            sure = text[(0, 2, 3)[shift] : (shift + len(raw)) * 8 // 6]
+            if len(sure) >= _SHORT_PIECE:
+                yield sure
+        whole = encode(raw).decode()
+        for width in _WRAPPED:
+            if len(whole) > width:
+                lines = (whole[at : at + width] for at in range(0, len(whole), width))
+                yield from (line for line in lines if len(line.rstrip("=")) >= 2 * _SHORT_PIECE)

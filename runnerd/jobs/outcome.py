@@ -1,0 +1,37 @@
+"""What a job came to, from what is written and from how its steps ended. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runnerd.jobs.spec import JobSpec
+from runnerd.model import Outcome, StepResult
+
+
+def unrunnable(spec: JobSpec) -> str:
+    """Return why a job cannot be started here as it is written; empty when it can."""
+    job = spec.job
+    if job.uses is not None:
+        return "the job calls a reusable workflow, which has to be planned as jobs of its own"
+    if not job.steps:
+        return "the job has no steps"
+    for key, value in (("container", job.container), ("services", job.services), ("snapshot", job.snapshot)):
+        if value:
+            return f"the job asks for `{key}`, which cannot be had yet"
+    return ""
+
+
+def judged(steps: Sequence[StepResult]) -> tuple[Outcome, str]:
+    """Return the outcome and its reason that follow from the steps: the first that failed tells."""
+    for step in steps:
+        if not step.conclusion.green:
+            return Outcome.FAILURE, f"the step {step.name!r} failed: {step.reason}"
+    return Outcome.SUCCESS, ""
+
+
+def joined(summaries: str, limit: int) -> str:
+    """Return the summaries, cut visibly where they are longer than `limit` characters together."""
+    if len(summaries) <= limit:
+        return summaries
+    note = f"\n\n*(cut here: the summaries of this job are longer than {limit >> 10} KiB together)*"
+    return summaries[: limit - len(note)] + note

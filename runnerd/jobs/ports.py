@@ -1,0 +1,59 @@
+"""What a job needs of the daemon: who fills the workspace, keeps the log, and is told of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from runnerd.machines.driver import Machine
+from runnerd.model import Repository, StepResult
+
+
+class Checkout(Protocol):
+    """Fills a folder of a machine with a commit's files and its `.git`."""
+
+    async def checkout(
+        self, machine: Machine, *, repository: Repository, ref: str, sha: str, into: str, depth: int, url: str
+    ) -> tuple[str, str]:
+        """Unpack a commit into the folder `into`, and return its (sha, full ref).
+
+        Without `sha` it is what `ref` (full ref, branch or tag) names now. `depth` counts commits of
+        history, 0 is all of it; `url` is what `origin` shall be called. Raises `OSError`, whose text is
+        the sentence to show, when it cannot be had.
+        """
+        ...
+
+
+class LogSink(Protocol):
+    """Keeps the log of one job. Every line it gets is masked already."""
+
+    async def begin_step(self, number: int) -> None:
+        """What follows belongs to this step; 0 is the set-up of the job."""
+        ...
+
+    async def line(self, text: str) -> None:
+        """Add one line of output; waits while the log cannot keep up."""
+        ...
+
+    async def note(self, text: str) -> None:
+        """Add one line of the daemon's own."""
+        ...
+
+
+class StepObserver(Protocol):
+    """Is told of every step as it happens. What it raises ends the job and reaches `run_job`'s caller."""
+
+    async def step_started(self, number: int, name: str) -> None:
+        """A step begins; not called for a step that is skipped."""
+        ...
+
+    async def step_ended(self, result: StepResult) -> None:
+        """A step ended or was skipped."""
+        ...
+
+
+Clock = Callable[[], float]
+"""Seconds since the epoch."""
+
+Write = Callable[[str], Awaitable[None]]
+"""Takes one line for the log."""

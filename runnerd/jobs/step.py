@@ -1,0 +1,315 @@
+"""One step, from its `if` to its outputs, as GitHub's runner takes it."""
+
+from __future__ import annotations
+
+import posixpath
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from runnerd.jobs import environment_files, shells
+from runnerd.jobs.checkout import ACTION, CheckoutRefused, read_inputs
+from runnerd.jobs.console import Console
+from runnerd.jobs.environment_files import BadEnvironmentFile
+from runnerd.jobs.evaluation import Functions, evaluated, status_functions
+from runnerd.jobs.ports import Checkout
+from runnerd.jobs.shells import NoShell
+from runnerd.jobs.spec import JobSpec
+from runnerd.jobs.state import JobState
+from runnerd.jobs.workplace import Workplace
+from runnerd.machines.driver import Command, Exit, Machine
+from runnerd.model import Event, Outcome
+from runnerd.workflow import ExpressionError, condition, interpolate, value_of
+from runnerd.workflow.model import Defaults, Scalar, Step
+
+T = TypeVar("T")
+
+_NAME = 200
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a step ended by itself, before `continue-on-error`."""
+
+    outcome: Outcome
+    exit_code: int | None = None
+    reason: str = ""
+    outputs: Mapping[str, str] = {}
+    summary: str = ""
+
+
+class StepFailed(Exception):
+    """The step cannot go on; the sentence is shown."""
+
+
+class StepRun:
+    """One step of a job that is running. `evaluate_env` first, then `holds`, then `run`."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        step: Step,
+        number: int,
+        state: JobState,
+        place: Workplace,
+        machine: Machine,
+        checkout: Checkout,
+    ) -> None:
+        self.step = step
+        self.number = number
+        self.environment: dict[str, str] = dict(state.environment)
+        self._spec = spec
+        self._state = state
+        self._place = place
+        self._machine = machine
+        self._checkout = checkout
+
+    async def evaluate_env(self) -> None:
+        """Work out the step's `env` on top of the job's; raises `StepFailed`."""
+        contexts = self._state.contexts(self.environment)
+        self.environment |= await self._evaluate(lambda f: environment_of(self.step.env, contexts, f), "env")
+
+    async def holds(self) -> bool:
+        """Whether the step's `if` holds now; raises `StepFailed` when it cannot be told."""
+        contexts = self._state.contexts(self.environment)
+        return await self._evaluate(
+            lambda functions: condition(self.step.condition, contexts, functions=functions), "if"
+        )
+
+    async def name(self) -> str:
+        """The step's name as people see it."""
+        written = default_name(self.step) if self.step.name is None else self.step.name
+        contexts = self._state.contexts(self.environment)
+        try:
+            text = await self._evaluate(lambda f: interpolate(written, contexts, functions=f), "name")
+        except StepFailed:
+            text = str(written)
+        return " ".join(text.split())[:_NAME] or default_name(self.step)
+
+    async def minutes(self) -> float | None:
+        """The step's `timeout-minutes`; None when it has none. Raises `StepFailed`."""
+        return minutes_of(await self._value(self.step.timeout_minutes, "timeout-minutes"), "timeout-minutes")
+
+    async def may_fail(self) -> bool:
+        """Whether the step's `continue-on-error` holds; raises `StepFailed`."""
+        value = await self._value(self.step.continue_on_error, "continue-on-error")
+        return value is True or value == "true"
+
+    async def run(self, console: Console) -> Ended:
+        """Do the step, whatever its `if` says. Raises `StepFailed`, `MachineLost`, and `Cancelled`."""
+        if self.step.run is not None:
+            return await self._script(console)
+        if self.step.uses is not None and ACTION.fullmatch(self.step.uses):
+            return await self._check_out(console)
+        if self.step.uses is not None:
+            raise StepFailed(
+                f"the action {self.step.uses} cannot be run yet; only `run` steps and actions/checkout can"
+            )
+        raise StepFailed("this kind of step (wait, cancel, parallel) cannot be run yet")
+
+    async def collect(self, console: Console, ended: Ended) -> Ended:
+        """Take over what the step wrote to its files; what breaks their format fails the step."""
+        limit = self._spec.limits
+        sizes = dict.fromkeys(("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH"), limit.environment_file)
+        files = await self._place.read(self.number, sizes | {"GITHUB_STEP_SUMMARY": limit.summary})
+        outputs = dict(console.outputs)
+        failed = console.failed
+        summary = ""
+        for variable, problem in files.problems.items():
+            failed = failed or variable != "GITHUB_STEP_SUMMARY"
+            await console.error(f"Unable to process the file ${variable}: {problem}.")
+        try:
+            outputs |= dict(environment_files.parse_pairs(files.texts["GITHUB_OUTPUT"]))
+        except BadEnvironmentFile as error:
+            failed = True
+            await console.error(f"Unable to process the file $GITHUB_OUTPUT: {error}.")
+        try:
+            pairs = environment_files.parse_pairs(files.texts["GITHUB_ENV"])
+        except BadEnvironmentFile as error:
+            failed = True
+            await console.error(f"Unable to process the file $GITHUB_ENV: {error}.")
+        else:
+            for name in self._state.take_variables(pairs):
+                await console.error(f"Can't store {name} by way of $GITHUB_ENV: it is the runner's own.")
+        self._state.take_paths(environment_files.parse_paths(files.texts["GITHUB_PATH"]))
+        summary = files.texts["GITHUB_STEP_SUMMARY"]
+        if not self._state.room_for(outputs):
+            failed, outputs = True, {}
+            await console.error("The outputs of this job's steps are too large together; these are dropped.")
+        if failed and ended.outcome is Outcome.SUCCESS:
+            ended = msgspec.structs.replace(
+                ended, outcome=Outcome.FAILURE, reason="a command or file of the step could not be processed"
+            )
+        return msgspec.structs.replace(ended, outputs={**ended.outputs, **outputs}, summary=summary)
+
+    async def _script(self, console: Console) -> Ended:
+        if await self._value(self.step.background, "background"):
+            raise StepFailed("background steps cannot be run yet")
+        text = await self._text(self.step.run, "run")
+        defaults = self._defaults()
+        try:
+            shell = shells.choose(await self._optional(defaults.shell, "shell"), self._place.shells)
+        except NoShell as error:
+            raise StepFailed(str(error)) from error
+        folder = posixpath.join(
+            self._state.workspace, await self._optional(defaults.working_directory, "working-directory") or ""
+        )
+        await self._introduce(console, text, f"shell: {shell.display}")
+        variables = self._state.variables(self.environment, self._place.files(self.number))
+        self._check_size(variables)
+        self._place.used = True
+        try:
+            script = await self._place.put_script(self.number, shell.suffix, shell.script(text))
+            command = Command(argv=shell.argv(script), env=variables, cwd=posixpath.normpath(folder))
+            ended = await self._machine.exec(command, console.output)
+        except (OSError, ValueError) as error:
+            raise StepFailed(f"the shell could not be started in {folder}: {error}") from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await console.end()
+        return await _judged(ended, console)
+
+    async def _check_out(self, console: Console) -> Ended:
+        inputs = {name: await self._text(value, f"with.{name}") for name, value in self.step.with_.items()}
+        shown = "".join(f"\n  {name}: {value}" for name, value in inputs.items())
+        await self._introduce(console, "", f"with:{shown}" if shown else "")
+        try:
+            request = read_inputs(inputs, github=self._state.github, workspace=self._state.workspace)
+        except CheckoutRefused as error:
+            raise StepFailed(str(error)) from error
+        for note in request.notes:
+            await console.line(f"Note: {note}.")
+        event: Event = self._spec.run.event
+        server = self._state.github.get("server_url", "")
+        try:
+            if self._place.used and request.clean:
+                await self._place.empty(request.folder)
+            self._place.used = True
+            sha, ref = await self._checkout.checkout(
+                self._machine,
+                repository=event.repository,
+                ref=request.ref,
+                sha=request.sha,
+                into=request.folder,
+                depth=request.depth,
+                url=f"{server}/{event.repository.full_name}",
+            )
+        except (OSError, ValueError) as error:
+            raise StepFailed(f"the checkout failed: {error}") from error
+        await console.line(
+            f"{sha}{f' ({ref})' if ref else ''} is in {request.folder}; no token entered the machine"
+        )
+        return Ended(outcome=Outcome.SUCCESS, outputs={"commit": sha, "ref": ref})
+
+    async def _introduce(self, console: Console, script: str, details: str) -> None:
+        """Log what is run, with which variables, in a group as GitHub does."""
+        await console.line(f"##[group]{default_name(self.step)}")
+        for line in script.splitlines():
+            await console.line(f"\x1b[36;1m{line}\x1b[0m")
+        if details:
+            await console.line(details)
+        if self.environment:
+            await console.line("env:")
+            for name, value in self.environment.items():
+                await console.line(f"  {name}: {value}")
+        await console.line("##[endgroup]")
+
+    def _defaults(self) -> Defaults:
+        shell, folder = self.step.shell, self.step.working_directory
+        for defaults in (self._spec.job.defaults, self._spec.workflow.defaults):
+            shell = defaults.shell if shell is None else shell
+            folder = defaults.working_directory if folder is None else folder
+        return Defaults(shell=shell, working_directory=folder)
+
+    def _check_size(self, variables: Mapping[str, str]) -> None:
+        size = sum(len(name) + len(value) + 2 for name, value in variables.items())
+        if size > self._spec.limits.environment:
+            raise StepFailed(
+                f"the step's environment has {size >> 10} KiB; at most {self._spec.limits.environment >> 10} "
+                "KiB can be given to a process. Large data belongs into files"
+            )
+        for name, value in variables.items():
+            if "\0" in name + value or "=" in name or not name:
+                raise StepFailed(f"the environment variable {name[:80]!r} has a NUL or '=' where none can be")
+
+    async def _text(self, written: Scalar, key: str) -> str:
+        contexts = self._state.contexts(self.environment)
+        return await self._evaluate(lambda f: interpolate(written, contexts, functions=f), key)
+
+    async def _optional(self, written: str | None, key: str) -> str | None:
+        return None if written is None else await self._text(written, key)
+
+    async def _value(self, written: Scalar, key: str) -> Any:
+        contexts = self._state.contexts(self.environment)
+        return await self._evaluate(lambda f: value_of(written, contexts, functions=f), key)
+
+    async def _evaluate(self, compute: Callable[[Functions], T], key: str) -> T:
+        async def hash_files(patterns: tuple[str, ...]) -> str:
+            return await self._place.hash_files(patterns, seconds=self._spec.limits.hash_seconds)
+
+        try:
+            return await evaluated(compute, status_functions(self._state.status), hash_files)
+        except (ExpressionError, OSError, ValueError) as error:
+            raise StepFailed(f"`{key}` cannot be evaluated: {error}") from error
+
+
+def default_name(step: Step) -> str:
+    """Return what a step without a name is called: `Run`, and its action or its script's first line."""
+    if step.uses is not None:
+        return f"Run {step.uses}"
+    lines = (step.run or "").strip().splitlines()
+    return f"Run {lines[0].strip()}"[:_NAME] if lines else "Run"
+
+
+def environment_of(
+    written: Mapping[str, Scalar] | str, contexts: Mapping[str, Any], functions: Functions
+) -> dict[str, str]:
+    """Evaluate an `env`, which is a map or one expression that gives a map; raises `ExpressionError`."""
+    value = value_of(written, contexts, functions=functions)
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, Mapping):
+        raise ExpressionError("`env` must be a map of names to values")
+    return {str(name): _as_text(each) for name, each in value.items()}
+
+
+def minutes_of(value: Any, key: str) -> float | None:
+    """Read a number of minutes; None when nothing is written. Raises `StepFailed`."""
+    if value is None or value == "":
+        return None
+    try:
+        minutes = float(value)
+    except (TypeError, ValueError) as error:
+        raise StepFailed(f"`{key}` is not a number: {str(value)[:80]!r}") from error
+    if not 0 < minutes < 1e6:
+        raise StepFailed(f"`{key}` must be more than 0, not {minutes:g}")
+    return minutes
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value  # evaluated once already; what came out is never evaluated again
+    if value is None or isinstance(value, int | float | bool):
+        return interpolate(value, {})
+    raise ExpressionError("a value of `env` must be text, a number or a boolean")
+
+
+async def _judged(ended: Exit, console: Console) -> Ended:
+    """Say how a script ended; only a received exit status 0 is a success."""
+    if ended.out_of_memory:
+        await console.error("The machine ran out of memory, and its kernel killed a process of this step.")
+    if ended.success:
+        return Ended(outcome=Outcome.SUCCESS, exit_code=0)
+    if ended.signal is not None:
+        name = signal.Signals(ended.signal).name if ended.signal in set(signal.Signals) else "a signal"
+        reason = f"Process was ended by {name} ({ended.signal})."
+    elif ended.code is not None:
+        reason = f"Process completed with exit code {ended.code}."
+    else:
+        reason = "The machine did not say how the process ended."
+        await console.error(reason)
+        return Ended(outcome=Outcome.INFRA_ERROR, reason=reason)
+    await console.error(reason)
+    return Ended(outcome=Outcome.FAILURE, exit_code=ended.code, reason=reason)

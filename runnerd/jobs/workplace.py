@@ -1,0 +1,166 @@
+"""A job's folders and files in its machine: made at the start, a step's own files read after it.
+
+A step costs three round trips: its script goes in, it runs, and its files come back together.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import trio
+
+from runnerd.jobs import hashing
+from runnerd.jobs.shells import PROBED
+from runnerd.machines.driver import Command, Machine
+
+_FILES = {
+    "GITHUB_ENV": "set_env",
+    "GITHUB_OUTPUT": "set_output",
+    "GITHUB_PATH": "add_path",
+    "GITHUB_STATE": "save_state",
+    "GITHUB_STEP_SUMMARY": "step_summary",
+}
+_READ = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
+
+# Folders first, then the files of every step at once: their making costs a step nothing.
+_PREPARE = """
+set -eu
+umask 022
+mkdir -p -- "$1" "$2"
+step=0
+while [ "$step" -lt "$3" ]; do
+    step=$((step + 1))
+    for name in $4; do : > "$2/${name}_$step"; done
+done
+shift 4
+for program in "$@"; do command -v "$program" || :; done
+"""
+_ANSWER = 64 << 10
+
+
+class Unusable(Exception):
+    """The machine is there but cannot be worked in; says why."""
+
+
+class StepFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step wrote to its files, by variable; `problems` where a file could not be taken."""
+
+    texts: Mapping[str, str]
+    problems: Mapping[str, str]
+
+
+class Workplace:
+    """The job's place in one machine. `shells` maps the programs found to where they are."""
+
+    def __init__(self, machine: Machine, workspace: str, environment: Mapping[str, str]) -> None:
+        self.workspace = workspace
+        self.temp = machine.paths.temp
+        self.event_path = f"{self.temp}/_github_workflow/event.json"
+        self.shells: dict[str, str] = {}
+        self.used = False
+        """Whether the workspace may hold something."""
+        self._machine = machine
+        self._environment = dict(environment)
+        self._folder = f"{self.temp}/_runner_file_commands"
+
+    async def prepare(self, steps: int, event: Mapping[str, Any]) -> None:
+        """Make the empty workspace, the files of every step and the event's file, and look for shells.
+
+        Raises `Unusable`, and `MachineLost`.
+        """
+        arguments = (self.workspace, self._folder, str(steps), " ".join(_FILES.values()), *PROBED)
+        try:
+            await self._machine.put(self.event_path, msgspec.json.encode(event))
+            status, found, errors = await self._capture(
+                ("sh", "-c", _PREPARE, "prepare", *arguments), cwd="/", limit=_ANSWER
+            )
+        except (OSError, ValueError) as error:
+            raise Unusable(f"the machine's folders could not be made: {error}") from error
+        if status != 0:
+            raise Unusable(f"the machine's folders could not be made: {errors or f'status {status}'}")
+        paths = [path for path in found.splitlines() if path.startswith("/")]
+        # The script ran, so there is a sh.
+        self.shells = {"sh": "sh"} | {path.rpartition("/")[2]: path for path in paths}
+
+    def files(self, step: int) -> dict[str, str]:
+        """Return the path of each of a step's files, by variable."""
+        return {variable: f"{self._folder}/{name}_{step}" for variable, name in _FILES.items()}
+
+    async def put_script(self, step: int, suffix: str, text: str) -> str:
+        """Write a step's script, byte for byte, and return its path."""
+        path = f"{self.temp}/step_{step}{suffix}"
+        await self._machine.put(path, text.encode(errors="surrogateescape"), mode=0o755)
+        return path
+
+    async def read(self, step: int, limits: Mapping[str, int]) -> StepFiles:
+        """Read a step's files, all at once; `limits` gives the most bytes of each, by variable.
+
+        A file that is gone counts as empty; one that is too large, or no regular file, is a problem.
+        """
+        paths = self.files(step)
+        texts: dict[str, str] = {}
+        problems: dict[str, str] = {}
+
+        async def read(variable: str) -> None:
+            try:
+                data = await self._machine.get(paths[variable], limit=limits[variable])
+            except FileNotFoundError:
+                data = b""
+            except (OSError, ValueError) as error:
+                problems[variable] = str(error)
+                data = b""
+            texts[variable] = data.decode(errors="replace")
+
+        await together(read, _READ)
+        return StepFiles(texts=texts, problems=problems)
+
+    async def empty(self, folder: str) -> None:
+        """Remove all that is in a folder of the workspace."""
+        status, _, errors = await self._capture(
+            ("find", folder, "-mindepth", "1", "-delete"), cwd=self.workspace, limit=_ANSWER
+        )
+        if status != 0 and "No such file" not in errors:
+            raise OSError(f"the folder {folder} could not be emptied: {errors}")
+
+    async def hash_files(self, patterns: tuple[str, ...], *, seconds: float) -> str:
+        """Hash the workspace's files that patterns find, in the machine; raises `OSError` if it cannot."""
+        if "python3" not in self.shells:
+            raise OSError("hashFiles needs python3 in the machine's image")
+        argv = (self.shells["python3"], "-I", "-c", inspect.getsource(hashing), self.workspace, *patterns)
+        with trio.move_on_after(seconds):
+            status, answer, errors = await self._capture(argv, cwd=self.workspace, limit=_ANSWER)
+            if status != 0:
+                raise OSError(f"hashFiles failed: {errors or f'status {status}'}")
+            return answer.strip()
+        raise OSError(f"hashFiles took longer than {seconds:g} s")
+
+    async def _capture(self, argv: tuple[str, ...], *, cwd: str, limit: int) -> tuple[int | None, str, str]:
+        kept: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+        async def keep(stream: str, data: bytes) -> None:
+            room = limit - len(kept[stream])
+            kept[stream] += data[:room]
+
+        ended = await self._machine.exec(Command(argv=argv, env=self._environment, cwd=cwd), keep)
+        texts = [kept[name].decode(errors="replace") for name in ("stdout", "stderr")]
+        return ended.code, texts[0], texts[1].strip()[-1000:]
+
+
+async def together(task: Callable[[str], Awaitable[None]], items: Iterable[str]) -> None:
+    """Run the task for every item at once; the first error of any is raised plainly, after all ended."""
+    errors: list[Exception] = []
+
+    async def run(item: str) -> None:
+        try:
+            await task(item)
+        except Exception as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for item in items:
+            nursery.start_soon(run, item)
+    if errors:
+        raise errors[0]
