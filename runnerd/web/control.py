@@ -100,7 +100,8 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
 
     quart.register_error_handler(LookupError, unknown)
     quart.register_error_handler(Refused, refused)
-    for kind in (Unavailable, *unavailable):
+    kinds: tuple[type[Exception], ...] = (Unavailable, *unavailable)
+    for kind in kinds:
         quart.register_error_handler(kind, not_now)
 
     @quart.get("/v1/status")
