@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -55,7 +56,7 @@ async def agent_channel(agent_file: Path, tmp_path: Path) -> AsyncIterator[Chann
 class Peer:
     """The guest's end of a channel, played by a test: it may send anything."""
 
-    def __init__(self, channel: Channel, stream: trio.testing.MemoryReceiveStream | trio.abc.Stream) -> None:
+    def __init__(self, channel: Channel, stream: trio.abc.Stream) -> None:
         self.channel = channel
         self.stream = stream
         self._received = bytearray()
@@ -87,8 +88,8 @@ class Peer:
         """Answer the host's HELLO as an agent would."""
         hello = await self.receive()
         assert hello.kind == frames.HELLO
-        nonce = frames.MAGIC and hello.payload.split(b'"nonce": "')[1].split(b'"')[0]
-        await self.send(frames.HELLO_ACK, 0, b'{"nonce": "%s", "protocol": 1}' % nonce)
+        nonce = json.loads(hello.payload)["nonce"]
+        await self.send(frames.HELLO_ACK, 0, json.dumps({"nonce": nonce, "protocol": 1}).encode())
 
 
 @pytest.fixture
