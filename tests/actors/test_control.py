@@ -1,0 +1,199 @@
+"""Behaviour of runnerd.actors.control, over a real ledger."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from runnerd.actors.control import Api, ControlActor
+from runnerd.messages import CancelRun, PoolDescription, RunCreated
+from runnerd.model import Actor, Event, JobResult, Outcome, Repository
+from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
+from runnerd.store.ledger import Delivery, open_ledger
+from runnerd.store.logs import log_path
+from runnerd.supervise.mailbox import Mailbox
+from runnerd.web import listeners
+from runnerd.web.client import Client, Refusal
+from runnerd.web.control import Refused, Unavailable
+
+EVENT = Event(
+    delivery="d-1", name="push", repository=Repository(id=1, full_name="o/r"), sender=Actor(id=1, login="o"),
+    sha="b" * 40, ref="refs/heads/main", report_sha="b" * 40,
+)  # fmt: skip
+
+
+class Site:
+    """An API over a ledger with one run of one job."""
+
+    def __init__(self, ledger, folder):
+        self.ledger, self.folder = ledger, folder
+        self.executor, self.pool = Mailbox(10), Mailbox(1)
+        self.drained = []
+        self.api = Api(
+            ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
+            state_directory=folder, clock=lambda: 1000.0,
+        )  # fmt: skip
+
+    async def plan(self):
+        await self.ledger.accept_delivery(Delivery(id="d-1", event="push", body=b"{}", received=1.0))
+        run = NewRun(
+            workflow_path="ci.yml", workflow_name="CI", title="t", source_text="x", event=EVENT,
+            jobs=(NewJob(key="build", name="build"),),
+        )  # fmt: skip
+        [self.run] = await self.ledger.plan_delivery("d-1", [run], [])
+        [job] = await self.ledger.jobs(self.run)
+        self.job = job.id
+
+    async def end(self):
+        await self.ledger.apply(self.run, [QueueJob(job=self.job, now=1.0)])
+        epoch = await self.ledger.claim_job(self.job, "m-1")
+        result = JobResult(outcome=Outcome.SUCCESS)
+        await self.ledger.apply(
+            self.run, [EndJob(job=self.job, epoch=epoch, result=result), EndRun(outcome=Outcome.SUCCESS)]
+        )
+
+    def write(self, text):
+        path = log_path(self.folder, self.run, self.job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(text)
+
+    async def told(self):
+        return await self.executor.receive()
+
+
+@pytest.fixture
+async def site(tmp_path, nursery):
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await nursery.start(ledger.serve_writes)
+        site = Site(ledger, tmp_path)
+        await site.plan()
+        yield site
+
+
+async def test_status_counts_what_is_owed(site):
+    """Open runs, unplanned deliveries and unsent reports are in it."""
+    status = await site.api.status()
+    assert (status["open_runs"], status["pending_deliveries"], status["draining"]) == ([site.run], 0, False)
+    assert status["reports_owed"] >= 1
+    assert status["uptime"] == 0.0
+
+
+async def test_a_run_is_shown_with_its_jobs(site):
+    """Records come from the ledger; an unknown run is said to be unknown."""
+    view = await site.api.run(site.run)
+    assert (view.run.workflow_name, [job.key for job in view.jobs]) == ("CI", ["build"])
+    assert [run.id for run in await site.api.runs(10, None, "o/r")] == [site.run]
+    with pytest.raises(LookupError, match="no run 99"):
+        await site.api.run(99)
+
+
+async def test_cancel_is_recorded_and_passed_on(site):
+    """The ledger knows before the executor is told; what has ended is refused."""
+    await site.api.cancel(site.run)
+    assert (await site.ledger.run(site.run)).cancel_requested
+    assert await site.told() == CancelRun(site.run)
+    with pytest.raises(LookupError):
+        await site.api.cancel(99)
+
+
+async def test_rerun_makes_a_new_run_of_an_ended_one(site):
+    """A run that has not ended is refused; the executor learns of the new one."""
+    with pytest.raises(Refused):
+        await site.api.rerun(site.run)
+    await site.end()
+    answer = await site.api.rerun(site.run)
+    assert await site.told() == RunCreated(answer["run"])
+    assert (await site.ledger.run(answer["run"])).attempt == 2
+    with pytest.raises(Refused, match="ended"):
+        await site.api.cancel(site.run)
+
+
+async def test_an_executor_that_is_gone_learns_from_the_ledger(site):
+    """The message is lost while the daemon ends; what was asked is not."""
+    site.executor.close()
+    await site.api.cancel(site.run)
+    assert (await site.ledger.run(site.run)).cancel_requested
+
+
+async def test_a_log_is_read_in_pieces(site):
+    """Each piece says where the next begins; the end is told once the job has ended."""
+    site.write("one\ntwo\n")
+    first = await site.api.log(site.run, site.job, 0, 0)
+    assert (first.text, first.next, first.end) == ("one\ntwo\n", 8, False)
+    assert not (await site.api.log(site.run, site.job, 8, 0)).end
+    await site.end()
+    last = await site.api.log(site.run, site.job, 8, 30)
+    assert (last.text, last.next, last.end) == ("", 8, True)
+
+
+async def test_a_log_is_waited_for(site, nursery):
+    """A reader who waits gets a line soon after it was written, and nothing when its time is over."""
+    started = trio.current_time()
+    assert (await site.api.log(site.run, site.job, 0, 0.3)).text == ""
+    assert trio.current_time() - started >= 0.3
+
+    async def later():
+        await trio.sleep(0.2)
+        site.write("at last\n")
+
+    nursery.start_soon(later)
+    with trio.fail_after(5):
+        assert (await site.api.log(site.run, site.job, 0, 30)).text == "at last\n"
+
+
+async def test_a_log_belongs_to_its_run(site):
+    """A job is not found under another run, nor one that does not exist."""
+    for run, job in ((site.run + 1, site.job), (site.run, 99)):
+        with pytest.raises(LookupError, match="no job"):
+            await site.api.log(run, job, 0, 0)
+
+
+async def test_drain_is_passed_on_and_shown(site):
+    """The daemon is asked once, and the status says so."""
+    await site.api.drain()
+    assert site.drained == [True]
+    assert (await site.api.status())["draining"]
+
+
+async def test_the_pool_speaks_for_itself(site, nursery):
+    """Its own description is the answer."""
+    description = PoolDescription(driver="fake", isolated=True, emulated=False, capacity=2)
+
+    async def answer():
+        (await site.pool.receive()).reply.give(description)
+
+    nursery.start_soon(answer)
+    assert await site.api.pool() == description
+
+
+async def test_a_pool_that_does_not_answer_is_unavailable(site, monkeypatch):
+    """Nobody waits for ever for a pool that is starting or gone."""
+    monkeypatch.setattr("runnerd.actors.control.ANSWER_TIMEOUT", 0.05)
+    with pytest.raises(Unavailable):
+        await site.api.pool()
+    site.pool.close()
+    with pytest.raises(Unavailable):
+        await site.api.pool()
+
+
+async def test_the_socket_serves_the_api(site, tmp_path):
+    """A client on the Unix socket sees the run, a ledger that is closed is a 503, and stop ends it."""
+    path = tmp_path / "control.sock"
+    stop = trio.Event()
+
+    async def listen():
+        return [listeners.open_unix(path)]
+
+    actor, client = ControlActor(listen, site.api, stop=stop), Client(path)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda *, task_status: actor.run(task_status=task_status))
+            shown = await trio.to_thread.run_sync(client.run, site.run)
+            assert shown["run"]["repository"] == "o/r"
+            site.ledger.close()
+            with pytest.raises(Refusal) as caught:
+                await trio.to_thread.run_sync(client.cancel, site.run)
+            assert caught.value.status == 503
+            stop.set()
+    assert not path.exists()
