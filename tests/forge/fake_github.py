@@ -27,7 +27,7 @@ class Fault:
     """What goes wrong with the next request whose method and path fit."""
 
     kind: str
-    """`before`, `after`, `hangup`, `garbage`, `slow` (answers late), `answer` (as given)."""
+    """`before`, `after`, `hangup` (applied, its answer breaks off), `garbage`, `slow` (answers late), `answer` (as given)."""
     method: str = ""
     path: str = ""
     status: int = 502
@@ -125,8 +125,11 @@ class FakeGitHub:
             status, extra, answer = self._handle(request)
         if fault is not None and fault.kind in ("before", "after", "answer"):
             status, extra, answer = fault.status, fault.headers, {"message": fault.message}
-        if fault is not None and fault.kind == "hangup":
-            raise ConnectionError("the connection breaks")
+        if fault is not None and fault.kind == "hangup":  # within its answer
+            half = {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"99")]}
+            await send(half)
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+            return
         data = (
             b"<html>Unicorn!</html>"
             if fault is not None and fault.kind == "garbage"
