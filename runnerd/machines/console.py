@@ -16,7 +16,7 @@ _PAUSE = 0.02
 """A guest that floods its console is held back, not the daemon: about 0.8 MB a second at most."""
 
 _CAUSE = re.compile(
-    r"Kernel panic - not syncing|Out of memory|runnerd-init:|\w+(?:Error|Exception)\b.*|qemu-system[^:]*:|No space left"
+    r"Kernel panic - not syncing|Out of memory|No space left|runnerd-init:|qemu-system[^:]*:|(?:Error|Exception):"
 )
 """What a line holds that says why a machine ended, rather than what followed."""
 
@@ -55,7 +55,7 @@ class Console:
             self._keep(data)
 
     def tail(self) -> str:
-        """What it said last, as one line of printable text: the line that tells a cause, else the last three."""
+        """What it said last, as one line of printable text: what tells a cause, else the last lines."""
         text = self._kept.decode("ascii", "replace").replace("\r", "\n")
         said = [_UNPRINTABLE.sub(" ", line).strip() for line in text.split("\n")]
         said = [line for line in said if line]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import random
+import select
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -29,6 +30,9 @@ UIDS = 0x10000
 _MIB = 2**20
 _SPACE = 2048
 """MiB of address space a monitor may map beside what it may use: libraries, stacks, spare heaps."""
+_MOMENT = 0.005
+"""Seconds in which a process that has closed its files is gone."""
+
 _T = TypeVar("_T")
 
 
@@ -62,6 +66,13 @@ class Vmm(Protocol):
 
     async def wait(self) -> int:
         """Return the exit status once the process has ended; negative is the signal that ended it."""
+        ...
+
+    def ended(self) -> int | None:
+        """Return the exit status if the process has ended; waits for a few milliseconds at most.
+
+        For one whose sockets were just closed: its end follows at once.
+        """
         ...
 
     async def stop(self) -> None:
@@ -262,6 +273,12 @@ class _Process:
             finally:
                 os.close(watch)
         return status
+
+    def ended(self) -> int | None:
+        """See `Vmm.ended`."""
+        if self._pidfd >= 0:
+            select.select([self._pidfd], [], [], _MOMENT)
+        return self._popen.poll()
 
     async def stop(self) -> None:
         """See `Vmm.stop`."""

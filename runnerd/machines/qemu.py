@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ async def open_qemu_driver(
     *,
     state: Path,
     images: Path | None = None,
+    snapshots: Path | None = None,
     accelerator: str = "auto",
     launcher: Launcher | None = None,
     journal: Journal = unwritten,
@@ -73,7 +75,8 @@ async def open_qemu_driver(
 ) -> AsyncIterator[QemuDriver]:
     """Open the driver; leaving ends every machine it made and removes all they held.
 
-    `state` is the daemon's state directory and `images` the folder of images, by default inside it.
+    `state` is the daemon's state directory: no two drivers share one. `images` and `snapshots` are the folders
+    of images and of frozen templates, by default inside it; these may be shared.
     `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
     when it is gone. A clone that does not answer within `ready_timeout` seconds is killed and tried once
     more; a template must come up within `build_timeout`.
@@ -96,6 +99,7 @@ async def open_qemu_driver(
             version=await _version(qemu),
             state=state,
             images=images or state / "images",
+            snapshots=snapshots or state / "snapshots",
             wanted=accelerator,
             launcher=launcher,
             journal=journal,
@@ -144,6 +148,7 @@ class QemuDriver:
         version: str,
         state: Path,
         images: Path,
+        snapshots: Path,
         wanted: str,
         launcher: Launcher,
         journal: Journal,
@@ -155,8 +160,8 @@ class QemuDriver:
         self._nursery = nursery
         self._qemu = qemu
         self._version = version
-        self._state = state
         self._images = images
+        self._snapshots = snapshots
         self._launcher = launcher
         self._journal = journal
         self._clock = clock
@@ -247,27 +252,27 @@ class QemuDriver:
             raise NoMachine(
                 f"there is no image {name!r} in {self._images}: build it with `runnerd image build`"
             )
-        await trio.to_thread.run_sync(lambda: self._disks.mkdir(mode=0o700, parents=True, exist_ok=True))
+        for folder in (self._disks, self._snapshots):
+            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
         if self._accelerator is None:
             self._accelerator = await self._try_kvm(image)
         khz = await trio.to_thread.run_sync(tsc.khz)
         spec = vmm.Spec(qemu=self._qemu, accelerator=self._accelerator, size=size, tsc_khz=khz)
         key = molds.key(spec, version=self._version, image=image, processor=molds.processor())
-        folder = self._state / "snapshots"
         if key not in self._molds:
             golden = await trio.to_thread.run_sync(disks.golden, size.disk)
             mold = Mold(image, spec, golden, self._disks)
             try:
-                mold.frozen = await trio.to_thread.run_sync(template.load, folder, key)
+                mold.frozen = await trio.to_thread.run_sync(template.load, self._snapshots, key)
                 if mold.frozen is None:
                     mold.frozen = await self._freeze(mold, key)
-                    await trio.to_thread.run_sync(template.save, folder, mold.frozen)
+                    await trio.to_thread.run_sync(template.save, self._snapshots, mold.frozen)
             except BaseException:
                 mold.close()
                 raise
             self._retire(name, size)
             self._molds[key] = mold
-        return Template(key=key, image=name, size=size, path=folder / f"template-{key}")
+        return Template(key=key, image=name, size=size, path=self._snapshots / f"template-{key}")
 
     def _retire(self, name: str, size: Size) -> None:
         """Let go of older templates of the same image and size; their clones live on."""
@@ -283,7 +288,7 @@ class QemuDriver:
                 qemu=self._qemu,
                 key=f"{self._version} on {platform.release()} with {image.parts['kernel'].sha256}",
                 files=files,
-                cache=self._state / "kvm.json",
+                cache=self._snapshots / "kvm.json",
             )
         finally:
             for descriptor in files.values():

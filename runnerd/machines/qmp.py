@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,7 @@ class Qmp:
     def __init__(self, ours: socket.socket) -> None:
         """Take over our end of the socket pair; QEMU holds the other."""
         self._socket = trio.socket.from_stdlib_socket(ours)
+        self._buffer = bytearray()
         self._greeted = trio.Event()
         self._ended = trio.Event()
         self._why = "the monitor was closed"
@@ -55,17 +57,9 @@ class Qmp:
 
     async def run(self) -> None:
         """Read until QEMU closes the monitor; never raises for what QEMU sends."""
-        buffer = bytearray()
         try:
             while data := await self._socket.recv(65536):
-                buffer += data
-                while (end := buffer.find(b"\n")) >= 0:
-                    line = bytes(buffer[:end])
-                    del buffer[: end + 1]
-                    if line.strip():
-                        self._take(line)
-                if len(buffer) > LINE_LIMIT:
-                    raise QmpError(f"QEMU sent a message of more than {LINE_LIMIT} bytes")
+                self._feed(data)
             self._why = "QEMU closed the monitor"
         except (QmpError, OSError, trio.ClosedResourceError) as error:
             self._why = str(error) or type(error).__name__
@@ -73,6 +67,15 @@ class Qmp:
             self._ended.set()
             self._wake()
             self._socket.close()
+
+    def drain(self) -> None:
+        """Take what QEMU has said already, without waiting."""
+        try:
+            # A second socket object on the same connection: the one that trio holds can only be awaited.
+            with socket.socket(fileno=os.dup(self._socket.fileno())) as copy:
+                self._feed(copy.recv(65536, socket.MSG_DONTWAIT))
+        except (QmpError, OSError):
+            pass  # nothing there, or the reader will see the same
 
     async def negotiate(self, *, deadline: float) -> None:
         """Wait for the greeting and leave negotiation mode; first of all commands. `deadline` in seconds."""
@@ -148,6 +151,16 @@ class Qmp:
         """Wait for an event or the end of the connection."""
         while not event.is_set() and not self._ended.is_set():
             await self._changed.wait()
+
+    def _feed(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if line.strip():
+                self._take(line)
+        if len(self._buffer) > LINE_LIMIT:
+            raise QmpError(f"QEMU sent a message of more than {LINE_LIMIT} bytes")
 
     def _take(self, line: bytes) -> None:
         try:

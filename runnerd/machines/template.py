@@ -6,6 +6,7 @@ folder that is complete and unharmed or is not used.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -109,7 +110,12 @@ def save(folder: Path, frozen: Frozen) -> None:
         (work / "template.json").write_bytes(msgspec.json.encode(saved))
         final = folder / _name(frozen.key)
         shutil.rmtree(final, ignore_errors=True)
-        work.rename(final)
+        try:
+            work.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            # Another daemon saved the same template at the same time: one is as good as the other.
     finally:
         shutil.rmtree(work, ignore_errors=True)
     prune(folder, keep=_name(frozen.key))

@@ -53,13 +53,21 @@ class Vm:
                 self.ended.set()
 
     def reason(self) -> str:
-        """Why it ended, as far as is known: half a sentence with the last words of the console."""
+        """Why it ended, as far as is known: half a sentence with the last words of the console.
+
+        Empty when it was stopped from here.
+        """
+        if self._stopped:
+            return ""
+        if self.status is None:
+            self.status = self.process.ended()
+        self.qmp.drain()
         self.console.drain()
         words = self._told
-        if not words and self.status is not None and not self._stopped:
+        if not words and self.status is not None:
             words = _status(self.status)
         tail = self.console.tail()
-        if tail and not self._stopped:
+        if tail:
             words += ("; " if words else "") + f"its console ended with: {tail}"
         return words
 

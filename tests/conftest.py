@@ -1,0 +1,70 @@
+"""What several rooms' tests share: the cache directory, and the one image that tests with real machines boot.
+
+The image is built once and kept between runs, in `$RUNNERD_STATE` or `.state` in the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from runnerd.machines import host, images
+from runnerd.machines.distribution import Debian
+from runnerd.machines.driver import Size, Template
+from runnerd.machines.pyz import pack
+from runnerd.machines.qemu import QemuDriver, open_qemu_driver
+
+VM_SIZE = Size(vcpus=1, memory=256, disk=512)
+"""The size of machines in tests."""
+
+
+@pytest.fixture(scope="session")
+def state_directory() -> Path:
+    """A directory that outlives the test run, for what is dear to build: images and frozen templates.
+
+    Daemons and drivers under test have state directories of their own; `images/` and `snapshots/` are shared.
+    """
+    path = Path(os.environ.get("RUNNERD_STATE") or Path(__file__).parent.parent / ".state").resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vm_image(state_directory: Path) -> images.Image:
+    """The default image, built at most once. Without the programs it needs, the test fails in CI."""
+    if absent := host.missing():
+        cure = host.install_command(absent, root=os.geteuid() == 0)
+        message = f"real machines need {', '.join(absent)}; install with: {cure}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    build = partial(
+        images.build,
+        state_directory / "images",
+        images.Recipe(),
+        pack_agent=pack,
+        packages=Debian(environ=os.environ),
+        progress=print,
+    )
+    return trio.run(build)
+
+
+@pytest.fixture
+async def vm_driver(
+    vm_image: images.Image, state_directory: Path, tmp_path: Path
+) -> AsyncIterator[QemuDriver]:
+    """A driver for real machines with a state directory of its own."""
+    folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
+    async with open_qemu_driver(state=tmp_path, **folders, ready_timeout=10.0) as driver:
+        yield driver
+
+
+@pytest.fixture
+async def vm_template(vm_driver: QemuDriver) -> Template:
+    """A template of the default image in the size of tests."""
+    return await vm_driver.build_template("default", VM_SIZE)

@@ -1,0 +1,268 @@
+"""The default driver with real machines: what isolates them, what makes each its own, and what happens at the end."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import pytest
+import trio
+
+from runnerd.machines import reaper
+from runnerd.machines.box import LAYOUT
+from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, Size, Template
+from runnerd.machines.journal import MachineNote
+from runnerd.machines.launcher import strays
+from runnerd.machines.qemu import QemuDriver, open_qemu_driver
+from runnerd.machines.remote import AgentMachine
+
+pytestmark = pytest.mark.vm
+
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/runner"}
+
+
+TAKE_THE_PORT = """
+import ctypes, os
+libc, agent = ctypes.CDLL(None), os.pidfd_open(1)
+for number in range(3, 64):
+    copy = libc.syscall(438, agent, number, 0)  # pidfd_getfd
+    if copy >= 0 and "vport" in os.readlink(f"/proc/self/fd/{copy}"):
+        os.write(copy, bytes(70000))
+"""
+
+
+async def run(machine: AgentMachine, script: str, **fields) -> tuple[Exit, str]:
+    """Run a shell script in a machine; its exit and what it printed."""
+    said = bytearray()
+
+    async def keep(stream: str, data: bytes) -> None:
+        said.extend(data)
+
+    command = Command(argv=("/bin/bash", "-c", script), env=ENVIRONMENT, **fields)
+    with trio.fail_after(60):
+        return await machine.exec(command, keep), said.decode()
+
+
+async def fresh(driver: QemuDriver, template: Template) -> AgentMachine:
+    """A clone that passed the thaw gate and is leased."""
+    machine = await driver.clone(template)
+    await machine.thaw()
+    await machine.lease()
+    return machine
+
+
+def process_of(driver: QemuDriver, machine: AgentMachine):
+    """The QEMU process of a machine."""
+    return driver._boxes[machine.id].vm.process
+
+
+async def test_a_clone_runs_a_job_and_leaves_nothing(vm_driver, vm_template, tmp_path):
+    """A clone runs commands as the job's user under a user of its own; destroyed, no process or file is left."""
+    machine = await fresh(vm_driver, vm_template)
+    done, said = await run(machine, "id -u; echo hello; sudo id -u; echo oops >&2; exit 3")
+    assert (done, said) == (Exit(code=3), "1001\nhello\n0\noops\n")
+    vmm = process_of(vm_driver, machine)
+    owner = os.stat(f"/proc/{vmm.pid}").st_uid
+    if os.geteuid() == 0:
+        assert owner not in (0, 65534)
+        assert b"Seccomp:\t2\n" in Path(f"/proc/{vmm.pid}/status").read_bytes()
+        assert b"CapBnd:\t0000000000000000\n" in Path(f"/proc/{vmm.pid}/status").read_bytes()
+    assert os.readlink(f"/proc/{vmm.pid}/cwd") == "/"
+    await machine.destroy()
+    await machine.destroy()
+    assert machine.lost.is_set()
+    assert not Path(f"/proc/{vmm.pid}").exists()
+    assert strays(reaper.mark(tmp_path)) == {}
+    assert list((tmp_path / "machines").iterdir()) == []
+    with pytest.raises(MachineLost):
+        await run(machine, "true")
+
+
+async def test_files_and_archives_go_in_and_out(vm_driver, vm_template, tmp_path):
+    """put and get carry bytes, unpack fills a folder through the job disk with files of the job's user."""
+    machine = await fresh(vm_driver, vm_template)
+    data = os.urandom(300_000)
+    await machine.put("/home/runner/work/deep/file", data, mode=0o600)
+    assert await machine.get("/home/runner/work/deep/file", limit=len(data)) == data
+    for name in ("first", "second"):
+        archive = tmp_path / "work.tar"
+        with tarfile.open(archive, "w") as tar:
+            for number in range(50):
+                info = tarfile.TarInfo(f"folder/{name}{number}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        with trio.fail_after(60):
+            await machine.unpack(archive, f"/home/runner/work/{name}")
+        done, said = await run(
+            machine, f"cd /home/runner/work/{name}/folder; cat * | wc -c; stat -c %U {name}7; ls | wc -l"
+        )
+        assert (done.code, said.split()) == (0, [str(50 * len(data)), "runner", "50"])
+    await machine.destroy()
+
+
+async def test_every_clone_is_its_own_machine(vm_driver, vm_template):
+    """Boot id, machine id and hostname differ from clone to clone and from the host's, and are as reported."""
+    seen = set()
+    script = "cat /proc/sys/kernel/random/boot_id /etc/machine-id; hostname; date +%s; cat /etc/hosts"
+    for _ in range(2):
+        machine = await fresh(vm_driver, vm_template)
+        done, said = await run(machine, script)
+        boot, unique, name, now, *hosts = said.splitlines()
+        assert done.success
+        assert (boot, unique, name) == (
+            machine.identity.boot_id,
+            machine.identity.machine_id,
+            machine.identity.hostname,
+        )
+        assert abs(int(now) - vm_driver._clock()) < 5
+        assert any(name in line for line in hosts)
+        seen |= {boot, unique, name}
+        await machine.destroy()
+    assert len(seen) == 6
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() not in seen
+
+
+@pytest.mark.parametrize("gate", [True, False], ids=["thawed", "without the gate"])
+async def test_clones_share_no_randomness(vm_driver, vm_template, gate):
+    """After the thaw gate no two clones read the same random bytes; without it they do, which is why it is there."""
+    drawn = []
+    for _ in range(2):
+        machine = await vm_driver.clone(vm_template)
+        if gate:
+            await machine.thaw()
+        # Two draws, the second after another process took some.
+        done, said = await run(machine, "head -c 32 /dev/urandom | base64; head -c 16 /dev/urandom | base64")
+        assert done.success
+        drawn.append(said.split())
+        await machine.destroy()
+    first, second = drawn
+    if gate:
+        assert not set(first) & set(second)
+    else:
+        assert first == second
+
+
+async def test_a_killed_monitor_is_a_lost_machine(vm_driver, vm_template):
+    """When QEMU dies under a running command, the command raises MachineLost and the reason names the signal."""
+    machine = await fresh(vm_driver, vm_template)
+    other = await fresh(vm_driver, vm_template)
+    async with trio.open_nursery() as nursery:
+
+        async def kill() -> None:
+            await trio.sleep(0.3)
+            os.kill(process_of(vm_driver, machine).pid, signal.SIGKILL)
+
+        nursery.start_soon(kill)
+        with pytest.raises(MachineLost):
+            await run(machine, "sleep 60")
+    assert "SIGKILL" in machine.reason
+    assert (await run(other, "echo still here"))[1] == "still here\n"
+    await machine.destroy()
+    await other.destroy()
+
+
+async def test_a_panic_is_told(vm_driver, vm_template):
+    """A guest whose kernel panics is lost, and the reason says that it panicked, with the kernel's words."""
+    machine = await fresh(vm_driver, vm_template)
+    with pytest.raises(MachineLost):
+        await run(machine, "echo c > /proc/sysrq-trigger; sleep 60", user=0)
+    assert "panicked" in machine.reason
+    assert "sysrq triggered crash" in machine.reason
+    await machine.destroy()
+
+
+async def test_garbage_from_the_guest_ends_that_machine_only(vm_driver, vm_template):
+    """A guest that writes garbage to its channel loses its machine; its neighbour and the driver go on."""
+    machine = await fresh(vm_driver, vm_template)
+    other = await fresh(vm_driver, vm_template)
+    # Root in the machine takes a copy of the agent's own port and writes into it.
+    script = "python3 -c '" + TAKE_THE_PORT + "'; sleep 60"
+    with pytest.raises(MachineLost):
+        await run(machine, script, user=0)
+    assert "protocol" in machine.reason
+    assert (await run(other, "echo still here"))[1] == "still here\n"
+    await machine.destroy()
+    await other.destroy()
+
+
+async def test_there_is_no_network_card(vm_driver, vm_template):
+    """A machine has the loopback interface, up, and nothing else."""
+    machine = await fresh(vm_driver, vm_template)
+    done, said = await run(machine, "ls /sys/class/net; cat /sys/class/net/lo/flags")
+    assert said.split() == ["lo", "0x9"]
+    await machine.destroy()
+
+
+async def test_a_clone_that_is_not_ready_in_time_is_tried_once_more(vm_image, state_directory, tmp_path):
+    """A readiness deadline that cannot be met ends in NoMachine after two tries, and leaves nothing running."""
+    notes: list[MachineNote] = []
+
+    async def journal(note: MachineNote) -> None:
+        notes.append(note)
+
+    folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
+    async with open_qemu_driver(state=tmp_path, **folders, journal=journal, ready_timeout=0.001) as driver:
+        template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
+        notes.clear()
+        with pytest.raises(NoMachine, match="got ready"):
+            await driver.clone(template)
+        assert [note.state for note in notes] == ["starting", "running", "gone"] * 2
+        assert notes[1].pid and notes[1].started > 0 and notes[1].id == notes[2].id
+        assert strays(reaper.mark(tmp_path)) == {}
+
+
+async def test_a_template_is_found_again_and_rebuilt_when_harmed(vm_image, state_directory, tmp_path):
+    """A second driver loads the saved template at once; a harmed one is noticed and made anew."""
+    size = Size(vcpus=1, memory=192, disk=256)
+    for harm in (False, False, True):
+        if harm:
+            with (template.path / "memory").open("r+b") as file:
+                file.seek(16 << 20)
+                file.write(b"harm")
+        started = trio.current_time()
+        async with open_qemu_driver(
+            state=tmp_path, images=state_directory / "images", accelerator="tcg", ready_timeout=10.0
+        ) as driver:
+            template = await driver.build_template("default", size)
+            took = trio.current_time() - started
+            machine = await fresh(driver, template)
+            assert (await run(machine, "echo $((6 * 7))"))[1] == "42\n"
+        if harm:
+            assert (template.path / "memory").stat().st_mtime > before
+        before = (template.path / "memory").stat().st_mtime
+    assert took > 0.5, "a harmed template cannot have been loaded"
+
+
+async def test_what_a_crashed_daemon_left_is_reaped(vm_driver, vm_template, tmp_path):
+    """Machines of this state directory that no driver knows are ended; known ones and other directories' are not."""
+    machine = await fresh(vm_driver, vm_template)
+    lost = await fresh(vm_driver, vm_template)
+    # As after a crash: the process lives, and nobody knows of it.
+    vm_driver._names.discard(reaper.mark(tmp_path) + lost.id)
+    pid = process_of(vm_driver, lost).pid
+    assert reaper.reap(reaper.mark(tmp_path / "elsewhere")) == []
+    assert await vm_driver.adopt_or_reap() == 1
+    assert not strays(reaper.mark(tmp_path)).keys() & {pid}
+    with trio.fail_after(5):
+        await lost.lost.wait()
+    assert (await run(machine, "echo still here"))[1] == "still here\n"
+    assert await vm_driver.adopt_or_reap() == 0
+
+
+async def test_without_an_image_there_is_no_machine(tmp_path):
+    """A driver without images says which one is missing, and how it is built."""
+    async with open_qemu_driver(state=tmp_path) as driver:
+        with pytest.raises(NoMachine, match=r"no image 'default' .* `runnerd image build`"):
+            await driver.build_template("default", Size())
+        assert driver.capabilities.isolated
+    assert LAYOUT.upper == "serial:upper"
+
+
+async def test_an_unknown_accelerator_is_refused(tmp_path):
+    """Only auto, kvm and tcg are accelerators."""
+    with pytest.raises(ValueError, match="use auto, kvm or tcg"):
+        async with open_qemu_driver(state=tmp_path, accelerator="hvf"):
+            pass
