@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 from runnerd.web import control, guard
 from runnerd.web.control import LogView, Refused, RunView, Unavailable
+from runnerd.web.listeners import Listen
 
 ANSWER_TIMEOUT = 5.0
 """Seconds another actor has for its part of an answer."""
@@ -30,8 +31,6 @@ PENDING_COUNTED = 1000
 LIFETIME = 600.0
 
 _log = log.get("control")
-
-Listen = Callable[[], Awaitable[Sequence[trio.abc.Listener[trio.SocketStream]]]]
 
 
 class ControlActor:

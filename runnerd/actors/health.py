@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
@@ -13,12 +13,12 @@ from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 from runnerd.web import guard, health
 from runnerd.web.health import Problem
+from runnerd.web.listeners import Listen
 
 _log = log.get("health")
 
 Check = Callable[[], Awaitable[None]]
 """Returns when all is well; raises an error whose text says what is not."""
-Listen = Callable[[], Awaitable[Sequence[trio.abc.Listener[trio.SocketStream]]]]
 
 
 class NotReady(Exception):

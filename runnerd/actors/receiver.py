@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -15,6 +15,7 @@ from runnerd.model import Event
 from runnerd.store.ledger import Delivery, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.web import guard, webhook
+from runnerd.web.listeners import Listen
 from runnerd.web.webhook import Answer, Raw, refusal
 
 RETRY_AFTER = 30
@@ -25,9 +26,6 @@ STARTING = frozenset({"opened", "synchronize", "reopened"})
 
 _KEPT = ("user-agent", "x-github-")
 _log = log.get("receiver")
-
-Listen = Callable[[], Awaitable[Sequence[trio.abc.Listener[trio.SocketStream]]]]
-"""Opens the listeners; called at each start, since a server closes what it was given."""
 
 
 class ReceiverActor:

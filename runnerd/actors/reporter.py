@@ -16,7 +16,7 @@ import trio
 
 from runnerd import log, metrics
 from runnerd.forge import reports
-from runnerd.forge.client import Forge, ForgeDenied, ForgeUnavailable
+from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.messages import OutboxChanged
 from runnerd.model import JobRecord, RunRecord
 from runnerd.store import logs

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
@@ -22,6 +22,9 @@ import trio
 from runnerd import __version__, log, metrics
 
 from . import limits
+from .protocol import Forge, ForgeDenied, ForgeUnavailable
+
+__all__ = ["Forge", "ForgeDenied", "ForgeUnavailable", "GitHub", "open_github"]
 
 USER_AGENT = f"runnerd/{__version__}"
 API_VERSION = "2022-11-28"
@@ -38,36 +41,6 @@ REMEMBERED = 1000
 
 _log = log.get(__name__)
 T = TypeVar("T")
-
-
-class ForgeDenied(Exception):
-    """The forge refuses for good; the sentence names the permission that is missing, or what is wrong."""
-
-
-class ForgeUnavailable(Exception):
-    """The forge cannot be asked now; not before `retry_at`, in seconds since the epoch."""
-
-    def __init__(self, sentence: str, retry_at: float) -> None:
-        super().__init__(sentence)
-        self.retry_at = retry_at
-
-
-class Forge(Protocol):
-    """What the daemon asks of a forge. Every method may raise `ForgeDenied` or `ForgeUnavailable`."""
-
-    async def set_status(
-        self, repository: str, sha: str, context: str, state: str, description: str, target_url: str
-    ) -> None:
-        """Make the newest status of a commit in this context say this; safe to repeat."""
-        ...
-
-    async def upsert_comment(self, repository: str, number: int, marker: str, body: str) -> None:
-        """Make our one comment that starts with `marker` say this; safe to repeat."""
-        ...
-
-    def credential(self, repository: str) -> tuple[str, str] | None:
-        """User and password with which git reads a repository, or None for anonymous reading."""
-        ...
 
 
 class _Status(msgspec.Struct, frozen=True):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import trio
+
+Listen = Callable[[], Awaitable[Sequence[trio.abc.Listener[trio.SocketStream]]]]
+"""Opens a server's listeners; called at each start, because a server closes what it was given."""
 
 BACKLOG = 1024
 FIRST_DESCRIPTOR = 3

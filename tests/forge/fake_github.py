@@ -27,7 +27,8 @@ class Fault:
     """What goes wrong with the next request whose method and path fit."""
 
     kind: str
-    """`before`, `after`, `hangup` (applied, its answer breaks off), `garbage`, `slow` (answers late), `answer` (as given)."""
+    """`before` or `after` applying it; applied, but `hangup`: the answer breaks off, `garbage`: it is no
+    JSON, `slow`: it comes late; `answer`: as given here, and not applied."""
     method: str = ""
     path: str = ""
     status: int = 502
