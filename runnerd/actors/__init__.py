@@ -1,0 +1,1 @@
+"""The actors: one file, one actor, one loop; none imports another."""

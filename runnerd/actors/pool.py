@@ -84,6 +84,8 @@ class PoolActor:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
                 for image, size in self._images.items():
                     self._templates[image] = await driver.build_template(image, size)
+                if driver.capabilities.emulated:
+                    _log.warning("machines are emulated in software: for trusted code and tests only")
                 async with trio.open_nursery() as nursery:
                     # The tasks catch what a machine may do to them; anything else is a bug of ours and
                     # crashes the actor, whose supervisor starts it anew.

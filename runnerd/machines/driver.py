@@ -166,9 +166,16 @@ class Driver(Protocol):
     """One way of making machines. Opened as a context: leaving it destroys every machine it made."""
 
     name: str
-    capabilities: Capabilities
-    overhead: int
-    """MiB of host memory a machine costs beside its guest memory."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its machines can do; known for good once a template was built."""
+        ...
+
+    @property
+    def overhead(self) -> int:
+        """MiB of host memory a machine costs beside its guest memory."""
+        ...
 
     async def build_template(self, image: str, size: Size) -> Template:
         """Boot the image once and freeze it, or find the frozen one.

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from runnerd.model import JobRecord, JobResult, Outcome, Phase
-from runnerd.store.changes import Change, EndJob, EndRun, ExpandJob, NewJob, QueueJob, SkipJob
+from runnerd.store.changes import (
+    UNEXPANDED,
+    Change,
+    EndJob,
+    EndRun,
+    ExpandJob,
+    NewJob,
+    QueueJob,
+    SkipJob,
+)
 from runnerd.workflow import graph
-
-UNEXPANDED = -1
-"""The `leg` of a job whose matrix is not known yet."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +28,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs that were queued by `changes` and now want a machine."""
     cancel: Mapping[int, str] = msgspec.field(default_factory=dict)
     """Jobs that run or wait for a machine and are to be stopped, with the reason."""
-    finished: bool = False
+    outcome: Outcome | None = None
+    """How the run ended, if this round ends it."""
 
 
 def nodes(rows: Iterable[JobRecord]) -> dict[str, graph.NodeState]:
@@ -63,7 +70,7 @@ def progress(
     changes: list[Change] = []
     start: list[int] = []
     cancel: dict[int, str] = {}
-    finished = False
+    ended: Outcome | None = None
     for action in actions:
         match action:
             case graph.Expand(key, legs):
@@ -97,8 +104,8 @@ def progress(
                 changes += [_end(row, outcome, reason) for row in waiting(key, index)]
             case graph.Finish(outcome, reason):
                 changes.append(EndRun(outcome=outcome, reason=reason))
-                finished = True
-    return Progress(changes=tuple(changes), start=tuple(start), cancel=cancel, finished=finished)
+                ended = outcome
+    return Progress(changes=tuple(changes), start=tuple(start), cancel=cancel, outcome=ended)
 
 
 def _end(row: JobRecord, outcome: Outcome, reason: str) -> EndJob:

@@ -1,10 +1,11 @@
 """The job graph as a pure scheduler: given how every job stands, what to do next.
 
-`decide` never changes anything; the same state gives the same actions, so it may be asked again after a crash.
+`decide` never changes anything; the same state gives the same actions, after a crash too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 
 from runnerd.model import Outcome, Phase
 from runnerd.workflow.expressions import condition, interpolate, value_of
+from runnerd.workflow.expressions.template import templated
 from runnerd.workflow.expressions.values import is_primitive, to_number, to_text, truthy
 from runnerd.workflow.matrix import expand_matrix, leg_name
 from runnerd.workflow.model import ExpressionError, Job, Leg, Scalar, Workflow
@@ -77,7 +79,7 @@ class Cancel(msgspec.Struct, frozen=True):
 
 
 class Fail(msgspec.Struct, frozen=True):
-    """End the job (every leg that has not started, where `index` is None) with an outcome, without a machine."""
+    """End the job (every leg that is WAITING, where `index` is None) with an outcome, without a machine."""
 
     key: str
     index: int | None
@@ -320,19 +322,12 @@ def expand_job(workflow: Workflow, job: Job, contexts: Mapping[str, Any]) -> tup
     name = job.id if job.name is None or job.name == "" else job.name
     literal = not (isinstance(name, str) and "${{" in name)
     legs = expand_matrix(job.strategy, contexts, job_name=to_text(name) if literal else job.id)
-    fast = _boolean(job.strategy.fail_fast, contexts, "fail-fast", default=True) if job.strategy else True
-    parallel = max_parallel(job, contexts)
     out = []
     for leg in legs:
         inner = {
             **contexts,
             "matrix": leg.matrix,
-            "strategy": {
-                "fail-fast": fast,
-                "job-index": leg.index,
-                "job-total": leg.total,
-                "max-parallel": leg.total if parallel is None else int(parallel),
-            },
+            "strategy": strategy_context(job, contexts, leg.index, leg.total),
         }
         if not literal:
             leg = msgspec.structs.replace(leg, name=leg_name(interpolate(name, inner), ()) or job.id)
@@ -346,8 +341,47 @@ def expand_job(workflow: Workflow, job: Job, contexts: Mapping[str, Any]) -> tup
     return tuple(out)
 
 
+def strategy_context(job: Job, contexts: Mapping[str, Any], index: int, total: int) -> dict[str, Any]:
+    """The `strategy` context of one leg. Raises `ExpressionError`."""
+    fast = _boolean(job.strategy.fail_fast, contexts, "fail-fast", default=True) if job.strategy else True
+    parallel = max_parallel(job, contexts)
+    return {
+        "fail-fast": fast,
+        "job-index": index,
+        "job-total": total,
+        "max-parallel": total if parallel is None else int(parallel),
+    }
+
+
+def plan_legs(workflow: Workflow, contexts: Mapping[str, Any]) -> dict[str, tuple[ExpandedLeg, ...] | None]:
+    """The legs of each job as far as they are known before anything ran.
+
+    None for a job that looks at `needs`, and for one whose values cannot be used: `decide` says so in its time.
+    """
+    planned: dict[str, tuple[ExpandedLeg, ...] | None] = {}
+    for key, job in workflow.jobs.items():
+        planned[key] = None
+        if not _looks_at_needs([job.name, job.runs_on, job.continue_on_error, *_strategy_values(job)]):
+            with contextlib.suppress(ExpressionError):
+                planned[key] = expand_job(workflow, job, contexts)
+    return planned
+
+
+def _strategy_values(job: Job) -> list[Any]:
+    strategy = job.strategy
+    return [] if strategy is None else [strategy.matrix, strategy.fail_fast, strategy.max_parallel]
+
+
+def _looks_at_needs(value: Any) -> bool:
+    if isinstance(value, str):
+        return "${{" in value and any("needs" in each.names for each in templated(value).expressions)
+    if isinstance(value, Mapping):
+        return any(map(_looks_at_needs, value.values()))
+    return isinstance(value, list | tuple) and any(map(_looks_at_needs, value))
+
+
 def labels_of(runs_on: Any, contexts: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of `runs-on`: a label, a list, or the labels of `{group, labels}` (its group as `group:NAME`).
+    """The labels of `runs-on`: one, a list, or those of `{group, labels}` with the group as `group:NAME`.
 
     Raises `ExpressionError` where they are empty or no text.
     """
