@@ -48,7 +48,7 @@ setup: venv ## what machines need from the distribution (QEMU and friends), thro
 	@$(BIN)/python -m runnerd setup
 
 demo: setup ## a signed webhook runs a sample workflow in real microVMs, before your eyes
-	@$(BIN)/python -m runnerd demo --state .state/demo
+	@$(BIN)/python -m runnerd demo --state .state/demo --cache .state
 
 check: venv ## style, types and layout
 	$(BIN)/ruff check $(SOURCES)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Run the command the arguments name; always ends by SystemExit."""
-    from runnerd.cli.app import app
+    from runnerd.cli.app import build
 
-    app(prog_name="runnerd")
+    arguments = sys.argv[1:]
+    build(arguments)(arguments, prog_name="runnerd")
 
 
 if __name__ == "__main__":

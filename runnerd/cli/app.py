@@ -1,22 +1,62 @@
-"""The tree of commands; each command imports what it needs when it runs, so that all start fast."""
+"""The tree of commands. Only what the arguments name is imported, so that a command starts at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from runnerd import __version__
-from runnerd.cli import configuration, doctor, evaluate, image, lint, plan, run, send, serve, setup
 
-app = typer.Typer(
-    name="runnerd",
-    help="Your own GitHub Actions workflows on your own machine, each job in a fresh, already warm microVM.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = {
+    "serve": "serve.serve",
+    "run": "run.run",
+    "plan": "plan.plan",
+    "lint": "lint.lint",
+    "eval": "evaluate.evaluate",
+    "send": "send.send",
+    "image": "image.commands",
+    "config": "configuration.commands",
+    "doctor": "doctor.doctor",
+    "status": "runs.status",
+    "runs": "runs.runs",
+    "show": "runs.show",
+    "logs": "runs.logs",
+    "cancel": "runs.cancel",
+    "rerun": "runs.rerun",
+    "drain": "runs.drain",
+    "pool": "runs.pool",
+    "setup": "setup.setup",
+    "demo": "demo.demo",
+}
+"""Each command and where its function, or its group of commands, is below `runnerd.cli`."""
+
+HIDDEN = ("setup", "demo")
+"""What `make` calls and nobody types."""
+
+
+def build(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the program, with the one command alone that the arguments begin with, if they do."""
+    named = [argument for argument in arguments[:1] if argument in COMMANDS]
+    app = typer.Typer(
+        name="runnerd",
+        help="Your own GitHub Actions workflows on your own machine, each job in a fresh, warm microVM.",
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    for name in named or COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(".")
+        command = getattr(import_module(f"runnerd.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, hidden=name in HIDDEN)(command)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -25,22 +65,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Hold the options of the program itself."""
-
-
-for command in (serve.serve, run.run):
-    app.command()(command)
-app.command()(plan.plan)
-app.command()(lint.lint)
-app.command("eval")(evaluate.evaluate)
-app.add_typer(image.commands, name="image")
-app.add_typer(configuration.commands, name="config")
-app.command()(doctor.doctor)
-app.command()(send.send)
-app.command(hidden=True)(setup.setup)

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,6 +32,15 @@ class Host(msgspec.Struct, frozen=True):
 
     boot_id: str
     machine_id: str
+
+    @classmethod
+    def of_this_machine(cls) -> Host:
+        """Read it; a host without a machine id (a container) has an empty one."""
+        machine = Path("/etc/machine-id")
+        return cls(
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            machine_id=machine.read_text().strip() if machine.exists() else "",
+        )
 
 
 def claims(

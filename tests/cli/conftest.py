@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from runnerd.cli.app import app
+from runnerd.cli.app import build
 
 Invoke = Callable[..., Result]
 
@@ -36,6 +36,6 @@ def invoke(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invok
     monkeypatch.chdir(folder)
 
     def run(*arguments: str, **environ: str) -> Result:
-        return CliRunner().invoke(app, list(arguments), env=environ)
+        return CliRunner().invoke(build(), list(arguments), env=environ)
 
     return run

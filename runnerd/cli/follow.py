@@ -1,0 +1,94 @@
+"""Follows a run while it happens: the logs of its jobs, side by side, each line with the job's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from runnerd.cli.output import clean, log_text
+
+POLL = 0.1
+"""Seconds between two looks."""
+
+_COLOURS = ("36", "33", "35", "32", "34", "31")
+
+
+class Api(Protocol):
+    """What following needs of the daemon; `web.client.Client` has it."""
+
+    def run(self, run: int) -> Any:
+        """Return `run` and `jobs`."""
+        ...
+
+    def log(self, run: int, job: int, offset: int = 0) -> Any:
+        """Return whole lines from an offset on as `text`, the `next` offset, and whether it is the `end`."""
+        ...
+
+
+class Follower:
+    """Prints what is new at every `step`; knows how far it has read each job's log."""
+
+    def __init__(
+        self,
+        api: Api,
+        run: int,
+        *,
+        show: Callable[[str], None],
+        colour: bool = False,
+        only: int | None = None,
+    ) -> None:
+        self._api = api
+        self._run = run
+        self._show = show
+        self._colour = colour
+        self._only = only
+        self._offsets: dict[int, int] = {}
+        self._ended: set[int] = set()
+
+    def step(self) -> bool:
+        """Print the lines that came since the last step; returns whether the run ended and all is printed."""
+        view = self._api.run(self._run)
+        jobs = [job for job in view["jobs"] if self._only in (None, job["id"])]
+        width = max((len(clean(job["name"])) for job in jobs), default=0)
+        for number, job in enumerate(jobs):
+            if job["id"] in self._ended:
+                continue
+            prefix = self._prefix(clean(job["name"]).ljust(width), number)
+            if job["started"] is not None:
+                # Read after the phase was seen: what a job wrote before it ended is complete here.
+                self._drain(job["id"], prefix)
+            if job["phase"] == "done":
+                self._finish(job, prefix)
+        return view["run"]["phase"] == "done" or self._only in self._ended
+
+    def _drain(self, job: int, prefix: str) -> None:
+        while True:
+            piece = self._api.log(self._run, job, self._offsets.get(job, 0))
+            self._offsets[job] = piece["next"]
+            for line in piece["text"].split("\n")[:-1]:
+                _, _, text = line.partition(" ")
+                self._show(prefix + log_text(text, colour=self._colour))
+            if not piece["text"]:
+                return
+
+    def _finish(self, job: Mapping[str, Any], prefix: str) -> None:
+        self._ended.add(job["id"])
+        reason = f": {clean(job['reason'])}" if job["reason"] else ""
+        self._show(f"{prefix}{self._paint(job['outcome'], '1')}{reason}")
+
+    def _prefix(self, name: str, number: int) -> str:
+        return "" if self._only is not None else self._paint(f"{name} │ ", _COLOURS[number % len(_COLOURS)])
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+
+def follow(follower: Follower, *, sleep: Callable[[float], None], patience: float | None = None) -> bool:
+    """Follow a run to its end; returns False when `patience` seconds of waiting were not enough."""
+    waited = 0.0
+    while not follower.step():
+        if patience is not None and waited >= patience:
+            return False
+        sleep(POLL)
+        waited += POLL
+    return True

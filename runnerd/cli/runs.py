@@ -1,0 +1,188 @@
+"""Commands that ask a daemon or tell it something: status, runs, show, logs, cancel, rerun, drain, pool."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from runnerd.cli import options
+from runnerd.cli.control import daemon
+from runnerd.cli.follow import Follower, follow
+from runnerd.cli.output import Code, clean, duration, fail, show_json, span, table
+
+RunId = Annotated[
+    int, typer.Argument(metavar="RUN", help="A run's number, as `runnerd runs` lists it.", min=1)
+]
+
+
+def status(socket: options.Socket = None, json: options.Json = False) -> None:
+    """Show how the daemon is."""
+    with daemon(socket) as client:
+        answer = client.status()
+    if json:
+        show_json(answer)
+    else:
+        typer.echo("\n".join(described(answer)))
+
+
+def runs(
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many, the newest first.", min=1)] = 20,
+    repository: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Only this repository's.")
+    ] = None,
+    socket: options.Socket = None,
+    json: options.Json = False,
+) -> None:
+    """List runs, the newest first."""
+    with daemon(socket) as client:
+        found = client.runs(limit, repository=repository)
+    if json:
+        show_json(found)
+        return
+    now = time.time()
+    rows = [
+        (
+            run["id"],
+            run["outcome"] or run["phase"],
+            run["repository"],
+            run["workflow_name"],
+            run["event"]["name"],
+            duration(now - run["created"]) + " ago",
+            run["title"],
+        )
+        for run in found
+    ]
+    typer.echo(table(("run", "state", "repository", "workflow", "event", "created", "title"), rows))
+
+
+def show(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
+    """Show a run with its jobs and steps."""
+    with daemon(socket) as client:
+        view = client.run(run)
+    if json:
+        show_json(view)
+    else:
+        typer.echo("\n".join(tree(view["run"], view["jobs"])))
+
+
+def logs(
+    run: RunId,
+    job: Annotated[str | None, typer.Argument(help="Only this job: its name or its number.")] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run has ended.")] = False,
+    socket: options.Socket = None,
+) -> None:
+    """Print the logs of a run; with -f exit 0 when it ended green and 1 when not."""
+    with daemon(socket) as client:
+        view = client.run(run)
+        if not view["jobs"]:
+            fail(f"run {run} has no jobs: {clean(view['run']['reason'])}", Code.NOTHING)
+        only = None if job is None else chosen(view["jobs"], job)
+        follower = Follower(client, run, show=typer.echo, colour=sys.stdout.isatty(), only=only)
+        if not following:
+            follower.step()
+            return
+        follow(follower, sleep=time.sleep)
+        view = client.run(run)
+    outcomes = [each["outcome"] for each in view["jobs"] if each["id"] == only] or [view["run"]["outcome"]]
+    raise typer.Exit(Code.GREEN if outcomes[0] in ("success", "skipped") else Code.NOT_GREEN)
+
+
+def cancel(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
+    """Cancel a run; its always() steps still run."""
+    with daemon(socket) as client:
+        answer = client.cancel(run)
+    if json:
+        show_json(answer)
+    else:
+        typer.echo(clean(answer["message"]))
+
+
+def rerun(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
+    """Run a run's workflow again, on the same commit with the same file."""
+    with daemon(socket) as client:
+        answer = client.rerun(run)
+    if json:
+        show_json(answer)
+    else:
+        typer.echo(clean(answer["message"]))
+
+
+def drain(socket: options.Socket = None, json: options.Json = False) -> None:
+    """Let running jobs end, start no others, and end the daemon, as SIGTERM does."""
+    with daemon(socket) as client:
+        answer = client.drain()
+    if json:
+        show_json(answer)
+    else:
+        typer.echo(clean(answer["message"]))
+
+
+def pool(socket: options.Socket = None, json: options.Json = False) -> None:
+    """Show the machines, and the jobs that wait for one."""
+    with daemon(socket) as client:
+        answer = client.pool()
+    if json:
+        show_json(answer)
+        return
+    kind = "emulated" if answer["emulated"] else "isolated" if answer["isolated"] else "without isolation"
+    typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {answer['capacity']} machines")
+    machines = [
+        (each["machine"], each["image"], each["stage"], duration(each["age"]), each["job"] or "-")
+        for each in answer["machines"]
+    ]
+    typer.echo(table(("machine", "image", "stage", "for", "job"), machines))
+    if waiting := [
+        (each["job"], each["image"], duration(each["age"]), each["why"]) for each in answer["waiting"]
+    ]:
+        typer.echo(table(("waiting", "image", "since", "for"), waiting))
+    for trouble in answer["trouble"]:
+        typer.echo(f"trouble: {clean(trouble)}")
+
+
+def chosen(jobs: list[Mapping[str, Any]], wanted: str) -> int:
+    """Return the id of the one job that is meant by its name, its key or its number."""
+    exact = [job for job in jobs if wanted in (str(job["id"]), job["name"])]
+    found = exact or [job for job in jobs if job["key"] == wanted]
+    if len(found) == 1:
+        return int(found[0]["id"])
+    names = ", ".join(f"{job['id']} ({clean(job['name'])})" for job in found or jobs)
+    fail(
+        f"{wanted!r} means {'several jobs' if found else 'no job'} of this run: choose of {names}",
+        Code.NOTHING,
+    )
+
+
+def tree(run: Mapping[str, Any], jobs: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a run for people: what it is, then each job with its steps."""
+    event = run["event"]
+    yield f"run {run['id']}: {clean(run['workflow_name'])} of {clean(run['repository'])}"
+    yield f"  {clean(run['title'])} (attempt {run['attempt']})"
+    yield f"  {clean(event['name'])} on {clean(event['ref'])} at {clean(event['sha'][:12])}"
+    reason = f": {clean(run['reason'])}" if run["reason"] else ""
+    yield f"  {run['outcome'] or run['phase']}{reason}, took {span(run['started'], run['ended'])}"
+    for job in jobs:
+        reason = f": {clean(job['reason'])}" if job["reason"] else ""
+        state = f"{job['outcome'] or job['phase']}{reason}"
+        yield f"  {job['id']} {clean(job['name'])}: {state}, took {span(job['started'], job['ended'])}"
+        for step in job["steps"]:
+            allowed = " (allowed)" if step["outcome"] != step["conclusion"] else ""
+            code = f", exit status {step['exit_code']}" if step["exit_code"] else ""
+            took = span(step["started"], step["ended"])
+            yield f"    {step['number']} {clean(step['name'])}: {step['outcome']}{allowed}{code}, took {took}"
+
+
+def described(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the daemon's status as `key: value` lines."""
+    for key, value in status.items():
+        if key == "started":
+            continue  # the uptime says it
+        text = duration(value) if key == "uptime" else value
+        if isinstance(value, list):
+            text = ", ".join(map(str, value)) or "none"
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
+        yield f"{clean(key).replace('_', ' ')}: {clean(text)}"

@@ -1,0 +1,229 @@
+"""Commands over the control API: what they ask for, print and exit with."""
+
+import json
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from runnerd.cli import runs
+from runnerd.model import Actor, Event, JobRecord, Outcome, Phase, Repository, RunRecord, StepResult
+from runnerd.web import client
+
+EVENT = Event(
+    delivery="d",
+    name="push",
+    repository=Repository(id=1, full_name="octo/cat"),
+    sender=Actor(id=1, login="ann"),
+    ref="refs/heads/main",
+    sha="a" * 40,
+)
+
+
+def a_run(number: int, outcome: Outcome = Outcome.SUCCESS) -> RunRecord:
+    return RunRecord(
+        id=number,
+        delivery="d",
+        repository="octo/cat",
+        workflow_path="w",
+        workflow_name="CI",
+        source="",
+        number=1,
+        title="Fix\x1b[2J it",
+        event=EVENT,
+        phase=Phase.DONE,
+        outcome=outcome,
+        created=1.0,
+        started=2.0,
+        ended=65.0,
+    )
+
+
+def a_job(number: int, name: str, outcome: Outcome = Outcome.SUCCESS) -> JobRecord:
+    steps = (
+        StepResult(number=1, id="", name="Run x", outcome=Outcome.FAILURE, conclusion=Outcome.SUCCESS, exit_code=3,
+                   started=2.0, ended=2.5),
+    )  # fmt: skip
+    return JobRecord(
+        id=number,
+        run=7,
+        key=name.split(" ")[0],
+        name=name,
+        phase=Phase.DONE,
+        outcome=outcome,
+        steps=steps,
+        started=2.0,
+        ended=4.0,
+    )
+
+
+class Answering:
+    """Answers as the control API does, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.outcome = Outcome.SUCCESS
+        self.jobs = [a_job(1, "build"), a_job(2, "test (a)"), a_job(3, "test (b)", Outcome.FAILURE)]
+
+    def __call__(self, path: Any) -> "Answering":
+        return self
+
+    def status(self) -> Any:
+        return {
+            "version": "0.1.0",
+            "started": 1.0,
+            "uptime": 61.0,
+            "draining": False,
+            "open_runs": [7, 8],
+            "x": [],
+        }
+
+    def runs(self, limit: int = 20, before: int | None = None, repository: str | None = None) -> Any:
+        self.asked.append((limit, repository))
+        return json.loads(msgspec.json.encode([msgspec.structs.replace(a_run(7), created=time.time() - 61)]))
+
+    def run(self, run: int) -> Any:
+        if run != 7:
+            raise client.Refusal(f"there is no run {run}", 404)
+        view = {"run": a_run(7, self.outcome), "jobs": self.jobs, "notes": []}
+        return json.loads(msgspec.json.encode(view))
+
+    def log(self, run: int, job: int, offset: int = 0) -> Any:
+        text = f"2026Z output of {job}\n"[offset:]
+        return {"text": text, "next": offset + len(text), "end": not text}
+
+    def cancel(self, run: int) -> Any:
+        self.asked.append(("cancel", run))
+        return {"run": run, "message": f"run {run} is being cancelled"}
+
+    def rerun(self, run: int) -> Any:
+        raise client.Refusal(f"run {run} has not ended", 409)
+
+    def drain(self) -> Any:
+        self.asked.append("drain")
+        return {"message": "draining"}
+
+    def pool(self) -> Any:
+        return {
+            "driver": "qemu", "isolated": True, "emulated": True, "capacity": 4,
+            "machines": [{"machine": "m1", "image": "default", "stage": "busy", "age": 2.0, "job": 3}],
+            "waiting": [{"job": 4, "image": "default", "age": 1.0, "why": "no room"}],
+            "trouble": ["image x: absent"],
+        }  # fmt: skip
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Answering:
+    from runnerd.cli import control
+
+    answering = Answering()
+    monkeypatch.setattr(control, "Client", answering)
+    return answering
+
+
+def test_status(invoke, daemon: Answering) -> None:
+    """The daemon's status is one line per fact."""
+    lines = invoke("status").stdout.splitlines()
+    assert lines == ["version: 0.1.0", "uptime: 1 min 01 s", "draining: no", "open runs: 7, 8", "x: none"]
+
+
+def test_runs(invoke, daemon: Answering) -> None:
+    """Runs are a table, and titles cannot act on the terminal."""
+    header, row = invoke("runs", "-n", "3", "--repository", "octo/cat").stdout.splitlines()
+    assert header.split() == ["run", "state", "repository", "workflow", "event", "created", "title"]
+    assert row.split() == ["7", "success", "octo/cat", "CI", "push", "1", "min", "01", "s", "ago", "Fix", "it"]
+    assert daemon.asked == [(3, "octo/cat")]
+
+
+def test_show(invoke, daemon: Answering) -> None:
+    """A run is shown with its jobs and steps, what was allowed to fail marked."""
+    lines = invoke("show", "7").stdout.splitlines()
+    assert lines[0] == "run 7: CI of octo/cat"
+    assert "  success, took 1 min 03 s" in lines
+    assert "  3 test (b): failure, took 2.0 s" in lines
+    assert "    1 Run x: failure (allowed), exit status 3, took 500 ms" in lines
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("runs",), ("show", "7"), ("cancel", "7"), ("drain",), ("pool",)]
+)
+def test_json(invoke, daemon: Answering, command: tuple[str, ...]) -> None:
+    """Every command that prints data prints it as JSON on request."""
+    result = invoke(*command, "--json")
+    assert result.exit_code == 0
+    json.loads(result.stdout)
+
+
+def test_logs(invoke, daemon: Answering) -> None:
+    """Without -f the logs as they are, all jobs or one, status 0 whatever the outcome."""
+    result = invoke("logs", "7")
+    assert result.exit_code == 0
+    assert "build    │ output of 1" in result.stdout
+    assert invoke("logs", "7", "build").stdout.splitlines() == ["output of 1", "success"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "job", "code"),
+    [
+        (Outcome.SUCCESS, None, 0),
+        (Outcome.LOST, None, 1),
+        (Outcome.LOST, "build", 0),
+        (Outcome.SUCCESS, "3", 1),
+    ],
+)
+def test_logs_followed(invoke, daemon: Answering, outcome: Outcome, job: str | None, code: int) -> None:
+    """With -f the exit status is that of the run, or of the job that is followed."""
+    daemon.outcome = outcome
+    assert invoke("logs", "7", *([job] if job else []), "-f").exit_code == code
+
+
+def test_logs_of_no_job(invoke, daemon: Answering) -> None:
+    """A name that means no job or several is status 4 with the choice; so is a run without jobs."""
+    result = invoke("logs", "7", "test")
+    assert result.exit_code == 4
+    assert "means several jobs of this run: choose of 2 (test (a)), 3 (test (b))" in result.stderr
+    result = invoke("logs", "7", "deploy")
+    assert (result.exit_code, "means no job" in result.stderr) == (4, True)
+    daemon.jobs = []
+    assert invoke("logs", "7").exit_code == 4
+
+
+def test_actions(invoke, daemon: Answering) -> None:
+    """cancel and drain tell the daemon; what it refuses is status 1."""
+    assert invoke("cancel", "7").stdout == "run 7 is being cancelled\n"
+    assert invoke("drain").stdout == "draining\n"
+    assert daemon.asked == [("cancel", 7), "drain"]
+    result = invoke("rerun", "7")
+    assert (result.exit_code, result.stderr) == (1, "runnerd: run 7 has not ended\n")
+
+
+def test_unknown_run(invoke, daemon: Answering) -> None:
+    """A run that does not exist is status 4; what is no run's number is status 2."""
+    assert invoke("show", "8").exit_code == 4
+    assert invoke("show", "x").exit_code == 2
+    assert invoke("show", "0").exit_code == 2
+
+
+def test_pool(invoke, daemon: Answering) -> None:
+    """Machines, who waits for one and why, and what troubles the pool."""
+    text = invoke("pool").stdout
+    assert "driver qemu, emulated, room for 4 machines" in text
+    assert "m1       default  busy   2.0 s  3" in text
+    assert "no room" in text
+    assert "trouble: image x: absent" in text
+
+
+def test_no_daemon(invoke) -> None:
+    """Where no daemon listens the status is 3, with what to look at."""
+    result = invoke("status", "--socket", "absent.sock")
+    assert result.exit_code == 3
+    assert "runnerd serve" in result.stderr
+
+
+def test_chosen() -> None:
+    """A job is meant by number, by name, or by a key that only it has."""
+    jobs: list[Any] = [msgspec.to_builtins(a_job(1, "build")), msgspec.to_builtins(a_job(2, "test (a)"))]
+    assert runs.chosen(jobs, "1") == 1
+    assert runs.chosen(jobs, "test (a)") == 2
+    assert runs.chosen(jobs, "test") == 2
