@@ -71,6 +71,7 @@ class ReporterActor:
         self._comments = comments
         self._clock = clock
         self._edited: dict[tuple[str, int], float] = {}
+        self._paused_until = 0.0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send reports until the mailbox is closed, and then what is due at that moment."""
@@ -98,7 +99,7 @@ class ReporterActor:
     async def _send_due(self) -> int:
         """Send one batch; returns how many reports were done with."""
         try:
-            rows = await self._ledger.outbox_due(self._clock(), BATCH)
+            rows = [] if self._paused else await self._ledger.outbox_due(self._clock(), BATCH)
             done = 0
             for run in dict.fromkeys(row.run for row in rows):
                 done += await self._report(run, [row for row in rows if row.run == run])
@@ -120,14 +121,20 @@ class ReporterActor:
                 return await self._done(rows)
             done = 0
             for row in rows:
-                done += await self._tell(self._forge, run, jobs, row)
+                if not self._paused:
+                    done += await self._tell(self._forge, run, jobs, row)
             return done
+
+    @property
+    def _paused(self) -> bool:
+        return self._clock() < self._paused_until
 
     async def _tell(self, forge: Forge, run: RunRecord, jobs: list[JobRecord], row: OutboxRow) -> int:
         try:
             note = await self._say(forge, run, jobs, row)
         except ForgeUnavailable as error:
             later = self._clock() + min(5.0 * 2.0 ** min(row.attempts, 10), RETRY_MAX)
+            self._paused_until = error.retry_at  # it would be no better for the others
             await self._ledger.outbox_retry(row.id, max(error.retry_at, later), str(error))
             _log.warning("report_delayed", error=str(error), attempts=row.attempts + 1)
             return 0

@@ -105,6 +105,10 @@ class Connection(TCPServer):
         else:
             await super().protocol_send(event)
 
+    async def _close(self) -> None:
+        async with self.send_lock:  # an end of the stream within an answer would fail the answer
+            await super()._close()
+
     async def _write(self, data: bytes) -> None:
         async with self.send_lock:
             # Shielded so that no answer is cut in half, bounded so that no peer holds the shield.

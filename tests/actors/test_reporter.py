@@ -168,6 +168,19 @@ async def test_an_unavailable_forge_is_asked_again_later(site):
     assert (len(forge.statuses), await site.ledger.outbox_depth()) == (1, 0)
 
 
+async def test_an_unavailable_forge_is_not_asked_for_the_others(site):
+    """One answer is enough: nothing else is tried before the time the forge named."""
+    forge = Recorder()
+    for n in range(3):
+        await site.plan(f"d-{n}", path=f"{n}.yml")
+    forge.errors.append(ForgeUnavailable("it does not answer", site.clock() + 10))
+    actor = await site.once(forge)
+    assert forge.statuses == []
+    site.clock.now += 11
+    await actor._send_due()
+    assert (len(forge.statuses), await site.ledger.outbox_depth()) == (3, 0)
+
+
 async def test_a_refused_report_is_kept_on_disk_and_offered_again(site):
     """A missing right may be given later: the report waits an hour, and lies in a file meanwhile."""
     forge = Recorder()
