@@ -156,6 +156,8 @@ def _pieces(raw: bytes) -> Iterator[str]:
             if len(sure) >= _SHORT_PIECE:
                 yield sure
         whole = encode(raw).decode()
+        if len(whole) >= _SHORT_PIECE:
+            yield whole.rstrip("=")
         for width in _WRAPPED:
             if len(whole) > width:
                 lines = (whole[at : at + width] for at in range(0, len(whole), width))

@@ -257,3 +257,8 @@ def machine(tmp_path: Path) -> LocalMachine:
 @pytest.fixture
 def bench(machine: LocalMachine) -> Bench:
     return Bench(machine)
+
+
+@pytest.fixture
+def checkout() -> WritingCheckout:
+    return WritingCheckout()
