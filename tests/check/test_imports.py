@@ -78,7 +78,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 """Third-party library -> the modules that may import it."""
 
 IMPURE = {
-    "asyncio", "os", "random", "secrets", "shutil", "socket", "subprocess", "tempfile", "threading",
+    "asyncio", "os", "random", "secrets", "shutil", "socket", "subprocess", "tempfile",
     "time", "trio", "urllib", "uuid",
 }  # fmt: skip
 """What pure code cannot want."""

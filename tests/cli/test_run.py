@@ -41,10 +41,9 @@ def test_options(invoke, ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(log, "_hidden", ())
     Path("sub").mkdir()
     Path("p.json").write_text("{}")
-    words = "run sub -W a.yml -W b.yml -j test --event workflow_dispatch --payload p.json -i n=1 -s TOKEN"
-    result = invoke(
-        *words.split(), "--var", "V=2", "--env", "E=3", "--driver", "process", "--json", TOKEN="hunter2"
-    )
+    words = "run sub -W a.yml -W b.yml -j test --event workflow_dispatch --payload p.json -i n=1"
+    more = "-s TOKEN -s K=v=w --var V=2 --env E=3 --driver process --json"
+    result = invoke(*words.split(), *more.split(), TOKEN="hunter2")
     assert result.exit_code == 1, result.output
     ((path, options),) = ran
     assert path == Path.cwd() / "sub"

@@ -70,14 +70,8 @@ class Answering:
         return self
 
     def status(self) -> Any:
-        return {
-            "version": "0.1.0",
-            "started": 1.0,
-            "uptime": 61.0,
-            "draining": False,
-            "open_runs": [7, 8],
-            "x": [],
-        }
+        times = {"started": 1.0, "uptime": 61.0}
+        return {"version": "0.1.0", **times, "draining": False, "open_runs": [7, 8], "x": []}
 
     def runs(self, limit: int = 20, before: int | None = None, repository: str | None = None) -> Any:
         self.asked.append((limit, repository))
@@ -132,7 +126,9 @@ def test_runs(invoke, daemon: Answering) -> None:
     """Runs are a table, and titles cannot act on the terminal."""
     header, row = invoke("runs", "-n", "3", "--repository", "octo/cat").stdout.splitlines()
     assert header.split() == ["run", "state", "repository", "workflow", "event", "created", "title"]
-    assert row.split() == ["7", "success", "octo/cat", "CI", "push", "1", "min", "01", "s", "ago", "Fix", "it"]
+    assert row.split() == [
+        *("7", "success", "octo/cat", "CI", "push", "1", "min", "01", "s", "ago", "Fix", "it")
+    ]
     assert daemon.asked == [(3, "octo/cat")]
 
 
