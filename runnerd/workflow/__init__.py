@@ -1,4 +1,4 @@
-"""The GitHub Actions language, a pure library: read a file, match an event, plan its jobs, evaluate expressions.
+"""The GitHub Actions language, a pure library: read files, match events, plan jobs, evaluate expressions.
 
 Names load on first use, so that importing the package costs nothing.
 """

@@ -356,7 +356,7 @@ def strategy_context(job: Job, contexts: Mapping[str, Any], index: int, total: i
 def plan_legs(workflow: Workflow, contexts: Mapping[str, Any]) -> dict[str, tuple[ExpandedLeg, ...] | None]:
     """The legs of each job as far as they are known before anything ran.
 
-    None for a job that looks at `needs`, and for one whose values cannot be used: `decide` says so in its time.
+    None for a job that looks at `needs`, and for one whose values cannot be used: `decide` says so later.
     """
     planned: dict[str, tuple[ExpandedLeg, ...] | None] = {}
     for key, job in workflow.jobs.items():

@@ -25,7 +25,7 @@ def expand_matrix(
 
     Vectors multiply, the first key slowest; `exclude` takes combinations away; each `include` extends the
     combinations whose vector values it matches, and stands alone where it matches none.
-    Raises `ExpressionError` for a matrix that is no matrix once its expressions are known, and for too many legs.
+    Raises `ExpressionError` for too many legs, and for what is no matrix once its expressions are known.
     """
     matrix = value_of(strategy.matrix, contexts, limits=limits) if strategy is not None else None
     if matrix is None or matrix == "":

@@ -14,7 +14,7 @@ from typing import NamedTuple
 MAX_PATTERN = 1000
 """Characters of one pattern."""
 _SAFE_STARS, _SAFE_VALUE = 2, 256
-"""With at most so many unbounded repeats and so long a value a regular expression stays quadratic and quick."""
+"""So many unbounded repeats and so long a value at most keep a regular expression quadratic and quick."""
 
 
 class _Item(NamedTuple):

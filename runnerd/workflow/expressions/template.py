@@ -108,7 +108,7 @@ def _end(text: str, at: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def template(text: str, length: int = 21_000, depth: int = 50) -> Template:
+def templated(text: str, length: int = 21_000, depth: int = 50) -> Template:
     """The compiled form of a text, from a cache.
 
     Raises `ExpressionError`, its offset in the whole text.

@@ -31,7 +31,7 @@ def truthy(value: Any) -> bool:
     if value is None:
         return False
     if kind is str:
-        return value != ""
+        return bool(value)
     if kind is int or kind is float:
         return bool(value) and not math.isnan(value)
     return True

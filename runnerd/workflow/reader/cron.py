@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-_MONTHS = {
-    name: number for number, name in enumerate("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split(), 1)
-}
-_DAYS = {name: number for number, name in enumerate("SUN MON TUE WED THU FRI SAT".split())}
+_MONTH_NAMES = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"
+_DAY_NAMES = "SUN MON TUE WED THU FRI SAT"
+_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES.split(), 1)}
+_DAYS = {name: number for number, name in enumerate(_DAY_NAMES.split())}
 _FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("minute", 0, 59, {}),
     ("hour", 0, 23, {}),
@@ -55,7 +55,7 @@ def _number(word: str, names: dict[str, int]) -> int | None:
 
 
 def zone_problem(text: str) -> str | None:
-    """What is wrong with the form of a time zone's name, or None; whether it exists is known where it is used."""
+    """What is wrong with the form of a time zone's name, or None; if it exists is known where it is used."""
     if len(text) > 64 or not _ZONE(text):
         return f"{text[:100]!r} is no time zone name like Europe/Berlin"
     return None

@@ -1,4 +1,4 @@
-"""Reading `on`: every spelling of the events that start a workflow, with their filters, inputs and outputs."""
+"""Reading `on`: every spelling of the events, with their filters, inputs and outputs."""
 
 from __future__ import annotations
 

@@ -35,11 +35,15 @@ class Caller:
         depth: int = 0,
         name: str = "",
         files: dict[str, str] | None = None,
-        done: dict[tuple[str, str, int], Workflow] | None = None,
+        done: dict[tuple[str, str, int], Workflow | None] | None = None,
+        sizes: dict[str, int] | None = None,
     ) -> None:
         self.resolve, self.permissions, self.depth, self.name = resolve, permissions, depth, name
         self.files = files if files is not None else {}
         self.done = done if done is not None else {}
+        """What was read already, None where it had problems: no file is read twice for the same caller."""
+        self.sizes = sizes if sizes is not None else {}
+        """How many jobs each file brings in, with those of its own calls."""
 
     def calling(self, name: str, permissions: Permissions | None) -> Caller:
         """The caller that a called file sees."""
@@ -50,10 +54,11 @@ class Caller:
             name=name,
             files=self.files,
             done=self.done,
+            sizes=self.sizes,
         )
 
     def absolute(self, uses: str) -> str:
-        """`uses` as seen from the first file: a local path in a remote file is in that repository at that ref."""
+        """`uses` as seen from the first file: what is local to a remote file is in its repository."""
         outer = _REMOTE(self.name)
         return f"{outer.group(1)}/{uses[2:]}@{outer.group(2)}" if outer and uses.startswith("./") else uses
 
@@ -66,15 +71,15 @@ def attach(source: Source, workflow: Workflow, root: Map, caller: Caller, load: 
             called = _call(source, workflow, job, root["jobs"], caller, load)
             if called is not None:
                 jobs[name] = msgspec.structs.replace(job, called=called)
-    if sum(map(_count, jobs.values())) > source.limits.jobs:
+    size = len(jobs) + sum(
+        caller.sizes.get(caller.absolute(job.uses), 0) for job in jobs.values() if job.uses is not None
+    )
+    caller.sizes[caller.name] = size
+    if size > source.limits.jobs:
         source.problem(
             root.values_at["jobs"], f"The workflow may not contain more than {source.limits.jobs} jobs"
         )
     return msgspec.structs.replace(workflow, jobs=jobs)
-
-
-def _count(job: Job) -> int:
-    return 1 + (sum(map(_count, job.called.jobs.values())) if job.called is not None else 0)
 
 
 def _call(
@@ -131,14 +136,16 @@ def _read(
     allowed = _granted(job, workflow, caller)
     key = (name, repr(allowed), caller.depth)
     if key not in caller.done:
+        caller.done[key] = None
         try:
             caller.done[key] = load(
                 caller.files[name], name, source.limits, source.features, caller.calling(name, allowed)
             )
         except WorkflowErrors as errors:
             source.called(errors.problems)
-            return None
     called = caller.done[key]
+    if called is None:
+        return None  # its problems were noted where it was first called, and reach the first file from there
     for problem in called.unsupported:
         source.cannot(at, f"in the called workflow: {problem}"[:1000], problem.severity)
     return called

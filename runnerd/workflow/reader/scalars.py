@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runnerd.workflow.expressions.compiler import compiled
-from runnerd.workflow.expressions.template import template
+from runnerd.workflow.expressions.template import templated
 from runnerd.workflow.expressions.values import to_text
 from runnerd.workflow.model import ExpressionError, Scalar
 from runnerd.workflow.reader.scope import NOWHERE, Scope
@@ -78,7 +78,7 @@ def _typed(source: Source, value: Any, at: Any, scope: Scope, what: str) -> Scal
 
 def single(source: Source, value: str) -> bool:
     """Whether a text with well-formed expressions is one expression as a whole."""
-    return template(value, source.limits.expression, source.limits.expression_depth).single is not None
+    return templated(value, source.limits.expression, source.limits.expression_depth).single is not None
 
 
 def condition(source: Source, value: Any, at: Any, scope: Scope) -> Scalar:

@@ -50,7 +50,8 @@ JOB_SECRETS = JOB.with_("secrets")
 JOB_DEFAULTS = JOB.with_("env")
 CREDENTIALS = JOB.with_("secrets", "env")
 RUNNER = JOB.with_("secrets", "steps", "job", "runner", "env")
-"""Job outputs and the environment of containers."""
+"""Job outputs."""
+CONTAINER_ENV = RUNNER.without("steps")
 ENVIRONMENT_URL = RUNNER.without("secrets")
 STEP = RUNNER.calling("hashfiles")
 STEP_IF = STEP.without("secrets").calling("always", "cancelled", "failure", "success")

@@ -1,4 +1,4 @@
-"""Reading what a workflow and its jobs share: `defaults`, `permissions`, `concurrency`, and a job's `environment`."""
+"""Reading settings: `defaults`, `permissions` and `concurrency` of workflows and jobs, `environment`."""
 
 from __future__ import annotations
 

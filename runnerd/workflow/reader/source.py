@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from runnerd.workflow.expressions.compiler import BUILTIN, Compiled
-from runnerd.workflow.expressions.template import template
+from runnerd.workflow.expressions.template import templated
 from runnerd.workflow.expressions.values import to_text
 from runnerd.workflow.model import ExpressionError, Limits, Place, Problem
 from runnerd.workflow.reader.scope import Scope, known_context, known_function
 from runnerd.workflow.yaml import Map, Seq
 
 _PATHS_ONLY = re.compile(
-    r"(?:[^$]|\$(?!\{\{))*+(?:\$\{\{ *([a-zA-Z]+)(?:\.[a-zA-Z_][a-zA-Z0-9_-]*){0,9} *\}\}(?:[^$]|\$(?!\{\{))*+)+"
+    r"(?:[^$]|\$(?!\{\{))*+"
+    r"(?:\$\{\{ *([a-zA-Z]+)(?:\.[a-zA-Z_][a-zA-Z0-9_-]*){0,9} *\}\}(?:[^$]|\$(?!\{\{))*+)+"
 )
 _PATHS = re.compile(r"\$\{\{ *([a-zA-Z]+)")
 _SHORT = 10_000
@@ -119,12 +120,12 @@ class Source:
         if not scope.contexts:
             self.problem(at, "An expression is not allowed here")
             return False
-        if len(text) < _SHORT and _PATHS_ONLY.fullmatch(text):
-            # Nothing but `${{ context.property }}`: the names are all there is to check.
-            if scope.contexts.issuperset(map(str.lower, _PATHS.findall(text))):
-                return True
+        # Nothing but `${{ context.property }}` in a text: the names are all there is to check.
+        simple = len(text) < _SHORT and _PATHS_ONLY.fullmatch(text) is not None
+        if simple and scope.contexts.issuperset(map(str.lower, _PATHS.findall(text))):
+            return True
         try:
-            parts = template(text, self.limits.expression, self.limits.expression_depth).expressions
+            parts = templated(text, self.limits.expression, self.limits.expression_depth).expressions
         except ExpressionError as wrong:
             self.problem(at, str(wrong))
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runnerd.workflow.expressions import condition, interpolate, value_of
-from runnerd.workflow.expressions.template import template
+from runnerd.workflow.expressions.template import templated
 from runnerd.workflow.model import ExpressionError
 
 CONTEXTS = {"github": {"sha": "abc", "n": 1.10, "list": [1]}, "inputs": {"evil": "${{ github.sha }}"}}
@@ -79,4 +79,4 @@ def test_a_condition_mixed_with_text_always_holds():
 
 def test_the_parts_of_a_text_are_known():
     """The expressions of a text can be checked without evaluating them."""
-    assert [each.text for each in template("a ${{ b.c }} ${{ d() }}").expressions] == ["b.c", "d()"]
+    assert [each.text for each in templated("a ${{ b.c }} ${{ d() }}").expressions] == ["b.c", "d()"]
