@@ -42,9 +42,17 @@ def a_run(number: int, outcome: Outcome = Outcome.SUCCESS) -> RunRecord:
 
 def a_job(number: int, name: str, outcome: Outcome = Outcome.SUCCESS) -> JobRecord:
     steps = (
-        StepResult(number=1, id="", name="Run x", outcome=Outcome.FAILURE, conclusion=Outcome.SUCCESS, exit_code=3,
-                   started=2.0, ended=2.5),
-    )  # fmt: skip
+        StepResult(
+            number=1,
+            id="",
+            name="Run x",
+            outcome=Outcome.FAILURE,
+            conclusion=Outcome.SUCCESS,
+            exit_code=3,
+            started=2.0,
+            ended=2.5,
+        ),
+    )
     return JobRecord(
         id=number,
         run=7,
