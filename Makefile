@@ -25,7 +25,8 @@ venv: $(STAMP) ## the virtual environment in .venv, with every dependency pinned
 
 # pip is asked twice: a registry that hiccups once should not cost the newcomer the afternoon.
 $(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later: install it, or name it with PYTHON=…" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: needs Python 3.11 or later: install it, or name one with PYTHON=…" >&2; exit 2; }
 	@if ! test -x $(BIN)/python || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "creating $(VENV) with $(PYTHON)"; \
 		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || $(install-venv); \
