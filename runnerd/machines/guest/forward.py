@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import time
 from typing import Any
 
 from .agent import CHUNK, Agent, Exchange
@@ -12,6 +13,9 @@ from .wire import DATA, EOF, FROM_GUEST, GUEST, REQ, WINDOW_SIZE
 
 CONNECTIONS = 64
 """Connections at the same time, all ports together; more wait in the kernel's queue."""
+
+LINGER = 5.0
+"""Seconds without progress after which a connection that the host has closed is cut."""
 
 
 class Listener:
@@ -64,6 +68,8 @@ class Connection(Exchange):
         self._pending = bytearray()
         self._heard = False
         self._told = False
+        self._deaf = False
+        self._patience = 0.0
         # Behind all data, so that the host has seen the end of those before when it counts this one.
         agent.send_in_order(REQ, self.stream, json.dumps({"op": "accept", "port": port}).encode())
         self._watch()
@@ -84,37 +90,52 @@ class Connection(Exchange):
         self._watch()
 
     def reset(self) -> None:
-        """Close once all is written, and listen to nothing more."""
-        self._heard = self._told = True
-        self._settle()
+        """Close once all is written and the other side has ended too; what it still says is for nobody.
+
+        A socket closed with unread bytes in it would take back what was written last.
+        """
+        self._deaf = self._told = True
+        self._patience = time.monotonic() + LINGER
+        self.agent.timers[self.stream] = self
+        self._write()
+
+    def due(self, now: float) -> float | None:
+        """Give up a side that neither takes what is left nor ends."""
+        if now < self._patience:
+            return self._patience
+        self._close()
+        return None
 
     def _watch(self) -> None:
         mask = select.POLLOUT if self._pending else 0
-        if not self._heard and self._credit > 0:
+        if not self._heard and (self._deaf or self._credit > 0):
             mask |= select.POLLIN
         self.agent.watch(self._socket.fileno(), mask, self._ready)
 
     def _ready(self, events: int) -> None:
         if events & (select.POLLOUT | select.POLLERR):
             self._write()
-        if events & ~select.POLLOUT and self.agent.exchanges.get(self.stream) is self:
+        if events & ~select.POLLOUT and self._socket.fileno() >= 0:
             self._read()
 
     def _read(self) -> None:
-        if self._heard or self._credit <= 0:
+        if self._heard or (self._credit <= 0 and not self._deaf):
             return
         try:
-            data = self._socket.recv(min(CHUNK, self._credit))
+            data = self._socket.recv(CHUNK if self._deaf else min(CHUNK, self._credit))
         except BlockingIOError:
             return
         except OSError:
             return self._close()
+        if data and self._deaf:
+            return
         if data:
             self._credit -= len(data)
             self.agent.send_in_order(DATA, self.stream | FROM_GUEST, data)
         else:
             self._heard = True
-            self.agent.send_in_order(EOF, self.stream | FROM_GUEST)
+            if not self._deaf:
+                self.agent.send_in_order(EOF, self.stream | FROM_GUEST)
         self._settle()
 
     def _write(self) -> None:
@@ -127,6 +148,7 @@ class Connection(Exchange):
         del self._pending[:count]
         if count:
             self.took(count)
+            self._patience = time.monotonic() + LINGER
         if self._told and not self._pending:
             try:
                 self._socket.shutdown(socket.SHUT_WR)
@@ -142,6 +164,7 @@ class Connection(Exchange):
 
     def _close(self) -> None:
         self.agent.watch(self._socket.fileno(), 0, self._ready)
+        self.agent.timers.pop(self.stream, None)
         self._socket.close()
         self.end({})
         for listener in self.agent.listeners.values():

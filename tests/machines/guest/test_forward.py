@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 
 import pytest
 
@@ -57,6 +58,17 @@ def test_reset_delivers_what_was_sent_before(host: Host, port: int) -> None:
     assert kinds == [wire.WINDOW, wire.WINDOW, wire.EXIT]
 
 
+def test_client_that_never_ends_is_cut(host: Host, port: int) -> None:
+    """A connection that the host has closed does not live for ever because its other side does."""
+    host.call("listen", port=port)
+    client, stream = connect(host, port)
+    with client:
+        started = time.monotonic()
+        host.send(wire.RESET, stream)
+        assert host.receive() == (wire.EXIT, 0, stream, b"{}")
+        assert time.monotonic() - started < forward.LINGER + 2
+
+
 def test_client_that_vanishes_ends_the_exchange(host: Host, port: int) -> None:
     """A connection that breaks gets its EXIT although the host has not closed."""
     host.call("listen", port=port)
@@ -98,6 +110,7 @@ def test_connections_are_bounded(host: Host, port: int) -> None:
     waiting = socket.create_connection(("127.0.0.1", port), timeout=10)
     assert host.call("ping") == {}  # and no accept before the answer
     host.send(wire.RESET, clients[0][1])
+    clients[0][0].close()
     assert host.receive()[:3] == (wire.EXIT, 0, clients[0][1])
     assert host.receive()[0] == wire.REQ
     for client, _ in clients:
