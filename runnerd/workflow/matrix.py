@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runnerd.workflow.expressions import value_of
@@ -12,6 +12,7 @@ from runnerd.workflow.model import ExpressionError, Leg, Limits, Strategy
 
 _LIMITS = Limits()
 _NAME = 100
+_COMPARISONS = 200_000
 
 
 def expand_matrix(
@@ -32,6 +33,13 @@ def expand_matrix(
         return [Leg(index=0, total=1, name=job_name)]
     if not isinstance(matrix, Mapping):
         raise ExpressionError(f"the matrix must be a mapping, not {to_text(matrix)[:100]!r}")
+    try:
+        return _legs(matrix, job_name, limits)
+    except RecursionError:
+        raise ExpressionError("the values of the matrix are nested too deeply") from None
+
+
+def _legs(matrix: Mapping[str, Any], job_name: str, limits: Limits) -> list[Leg]:
     combinations = _combine(matrix, limits)
     if not combinations:
         return [Leg(index=0, total=1, name=job_name)]
@@ -44,17 +52,27 @@ def expand_matrix(
 
 def leg_name(job_name: str, values: Sequence[Any]) -> str:
     """`job (a, b)` from the scalars in a leg's values, cut at 100 characters."""
-    leaves = ", ".join(text for value in values for text in _leaves(value) if text)
+    shown: list[str] = []
+    length = 0
+    for leaf in _leaves(values):
+        if leaf:
+            shown.append(leaf)
+            length += len(leaf) + 2
+        if length > _NAME:
+            break
+    leaves = ", ".join(shown)
     name = f"{job_name} ({leaves})" if leaves else job_name
     return name if len(name) <= _NAME else name[: _NAME - 3] + "..."
 
 
-def _leaves(value: Any) -> list[str]:
+def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        return [leaf for each in value.values() for leaf in _leaves(each)]
+        value = list(value.values())
     if isinstance(value, list | tuple):
-        return [leaf for each in value for leaf in _leaves(each)]
-    return [to_text(value)]
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield to_text(value)
 
 
 def _combine(matrix: Mapping[str, Any], limits: Limits) -> list[tuple[dict[str, Any], list[Any]]]:
@@ -64,7 +82,7 @@ def _combine(matrix: Mapping[str, Any], limits: Limits) -> list[tuple[dict[str, 
         if name not in ("include", "exclude"):
             vectors[name] = _vector(name, values)
     include, exclude = _filters(matrix, "include"), _filters(matrix, "exclude")
-    _check_size(vectors, limits)
+    _check_size(vectors, len(include) + len(exclude), limits)
     legs: list[tuple[dict[str, Any], list[Any]]] = []
     unmatched = [True] * len(include)
     for values in itertools.product(*vectors.values()) if vectors else ():
@@ -87,13 +105,17 @@ def _combine(matrix: Mapping[str, Any], limits: Limits) -> list[tuple[dict[str, 
     return legs
 
 
-def _check_size(vectors: Mapping[str, Sequence[Any]], limits: Limits) -> None:
-    """Bound the product before walking it: `exclude` may take away, but not from millions."""
+def _check_size(vectors: Mapping[str, Sequence[Any]], filters: int, limits: Limits) -> None:
+    """Bound the work before doing it: `exclude` may take away, but not from millions."""
     size = 1
     for values in vectors.values():
         size *= len(values)
         if size > 64 * limits.legs:
             raise _too_many(limits)
+    if size * filters > _COMPARISONS:
+        raise ExpressionError(
+            f"{size} combinations with {filters} entries of include and exclude are too many"
+        )
 
 
 def _too_many(limits: Limits) -> ExpressionError:

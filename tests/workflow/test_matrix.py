@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import pytest
@@ -100,6 +101,8 @@ def test_a_matrix_comes_from_expressions():
         ("${{ fromJSON('[1]') }}", "must be a mapping"),
         ({"include": ["x"]}, "sequence of mappings"),
         ({"a": list(range(257))}, "more than 256"),
+        ({"a": list(range(250)), "exclude": [{"a": 1}] * 1000}, "too many"),
+        ({"a": [functools.reduce(lambda inner, _: [inner], range(5000), 1)]}, "nested too deeply"),
         ({name: list(range(10)) for name in "abcdefgh"}, "more than 256"),
     ],
 )

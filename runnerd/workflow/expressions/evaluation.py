@@ -68,21 +68,29 @@ def value_of(
 
     Sequences and mappings are walked; everything else comes back as it is.
     """
+    try:
+        return _value_of(scalar, contexts, functions, limits)
+    except RecursionError:
+        raise ExpressionError("the value is nested too deeply") from None
+
+
+def _value_of(
+    scalar: Any, contexts: Mapping[str, Any], functions: Mapping[str, Function] | None, limits: Limits
+) -> Any:
     if isinstance(scalar, str):
         if "${{" not in scalar:
             return scalar
-        return templated(scalar, limits.expression, limits.expression_depth).value_of(
-            _scope(contexts, functions, limits)
-        )
+        found = templated(scalar, limits.expression, limits.expression_depth)
+        return found.value_of(_scope(contexts, functions, limits))
     if isinstance(scalar, Mapping):
         return {
-            interpolate(key, contexts, functions=functions, limits=limits): value_of(
-                value, contexts, functions=functions, limits=limits
+            interpolate(key, contexts, functions=functions, limits=limits): _value_of(
+                value, contexts, functions, limits
             )
             for key, value in scalar.items()
         }
     if isinstance(scalar, list | tuple):
-        return [value_of(each, contexts, functions=functions, limits=limits) for each in scalar]
+        return [_value_of(each, contexts, functions, limits) for each in scalar]
     return scalar
 
 

@@ -13,6 +13,8 @@ from runnerd.workflow.expressions.values import to_text
 from runnerd.workflow.model import ExpressionError
 
 _OPEN, _CLOSE = "${{", "}}"
+_SLACK = 100
+"""Braces and blanks around an expression that do not count against its length."""
 
 
 class Template:
@@ -22,6 +24,8 @@ class Template:
 
     def __init__(self, text: str, length: int, depth: int) -> None:
         self.text = text
+        if len(text) > length + _SLACK:
+            raise _too_long(text, length)
         self.parts: list[str | Compiled] = []
         size = (
             10 + 2 * text.count("{") + text.count("'")
@@ -37,10 +41,7 @@ class Template:
         self.single = first if len(self.parts) == 1 and isinstance(first, Compiled) else None
         """The expression, where it is the whole text."""
         if self.single is None and size > length and any(isinstance(part, Compiled) for part in self.parts):
-            raise ExpressionError(
-                f"Exceeded max expression length {length}: a text with expressions counts as a whole",
-                text=text[:1000],
-            )
+            raise _too_long(text, length)
 
     @property
     def expressions(self) -> list[Compiled]:
@@ -62,6 +63,13 @@ class Template:
     def value_of(self, scope: Scope) -> Any:
         """The typed value of the only expression, or the text."""
         return self.single.run(scope) if self.single is not None else self.text_of(scope)
+
+
+def _too_long(text: str, length: int) -> ExpressionError:
+    return ExpressionError(
+        f"Exceeded max expression length {length}: a text with expressions counts as a whole",
+        text=text[:1000],
+    )
 
 
 def _compile(expression: str, text: str, offset: int, length: int, depth: int) -> Compiled:

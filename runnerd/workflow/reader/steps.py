@@ -55,10 +55,15 @@ def _remember(source: Source, step: Step, mapping: Map, seen: dict[str, bool]) -
             _identify(source, inner, place_of, seen, True)
     _identify(source, step, mapping, seen, bool(step.background))
     for key, named in (("wait", step.wait), ("cancel", step.cancel)):
-        for name in named or ():
-            if name and not seen.get(name.lower()):
-                reason = "is not a background step" if name.lower() in seen else "is no step before this one"
-                source.problem(mapping.values_at[key], f"{key!r} names {name[:100]!r}, which {reason}")
+        for index, name in enumerate(named or ()):
+            value = mapping[key]
+            at = value.items_at[index] if type(value) is Seq else mapping.values_at[key]
+            if step.id and name.lower() == step.id.lower():
+                source.problem(at, f"{key!r} names {name[:100]!r}, which is this step itself")
+            elif name and name.lower() not in seen:
+                source.problem(at, f"{key!r} names {name[:100]!r}, which is no step before this one")
+            elif name and not seen[name.lower()]:
+                source.warn(at, f"{key!r} names {name[:100]!r}, which does not run in the background")
 
 
 def _identify(source: Source, step: Step, mapping: Map, seen: dict[str, bool], background: bool) -> None:
@@ -125,6 +130,10 @@ def _all(source: Source, value: Any, at: Any, scope: Scope) -> bool:
     return True
 
 
+def _one(source: Source, value: Any, at: Any, scope: Scope) -> tuple[str, ...]:
+    return (words(source, value, at, NOWHERE),)
+
+
 def _parallel(source: Source, value: Any, at: Any, scope: Scope) -> tuple[Step, ...]:
     found = source.sequence(value, at)
     if found is None:
@@ -154,7 +163,8 @@ _COMMON: Table = {
     "env": Field("env", text_map, STEP),
     "background": Field("background", boolean, NOWHERE),
 }
-_CONTROL: Table = {key: _COMMON[key] for key in ("name", "id", "if", "timeout-minutes", "continue-on-error")}
+_CONTROL: Table = {key: _COMMON[key] for key in ("name", "id", "continue-on-error")}
+"""Control steps always run, so they take no `if`."""
 _KINDS: dict[str, Table] = {
     "run": {
         **_COMMON,
@@ -169,7 +179,7 @@ _KINDS: dict[str, Table] = {
     },
     "wait": {**_CONTROL, "wait": Field("wait", text_list, NOWHERE)},
     "wait-all": {**_CONTROL, "wait-all": Field("wait_all", _all, NOWHERE)},
-    "cancel": {**_CONTROL, "cancel": Field("cancel", text_list, NOWHERE)},
-    "parallel": {**_CONTROL, "parallel": Field("parallel", _parallel, NOWHERE)},
+    "cancel": {**_CONTROL, "cancel": Field("cancel", _one, NOWHERE)},
+    "parallel": {**_CONTROL, "if": _COMMON["if"], "parallel": Field("parallel", _parallel, NOWHERE)},
 }
 _ANY_STEP = frozenset(key for table in _KINDS.values() for key in table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runnerd.workflow.expressions import condition, interpolate, value_of
+from runnerd.workflow.expressions import interpolate, value_of
 from runnerd.workflow.expressions.template import templated
 from runnerd.workflow.model import ExpressionError
 
@@ -56,25 +56,6 @@ def test_a_text_with_an_expression_counts_as_a_whole():
     with pytest.raises(ExpressionError, match="21000"):
         interpolate("x" * 21_000 + "${{ 1 }}", {})
     assert len(interpolate("x" * 22_000, {})) == 22_000
-
-
-def test_conditions_imply_success():
-    """Without a status function `success() &&` is implied; with one it is not."""
-    ok, bad = {"success": lambda: True}, {"success": lambda: False, "failure": lambda: True}
-    assert condition(None, {}, functions=ok)
-    assert not condition("", {}, functions=bad)
-    assert condition("github.sha == 'ABC'", CONTEXTS, functions=ok)
-    assert not condition("true", {}, functions=bad)
-    assert condition("${{ failure() }}", {}, functions=bad)
-    assert not condition("'success()'", {}, functions=bad)
-    assert not condition("false", {}, functions=ok)
-    assert not condition(0, {}, functions=ok)
-
-
-def test_a_condition_mixed_with_text_always_holds():
-    """GitHub makes a non-empty string of it, which is true."""
-    assert condition("${{ false }} == true", {}, functions={"success": lambda: True})
-    assert not condition("${{ false }}", {}, functions={"success": lambda: True})
 
 
 def test_the_parts_of_a_text_are_known():

@@ -47,7 +47,9 @@ def test_steps_are_read(job):
         ("[x]", "a mapping was expected"),
         ("[{run: x, shell: '${{ github.x }}'}]", "not allowed here"),
         ("[{wait: nobody}]", "is no step before"),
-        ("[{id: a, run: x}, {wait: a}]", "is not a background step"),
+        ("[{id: a, wait: a}]", "is this step itself"),
+        ("[{id: a, run: x}, {cancel: [a]}]", "A sequence was not expected"),
+        ("[{id: a, run: x}, {wait: a, if: always()}]", "key of a `wait` step 'if'"),
         ("[{wait-all: yes}]", "takes no value"),
         ("[{parallel: []}]", "at least one step"),
         ("[{parallel: [{wait-all: }]}]", "must `run` or `uses`"),
@@ -70,7 +72,7 @@ def test_every_form_of_action_is_taken(job_problems, uses):
 def test_background_steps_are_read():
     """Background, wait, wait-all, cancel and parallel come out as data."""
     found = load(
-        "on: push\njobs: {a: {runs-on: x, steps: [{id: s, run: x, background: true}, {wait: s}, {cancel: [s]}, "
+        "on: push\njobs: {a: {runs-on: x, steps: [{id: s, run: x, background: true}, {wait: s}, {cancel: s}, "
         "{wait-all: }, {parallel: [{id: p, run: a}, {run: b}]}, {wait: p}]}}",
         path="w",
         features=BACKGROUND,
@@ -80,6 +82,16 @@ def test_background_steps_are_read():
     assert (wait.wait, cancel.cancel, wait_all.wait_all) == (("s",), ("s",), True)
     assert [each.run for each in parallel.parallel] == ["a", "b"]
     assert found.unsupported == ()
+
+
+def test_waiting_for_a_step_that_is_not_in_the_background_is_warned_about():
+    """GitHub takes it, and it waits for nothing."""
+    found = load(
+        "on: push\njobs: {a: {runs-on: x, steps: [{id: s, run: x}, {wait: [s]}]}}",
+        path="w",
+        features=BACKGROUND,
+    )
+    assert "does not run in the background" in found.warnings[0].message
 
 
 def test_background_steps_are_unsupported_unless_the_caller_can():
