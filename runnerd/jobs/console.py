@@ -10,11 +10,12 @@ from runnerd.jobs import commands
 from runnerd.jobs.commands import CommandReader, WorkflowCommand
 from runnerd.jobs.lines import Lines, Piece
 from runnerd.jobs.masker import Masker
+from runnerd.jobs.outcome import storable
 from runnerd.jobs.ports import LogSink
 from runnerd.jobs.spec import JobLimits
 from runnerd.model import Annotation
 
-_OFF = "GitHub has switched this command off, because anything that prints could use it; write to ${} instead"
+_OFF = "GitHub has switched this command off, because anything that prints could use it; write to $%s instead"
 _NOT_ECHOED = frozenset(
     {"add-mask", "debug", "error", "notice", "resume-commands", "stop-commands", "warning"}
 )
@@ -113,9 +114,9 @@ class Console:
             case "set-output" | "save-state":
                 await self._deprecated(command)
             case "set-env":
-                await self._refuse(command.name, _OFF.format("GITHUB_ENV"))
+                await self._refuse(command.name, _OFF % "GITHUB_ENV")
             case "add-path":
-                await self._refuse(command.name, _OFF.format("GITHUB_PATH"))
+                await self._refuse(command.name, _OFF % "GITHUB_PATH")
             case "stop-commands":
                 await self.line(line)
                 if not self._reader.stopped:
@@ -131,7 +132,10 @@ class Console:
         await self._prefixed(f"##[{note.level}]", note.message)
         self._counts[note.level] += 1
         if self._counts[note.level] <= self._limits.annotations:
-            mask = self._masker.mask
+
+            def mask(text: str) -> str:
+                return storable(self._masker.mask(text))
+
             self.annotations.append(
                 Annotation(
                     level=note.level,

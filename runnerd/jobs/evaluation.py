@@ -11,7 +11,8 @@ T = TypeVar("T")
 Functions = Mapping[str, Callable[..., Any]]
 HashFiles = Callable[[tuple[str, ...]], Awaitable[str]]
 
-_ROUNDS = 20
+_HASHES = 20
+"""Different sets of files one expression may ask for."""
 
 
 def status_functions(status: str) -> dict[str, Callable[..., bool]]:
@@ -27,27 +28,24 @@ def status_functions(status: str) -> dict[str, Callable[..., bool]]:
 async def evaluated(compute: Callable[[Functions], T], functions: Functions, hash_files: HashFiles) -> T:
     """Return what `compute(functions)` gives once every `hashFiles` in it has its answer.
 
-    Evaluation is pure and cannot wait, so it is repeated: a call whose answer is not known yet gives the
-    empty text, the answer is fetched, and the evaluation starts over. Raises `ExpressionError`.
+    Evaluation is pure and cannot wait, so a call whose answer is not known yet ends it; the answer is
+    fetched, and the evaluation starts over. Raises `ExpressionError`, also after too many of these.
     """
     known: dict[tuple[str, ...], str] = {}
-    for _ in range(_ROUNDS):
+    for _ in range(_HASHES + 1):
         missing: list[tuple[str, ...]] = []
 
         def look_up(*patterns: object, missing: list[tuple[str, ...]] = missing) -> str:
             key = tuple(str(pattern) for pattern in patterns)
             if key not in known:
                 missing.append(key)
-            return known.get(key, "")
+                raise ExpressionError("hashFiles has no answer yet")
+            return known[key]
 
         try:
-            value = compute({**functions, "hashFiles": look_up})
+            return compute({**functions, "hashFiles": look_up})
         except ExpressionError:
             if not missing:
                 raise
-        else:
-            if not missing:
-                return value
-        for key in missing:
-            known[key] = await hash_files(key)
-    raise ExpressionError(f"hashFiles was asked for other files {_ROUNDS} times over")
+        known[missing[0]] = await hash_files(missing[0])
+    raise ExpressionError(f"hashFiles is called for more than {_HASHES} different sets of files")

@@ -139,7 +139,8 @@ def _forms(value: str) -> Iterator[str]:
 
 def _encoded(text: str) -> Iterator[str]:
     yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
-    yield from (quote(text, safe=""), quote(text, safe="/"), quote(text, safe="").replace("%20", "+"))
+    everything, path = (quote(text, safe=safe, errors="replace") for safe in ("", "/"))
+    yield from (everything, path, everything.replace("%20", "+"))
     yield from (escape(text), escape(text, {'"': "&quot;", "'": "&apos;"}), escape(text, {"'": "&#39;"}))
     yield text.replace("'", "''")
     yield text.replace("'", "'\\''")

@@ -35,3 +35,8 @@ def joined(summaries: str, limit: int) -> str:
         return summaries
     note = f"\n\n*(cut here: the summaries of this job are longer than {limit >> 10} KiB together)*"
     return summaries[: limit - len(note)] + note
+
+
+def storable(text: str) -> str:
+    """Return a text that every database and every encoder takes: no NUL and no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()

@@ -15,12 +15,13 @@ import trio
 import runnerd
 from runnerd.jobs.console import Console
 from runnerd.jobs.evaluation import status_functions
+from runnerd.jobs.keys import StepFailed, default_name, environment_of, minutes_of
 from runnerd.jobs.masker import SHORT, Masker
-from runnerd.jobs.outcome import joined, judged, unrunnable
+from runnerd.jobs.outcome import joined, judged, storable, unrunnable
 from runnerd.jobs.ports import Checkout, Clock, LogSink, StepObserver
 from runnerd.jobs.spec import JobSpec
 from runnerd.jobs.state import JobState
-from runnerd.jobs.step import Ended, StepFailed, StepRun, default_name, environment_of, minutes_of
+from runnerd.jobs.step import Ended, StepRun
 from runnerd.jobs.workplace import Unusable, Workplace
 from runnerd.machines.driver import Machine, MachineLost
 from runnerd.model import Annotation, JobResult, Outcome, StepResult
@@ -183,7 +184,7 @@ class _JobRun:
                 return
         except StepFailed as error:
             trouble = str(error)
-        name = self.masker.mask(await run.name())
+        name = storable(self.masker.mask(await run.name()))
         console = self.console(number)
         started = self.clock()
         await self.log.begin_step(number)
@@ -274,13 +275,13 @@ class _JobRun:
         result = StepResult(
             number=number,
             id=key,
-            name=self.masker.mask(name),
+            name=storable(self.masker.mask(name)),
             outcome=outcome,
             conclusion=conclusion,
             exit_code=exit_code,
             started=started,
             ended=None if started is None else self.clock(),
-            reason=self.masker.mask(reason),
+            reason=storable(self.masker.mask(reason)),
         )
         self.results.append(result)
         await self.observer.step_ended(result)
@@ -316,18 +317,18 @@ class _JobRun:
                 await console.error(reason)
                 self.verdict = self.verdict or (Outcome.FAILURE, reason)
             elif value:
-                outputs[name] = value
+                outputs[name] = storable(value)
         self.annotations += console.annotations
         return outputs
 
     def result(self, outcome: Outcome, reason: str, outputs: Mapping[str, str] | None = None) -> JobResult:
         return JobResult(
             outcome=outcome,
-            reason=self.masker.mask(reason),
+            reason=storable(self.masker.mask(reason)),
             outputs=dict(outputs or {}),
             steps=tuple(self.results),
             annotations=tuple(self.annotations),
-            summary=joined(self.masker.mask("\n\n".join(self.summaries)), self.spec.limits.summary),
+            summary=joined(storable(self.masker.mask("\n\n".join(self.summaries))), self.spec.limits.summary),
         )
 
     async def introduce(self) -> None:

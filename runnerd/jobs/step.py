@@ -15,6 +15,7 @@ from runnerd.jobs.checkout import ACTION, CheckoutRefused, read_inputs
 from runnerd.jobs.console import Console
 from runnerd.jobs.environment_files import BadEnvironmentFile
 from runnerd.jobs.evaluation import Functions, evaluated, status_functions
+from runnerd.jobs.keys import NAME, StepFailed, default_name, environment_of, minutes_of
 from runnerd.jobs.ports import Checkout
 from runnerd.jobs.shells import NoShell
 from runnerd.jobs.spec import JobSpec
@@ -27,8 +28,6 @@ from runnerd.workflow.model import Defaults, Scalar, Step
 
 T = TypeVar("T")
 
-_NAME = 200
-
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """How a step ended by itself, before `continue-on-error`."""
@@ -38,10 +37,6 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     outputs: Mapping[str, str] = {}
     summary: str = ""
-
-
-class StepFailed(Exception):
-    """The step cannot go on; the sentence is shown."""
 
 
 class StepRun:
@@ -86,7 +81,7 @@ class StepRun:
             text = await self._evaluate(lambda f: interpolate(written, contexts, functions=f), "name")
         except StepFailed:
             text = str(written)
-        return " ".join(text.split())[:_NAME] or default_name(self.step)
+        return " ".join(text.split())[:NAME] or default_name(self.step)
 
     async def minutes(self) -> float | None:
         """The step's `timeout-minutes`; None when it has none. Raises `StepFailed`."""
@@ -253,47 +248,6 @@ class StepRun:
             return await evaluated(compute, status_functions(self._state.status), hash_files)
         except (ExpressionError, OSError, ValueError) as error:
             raise StepFailed(f"`{key}` cannot be evaluated: {error}") from error
-
-
-def default_name(step: Step) -> str:
-    """Return what a step without a name is called: `Run`, and its action or its script's first line."""
-    if step.uses is not None:
-        return f"Run {step.uses}"
-    lines = (step.run or "").strip().splitlines()
-    return f"Run {lines[0].strip()}"[:_NAME] if lines else "Run"
-
-
-def environment_of(
-    written: Mapping[str, Scalar] | str, contexts: Mapping[str, Any], functions: Functions
-) -> dict[str, str]:
-    """Evaluate an `env`, which is a map or one expression that gives a map; raises `ExpressionError`."""
-    value = value_of(written, contexts, functions=functions)
-    if value is None or value == "":
-        return {}
-    if not isinstance(value, Mapping):
-        raise ExpressionError("`env` must be a map of names to values")
-    return {str(name): _as_text(each) for name, each in value.items()}
-
-
-def minutes_of(value: Any, key: str) -> float | None:
-    """Read a number of minutes; None when nothing is written. Raises `StepFailed`."""
-    if value is None or value == "":
-        return None
-    try:
-        minutes = float(value)
-    except (TypeError, ValueError) as error:
-        raise StepFailed(f"`{key}` is not a number: {str(value)[:80]!r}") from error
-    if not 0 < minutes < 1e6:
-        raise StepFailed(f"`{key}` must be more than 0, not {minutes:g}")
-    return minutes
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value  # evaluated once already; what came out is never evaluated again
-    if value is None or isinstance(value, int | float | bool):
-        return interpolate(value, {})
-    raise ExpressionError("a value of `env` must be text, a number or a boolean")
 
 
 async def _judged(ended: Exit, console: Console) -> Ended:

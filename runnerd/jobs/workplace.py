@@ -90,9 +90,9 @@ class Workplace:
         return {variable: f"{self._folder}/{name}_{step}" for variable, name in _FILES.items()}
 
     async def put_script(self, step: int, suffix: str, text: str) -> str:
-        """Write a step's script, byte for byte, and return its path."""
+        """Write a step's script, byte for byte, and return its path; half a surrogate pair becomes `?`."""
         path = f"{self.temp}/step_{step}{suffix}"
-        await self._machine.put(path, text.encode(errors="surrogateescape"), mode=0o755)
+        await self._machine.put(path, text.encode(errors="replace"), mode=0o755)
         return path
 
     async def read(self, step: int, limits: Mapping[str, int]) -> StepFiles:

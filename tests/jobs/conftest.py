@@ -1,10 +1,11 @@
-"""A machine of this host's processes, a log and an observer that remember, and a way to run a workflow's job."""
+"""A machine of this host's processes, a log and an observer that remember, and a bench to run a job on."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import tarfile
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,21 +100,11 @@ class LocalMachine:
 
     async def put(self, path: str, data: bytes, *, mode: int = 0o644, user: int = 1001) -> None:
         self.calls["put"] += 1
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
-        place.chmod(mode)
+        _write(Path(path), data, mode)
 
     async def get(self, path: str, *, limit: int) -> bytes:
         self.calls["get"] += 1
-        place = Path(path)
-        if not place.exists():
-            raise FileNotFoundError(path)
-        if place.is_symlink() or not place.is_file():
-            raise ValueError(f"{path} is not a regular file")
-        if place.stat().st_size > limit:
-            raise ValueError(f"{path} has more than {limit} bytes")
-        return place.read_bytes()
+        return _read(Path(path), limit)
 
     async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
         self.calls["unpack"] += 1
@@ -126,12 +117,29 @@ class LocalMachine:
         return MachineLost(reason)
 
 
+def _write(place: Path, data: bytes, mode: int) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+    place.chmod(mode)
+
+
+def _read(place: Path, limit: int) -> bytes:
+    if not os.path.lexists(place):
+        raise FileNotFoundError(place)
+    if place.is_symlink() or not place.is_file():
+        raise ValueError(f"{place} is not a regular file")
+    if place.stat().st_size > limit:
+        raise ValueError(f"{place} has more than {limit} bytes")
+    return place.read_bytes()
+
+
 class RememberingLog:
     """Keeps lines by step."""
 
     def __init__(self) -> None:
         self.steps: dict[int, list[str]] = {}
         self._current: list[str] = []
+        self._awaited: tuple[str, trio.Event] | None = None
 
     async def begin_step(self, number: int) -> None:
         self._current = self.steps.setdefault(number, [])
@@ -139,9 +147,16 @@ class RememberingLog:
     async def line(self, text: str) -> None:
         assert "\n" not in text
         self._current.append(text)
+        if self._awaited and text == self._awaited[0]:
+            self._awaited[1].set()
 
     async def note(self, text: str) -> None:
         self._current.append(text)
+
+    async def wait_for(self, line: str) -> None:
+        """Return when this line is logged."""
+        self._awaited = (line, trio.Event())
+        await self._awaited[1].wait()
 
     def text(self) -> str:
         return "\n".join(line for lines in self.steps.values() for line in lines)
@@ -244,8 +259,6 @@ class Bench:
 
 
 def _dedented(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.dedent(text).strip("\n").split("\n")
 
 

@@ -203,8 +203,7 @@ async def test_cancelling_stops_the_step_and_lets_clean_up_run(bench):
     """The running step is stopped; `always()` and `cancelled()` steps run, the others do not."""
 
     async def cancel_soon() -> None:
-        while not any("begun" in line for line in bench.log.text().splitlines()[-1:]):
-            await trio.sleep(0.01)
+        await bench.log.wait_for("begun")
         bench.cancel.set()
 
     async with trio.open_nursery() as nursery:
@@ -230,15 +229,12 @@ async def test_a_running_always_step_is_not_stopped_by_a_cancellation(bench):
     """Its `if` is asked again, and holds for a cancelled job too."""
 
     async def cancel_soon() -> None:
-        while "begun" not in bench.log.text():
-            await trio.sleep(0.01)
+        await bench.log.wait_for("begun")
         bench.cancel.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_soon)
-        result = await bench.steps(
-            "- if: always()\n  name: x\n  run: echo beg''un; sleep 0.3; echo done"
-        )
+        result = await bench.steps("- if: always()\n  name: x\n  run: echo beg''un; sleep 0.3; echo done")
     assert bench.log.output(1)[-1] == "done"
     assert (result.outcome, result.steps[0].outcome) == (Outcome.CANCELLED, Outcome.SUCCESS)
 
@@ -247,8 +243,7 @@ async def test_clean_up_ends_with_the_time_for_it(bench):
     """Steps after a cancellation are stopped when `cancel-timeout-minutes` are over."""
 
     async def cancel_soon() -> None:
-        while "begun" not in bench.log.text():
-            await trio.sleep(0.01)
+        await bench.log.wait_for("begun")
         bench.cancel.set()
 
     began = time.monotonic()
@@ -316,7 +311,12 @@ async def test_outputs_of_steps_become_outputs_of_the_job(bench):
             echo version=1.2 >> "$GITHUB_OUTPUT"
             printf 'text<<E\\nline 1\\nline 2\\nE\\n' >> "$GITHUB_OUTPUT"
         """,
-        head="outputs:\n  v: ${{ steps.a.outputs.version }}\n  t: ${{ steps.a.outputs.text }}\n  n: ${{ steps.b.outputs.x }}",
+        head="""
+        outputs:
+          v: ${{ steps.a.outputs.version }}
+          t: ${{ steps.a.outputs.text }}
+          n: ${{ steps.b.outputs.x }}
+        """,
     )
     assert result.outputs == {"v": "1.2", "t": "line 1\nline 2"}
 
