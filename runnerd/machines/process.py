@@ -207,8 +207,9 @@ class ProcessBox:
         if not ended:
             await self._hunt(process.pid)
         self._channel.close("it was destroyed")
-        with trio.move_on_after(_ENDING):
-            await process.wait()
+        if ended:  # then it ends by itself, now that its channel has
+            with trio.move_on_after(_ENDING):
+                await process.wait()
         if process.poll() is None:
             process.kill()
             await process.wait()

@@ -21,14 +21,16 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def descendants(ancestor: int) -> list[int]:
-    """The processes below `ancestor`, which is not among them."""
+    """The living processes below `ancestor`, which is not among them."""
     children: dict[int, list[int]] = {}
     for pid in _pids():
         try:
             status = Path(f"/proc/{pid}/stat").read_bytes()
         except OSError:  # it ended meanwhile
             continue
-        children.setdefault(int(status.rpartition(b")")[2].split()[1]), []).append(pid)
+        state, parent = status.rpartition(b")")[2].split()[:2]
+        if state != b"Z":  # ended, and only its parent can make it go
+            children.setdefault(int(parent), []).append(pid)
     found = list(children.get(ancestor, ()))
     for pid in found:
         found.extend(children.get(pid, ()))

@@ -81,7 +81,8 @@ class Peer:
                     del self._received[: size + length]
                     return frames.Frame(kind, flags, stream, payload)
             data = await self.stream.receive_some()
-            assert data, "the host closed the channel"
+            if not data:
+                raise trio.EndOfChannel("the host closed the channel")
             self._received += data
 
     async def greet(self) -> None:
