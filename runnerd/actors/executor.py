@@ -57,7 +57,7 @@ class Site(Protocol):
         """The image that claims these labels, or None."""
         ...
 
-    def open_log(self, run: int, job: int) -> AbstractAsyncContextManager[LogSink]:
+    def open_log(self, run: RunRecord, job: JobRecord) -> AbstractAsyncContextManager[LogSink]:
         """Where the job's log goes."""
         ...
 
@@ -365,7 +365,7 @@ class ExecutorActor:
         started = self._clock()
         with log.context(machine=machine.id):
             _log.info("job starts", repository=run.repository, name=row.name)
-            async with self._site.open_log(run.id, row.id) as sink:
+            async with self._site.open_log(run, row) as sink:
                 result = await run_job(
                     spec,
                     machine,

@@ -1,0 +1,84 @@
+"""Which machine driver the configuration means, and how much memory its machines may take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from runnerd.config import Config
+from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
+from runnerd.machines.journal import Journal, MachineNote
+from runnerd.messages import DescribePool, LeaseMachine
+from runnerd.store.ledger import Ledger
+
+BOOT_TIMEOUT = 300.0
+"""Seconds in which the pool must have its templates."""
+
+PoolMessage = LeaseMachine | DescribePool
+"""What the pool's mailbox carries."""
+
+Open = Callable[[Config, Journal, Path], AbstractAsyncContextManager[Driver]]
+"""How a driver is had: configuration, journal, and a folder that no other driver uses at the same time."""
+
+
+def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncContextManager[Driver]:
+    """The configured driver. Raises `NoMachine` for one that this version does not have.
+
+    Machines are made in the folder `own`, and what an earlier driver left there is reaped; images and
+    templates lie in the state directory, which several may read.
+    """
+    name = config.machines.driver_name
+    if name == "qemu":
+        from runnerd.machines.qemu import open_qemu_driver
+
+        return open_qemu_driver(
+            state=own,
+            images=config.state_directory / "images",
+            snapshots=config.state_directory / "snapshots",
+            accelerator=config.machines.accelerator,
+            journal=journal,
+            ready_timeout=config.pool.ready_timeout,
+            build_timeout=config.pool.build_timeout,
+        )
+    if name == "process":
+        from runnerd.machines.process import open_process_driver
+
+        return open_process_driver(root=own / "machines")
+    raise NoMachine(
+        f"this version has no machine driver {name!r}: set [machines] driver to qemu "
+        "(FIRECRACKER_API_URL selects fcctl, which is not built yet: unset it)"
+    )
+
+
+def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
+    """The same as a function without arguments, with the ledger as the machines' journal (I5)."""
+
+    async def journal(note: MachineNote) -> None:
+        if note.state == "gone":
+            await ledger.forget_machine(note.id)
+        else:
+            await ledger.note_machine(
+                note.id, note.driver, note.image, note.state, note.pid, note.uid, note.started
+            )
+
+    return lambda: open_(config, journal, config.state_directory)
+
+
+def machine_size(config: Config) -> Size:
+    """The size of every machine."""
+    machines = config.machines
+    return Size(vcpus=machines.vcpus, memory=machines.memory, disk=machines.disk)
+
+
+def pool_memory(config: Config, *, proc: Path = Path("/proc")) -> int:
+    """MiB that all machines together may take: what the host has, less the reserve."""
+    fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
+    total = int(fields["MemTotal"].split()[0]) // 1024
+    return max(0, total - config.pool.memory_reserve)
+
+
+def builders() -> int:
+    """How many machines are made at once: one for each core we may use."""
+    return len(os.sched_getaffinity(0))

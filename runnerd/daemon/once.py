@@ -1,0 +1,339 @@
+"""`runnerd run`: a checkout's workflows with the daemon's own executor and pool, and nothing kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from runnerd.actors.executor import ExecutorActor
+from runnerd.actors.pool import PoolActor, Rules
+from runnerd.actors.writer import WriterActor
+from runnerd.config import Config
+from runnerd.daemon import drivers
+from runnerd.daemon.site import Site
+from runnerd.git.checkout import WorkingTreeCheckout
+from runnerd.git.working_tree import describe, workflow_files
+from runnerd.jobs.ports import LogSink
+from runnerd.machines.driver import NoMachine, OpenDriver
+from runnerd.machines.journal import unwritten
+from runnerd.messages import CancelRun, OutboxChanged, RunCreated
+from runnerd.model import Event, JobRecord, Outcome, RunRecord
+from runnerd.store.changes import UNEXPANDED, NewJob, NewRun, WorkflowNote
+from runnerd.store.ledger import Delivery, Ledger, open_ledger
+from runnerd.supervise.mailbox import Mailbox
+from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, supervise
+from runnerd.workflow import load, matches
+from runnerd.workflow.model import Workflow, WorkflowErrors
+from runnerd.workflow.triggers import dispatch_inputs
+
+DELIVERY = "runnerd-run"
+NO_COMMIT = "0" * 40
+
+Show = Callable[[str, str], None]
+"""Is given each line of log as it comes: the job's name and the line."""
+
+
+class Nothing(Exception):
+    """No workflow or job is there to run; the sentence says why."""
+
+
+class Unusable(Exception):
+    """What was asked for cannot be run; the sentence says why."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    runs: tuple[tuple[RunRecord, tuple[JobRecord, ...]], ...] = ()
+    notes: tuple[WorkflowNote, ...] = ()
+    """Why each workflow file was or was not run."""
+    interrupted: bool = False
+
+    @property
+    def green(self) -> bool:
+        """Nothing went wrong, and at least one run was not skipped whole."""
+        outcomes = [run.outcome for run, _ in self.runs]
+        return Outcome.SUCCESS in outcomes and all(each is not None and each.green for each in outcomes)
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run of a checkout."""
+
+    path: Path
+    event: Event
+    body: bytes
+    """The event's payload, as a forge would send it."""
+    changed: tuple[str, ...] | None = None
+    """The files it changed, for path filters; None lets every file through."""
+    workflow_files: Sequence[str] = ()
+    """Only these, by path or file name."""
+    job: str | None = None
+    """Only this job and what it needs."""
+    secrets: Mapping[str, str] = msgspec.field(default_factory=dict)
+    variables: Mapping[str, str] = msgspec.field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+def run_once(
+    request: Request, *, config: Config, show: Show, open_driver: drivers.Open = drivers.open_driver
+) -> Report:
+    """Run it here and now, and say what came of it.
+
+    The first SIGINT or SIGTERM cancels the jobs, the second stops at once. Raises `Nothing` where nothing
+    matches, `Unusable` and `GitError` for what cannot be run as asked, and `NoMachine`.
+    """
+    return trio.run(partial(_run_once, request, config, show, open_driver))
+
+
+async def _run_once(request: Request, config: Config, show: Show, open_driver: drivers.Open) -> Report:
+    tree = await describe(request.path, environ=os.environ)
+    event = msgspec.structs.replace(
+        request.event, delivery=DELIVERY, sha=tree.sha or NO_COMMIT, ref=tree.ref or request.event.ref
+    )
+    runs, notes = _plan(request, event, workflow_files(tree.root))
+    with tempfile.TemporaryDirectory(prefix="runnerd-") as folder:
+        own = Path(folder)
+        async with open_ledger(own / "ledger.db") as ledger:
+            checkout = WorkingTreeCheckout(tree, own, environ=os.environ)
+            site = _LoudSite(
+                config,
+                checkout,
+                show,
+                own,
+                secrets=request.secrets,
+                variables=request.variables,
+                environment=request.env,
+            )
+            once = _Once(config, ledger, site, partial(open_driver, config, unwritten, own))
+            try:
+                interrupted = await once.run(event, request.body, runs, notes)
+            except (StartFailed, GaveUp) as problem:
+                if isinstance(problem.__cause__, NoMachine):
+                    raise problem.__cause__ from problem
+                raise
+            records = reversed(await ledger.runs(limit=len(runs)))
+            done = [(run, tuple(await ledger.jobs(run.id))) for run in records]
+    return Report(runs=tuple(done), notes=tuple(notes), interrupted=interrupted)
+
+
+def _plan(
+    request: Request, event: Event, files: Mapping[str, bytes]
+) -> tuple[list[NewRun], list[WorkflowNote]]:
+    """The runs of the files that match; raises `Nothing` where none does."""
+    if request.workflow_files:
+        wanted = set(request.workflow_files)
+        files = {path: text for path, text in files.items() if wanted & {path, Path(path).name}}
+        known = {name for path in files for name in (path, Path(path).name)}
+        if unknown := wanted - known:
+            raise Nothing(f"there is no workflow file {', '.join(sorted(unknown))} in .github/workflows")
+    if not files:
+        raise Nothing(f"{request.path} has no workflow files in .github/workflows")
+    runs, notes = [], []
+    for path, text in files.items():
+        run, note = _plan_file(request, event, path, text.decode("utf-8", "replace"))
+        notes.append(note)
+        runs += [run] if run is not None else []
+    if not runs:
+        raise Nothing("\n".join(["nothing matches", *(f"{note.path}: {note.reason}" for note in notes)]))
+    return runs, notes
+
+
+def _plan_file(request: Request, event: Event, path: str, source: str) -> tuple[NewRun | None, WorkflowNote]:
+    try:
+        workflow = load(source, path=path)
+    except WorkflowErrors as errors:
+        return _failed(event, path, path, source, str(errors)), WorkflowNote(
+            path=path, matched=True, reason="the file is not valid"
+        )
+    match = matches(event, event.payload, workflow, request.changed)
+    if not match.matched:
+        return None, WorkflowNote(path=path, matched=False, reason=match.reason)
+    note = WorkflowNote(path=path, matched=True, reason=match.reason)
+    keys = _keys(workflow, request.job)
+    if not keys:
+        return None, WorkflowNote(path=path, matched=False, reason=f"it has no job {request.job!r}")
+    blocking = [str(problem) for problem in workflow.unsupported if problem.severity == "error"]
+    if blocking:
+        return _failed(event, path, workflow.name, source, "\n".join(blocking)), note
+    inputs = {}
+    if event.name == "workflow_dispatch" and match.trigger is not None:
+        try:
+            inputs = dispatch_inputs(match.trigger.inputs, event.inputs)
+        except ValueError as wrong:
+            raise Unusable(f"{path}: {wrong}") from wrong
+    return NewRun(
+        workflow_path=path,
+        workflow_name=workflow.name,
+        title=event.message.partition("\n")[0],
+        source_text=source,
+        event=msgspec.structs.replace(event, payload={}, inputs=inputs),
+        jobs=tuple(NewJob(key=key, leg=UNEXPANDED, name=key) for key in keys),
+    ), note
+
+
+def _failed(event: Event, path: str, name: str, source: str, reason: str) -> NewRun:
+    return NewRun(
+        workflow_path=path,
+        workflow_name=name,
+        title="",
+        source_text=source,
+        event=msgspec.structs.replace(event, payload={}),
+        outcome=Outcome.STARTUP_FAILURE,
+        reason=reason,
+    )
+
+
+def _keys(workflow: Workflow, job: str | None) -> list[str]:
+    """The jobs to run: all, or one with everything it needs."""
+    if job is None:
+        return list(workflow.jobs)
+    wanted: set[str] = set()
+    waiting = [job] if job in workflow.jobs else []
+    while waiting:
+        key = waiting.pop()
+        if key not in wanted:
+            wanted.add(key)
+            waiting.extend(workflow.jobs[key].needs)
+    return [key for key in workflow.jobs if key in wanted]
+
+
+class _LoudSite(Site):
+    """A site whose jobs' logs are also shown, line by line."""
+
+    def __init__(
+        self,
+        config: Config,
+        checkout: WorkingTreeCheckout,
+        show: Show,
+        state: Path,
+        *,
+        secrets: Mapping[str, str],
+        variables: Mapping[str, str],
+        environment: Mapping[str, str],
+    ) -> None:
+        super().__init__(
+            config,
+            checkout,
+            state=state,
+            clock=time.time,
+            foreign_is_failure=True,
+            secrets=secrets,
+            variables=variables,
+            environment=environment,
+        )
+        self._show = show
+
+    @asynccontextmanager
+    async def open_log(self, run: RunRecord, job: JobRecord) -> AsyncIterator[LogSink]:
+        """The job's log, shown as it is written."""
+        async with super().open_log(run, job) as sink:
+            yield _LoudLog(sink, partial(self._show, job.name))
+
+
+class _LoudLog:
+    """Passes every line on, and shows it."""
+
+    def __init__(self, sink: LogSink, show: Callable[[str], None]) -> None:
+        self._sink = sink
+        self._show = show
+
+    async def begin_step(self, number: int) -> None:
+        """See `LogSink`."""
+        await self._sink.begin_step(number)
+
+    async def line(self, text: str) -> None:
+        """See `LogSink`."""
+        self._show(text)
+        await self._sink.line(text)
+
+    async def note(self, text: str) -> None:
+        """See `LogSink`."""
+        self._show(text)
+        await self._sink.note(text)
+
+
+class _Once:
+    """The writer, the pool and the executor, for as long as there is something to run."""
+
+    def __init__(self, config: Config, ledger: Ledger, site: Site, open_driver: OpenDriver) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._site = site
+        self._open_driver = open_driver
+        self._executor: Mailbox[RunCreated | CancelRun] = Mailbox(64)
+        self._pool: Mailbox[drivers.PoolMessage] = Mailbox(64)
+        self._changes: Mailbox[OutboxChanged] = Mailbox(1)
+        self._stop = trio.Event()
+        self._interrupted = False
+
+    async def run(
+        self, event: Event, body: bytes, runs: Sequence[NewRun], notes: Sequence[WorkflowNote]
+    ) -> bool:
+        """Run to the end; True when a signal cut it short."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._signals, nursery.cancel_scope)
+            async with trio.open_nursery() as actors:
+                await actors.start(partial(supervise, self._children(), stop=self._stop))
+                await self._ledger.accept_delivery(
+                    Delivery(
+                        id=DELIVERY,
+                        event=event.name,
+                        headers={},
+                        body=body,
+                        received=time.time(),
+                        repository=event.repository.full_name,
+                        hook_id="",
+                    )
+                )
+                for run in await self._ledger.plan_delivery(DELIVERY, runs, notes):
+                    await self._executor.send(RunCreated(run))
+                while await self._ledger.open_runs():
+                    await self._changes.receive()
+                self._stop.set()
+            nursery.cancel_scope.cancel()
+        return self._interrupted
+
+    def _children(self) -> list[Child]:
+        size = drivers.machine_size(self._config)
+        rules = Rules(memory=drivers.pool_memory(self._config), builders=drivers.builders())
+        images = dict.fromkeys(self._config.images, size)
+        return [
+            Child(name="writer", make=lambda: WriterActor(self._ledger), close=self._ledger.close),
+            Child(
+                name="pool",
+                make=lambda: PoolActor(self._pool, self._open_driver, images, rules),
+                close=self._pool.close,
+                policy=RestartPolicy(start_timeout=drivers.BOOT_TIMEOUT),
+            ),
+            Child(name="executor", make=self._make_executor, close=self._executor.close),
+        ]
+
+    def _make_executor(self) -> ExecutorActor:
+        return ExecutorActor(
+            self._executor,
+            ledger=self._ledger,
+            pool=self._pool,
+            reporter=self._changes,
+            site=self._site,
+            clock=time.time,
+            cancel_all=trio.Event(),
+        )
+
+    async def _signals(self, everything: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                if self._interrupted:
+                    everything.cancel()
+                self._interrupted = True
+                for run in await self._ledger.open_runs():
+                    await self._ledger.request_cancel(run)
+                    self._executor.offer(CancelRun(run))

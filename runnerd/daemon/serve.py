@@ -1,0 +1,310 @@
+"""The daemon: actors in order, signals, systemd's questions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from runnerd import log, metrics, notify
+from runnerd.actors.control import Api, ControlActor
+from runnerd.actors.executor import ExecutorActor
+from runnerd.actors.health import HealthActor, pool_check
+from runnerd.actors.parser import ParserActor
+from runnerd.actors.pool import PoolActor, Rules
+from runnerd.actors.receiver import ReceiverActor
+from runnerd.actors.reporter import ReporterActor
+from runnerd.actors.writer import WriterActor
+from runnerd.config import Config
+from runnerd.daemon import drivers
+from runnerd.daemon.site import Site
+from runnerd.forge.client import Forge
+from runnerd.git.checkout import MirrorCheckout
+from runnerd.git.mirror import Mirrors
+from runnerd.machines.driver import NoMachine
+from runnerd.messages import (
+    CancelRun,
+    DeliveryAccepted,
+    DescribePool,
+    LeaseMachine,
+    OutboxChanged,
+    RunCreated,
+)
+from runnerd.store.ledger import CannotOpen, Ledger, LedgerUnavailable, open_ledger
+from runnerd.supervise.mailbox import Mailbox
+from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, supervise
+from runnerd.web import listeners
+
+_log = log.get("daemon")
+
+EXIT_OK, EXIT_CRASHED, EXIT_USAGE, EXIT_NO_MACHINE = 0, 1, 2, 5
+DRAIN_TIMEOUT = 6 * 3600.0 + 600.0
+"""Seconds that running jobs may take to end after the first SIGTERM: the longest a job may run, and some."""
+PULSE = 5.0
+"""Seconds between two lines for `systemctl status` and the age gauges."""
+
+
+def serve(config: Config, *, open_driver: drivers.Open = drivers.open_driver) -> int:
+    """Run the daemon until it is told to stop; returns its exit status.
+
+    The first SIGTERM or SIGINT drains: running jobs end, queued ones wait for the next start. The second
+    cancels the running jobs and reports them as cancelled. The third ends the daemon at once; what ran is
+    then settled by the next start. What keeps the daemon from starting is said in one sentence.
+    """
+    if config.machines.driver_name == "process" and not config.machines.allow_unisolated:
+        print(
+            "runnerd: the process driver isolates nothing, and webhooks carry other people's code: choose "
+            "another driver, or write allow_unisolated = true under [machines] if you trust all of it",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    try:
+        trio.run(partial(_serve, config, open_driver))
+    except CannotOpen as problem:
+        return _sorry(problem, EXIT_USAGE)
+    except StartFailed as problem:
+        return _sorry(problem, EXIT_NO_MACHINE if isinstance(problem.__cause__, NoMachine) else EXIT_CRASHED)
+    except GaveUp as problem:
+        return _sorry(problem, EXIT_CRASHED)
+    return EXIT_OK
+
+
+def _sorry(problem: Exception, status: int) -> int:
+    _log.error("the daemon ends", problem=str(problem))
+    print(f"runnerd: {problem}", file=sys.stderr)
+    return status
+
+
+async def _serve(config: Config, open_driver: drivers.Open) -> None:
+    state = config.state_directory
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config.control_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(open_ledger(state / "ledger.db"))
+        forge = await stack.enter_async_context(open_forge(config))
+        mirrors = await stack.enter_async_context(
+            Mirrors(
+                state / "mirrors", remote_of=config.remote_of, credential=partial(_credential, config, forge)
+            )
+        )
+        daemon = _Daemon(config, ledger, forge, mirrors, open_driver)
+        await daemon.run()
+
+
+@asynccontextmanager
+async def open_forge(config: Config) -> AsyncIterator[Forge | None]:
+    """The configured forge, or None where there is no token."""
+    if config.forge.token is None:
+        yield None
+        return
+    from runnerd.forge.client import open_github  # the HTTP client is heavy: only who reports loads it
+
+    async with open_github(config.forge.api, config.forge.token.reveal()) as forge:
+        yield forge
+
+
+def _credential(config: Config, forge: Forge | None, repository: str) -> tuple[str, str] | None:
+    """The forge's token opens the forge's own repositories; a remote elsewhere never sees it."""
+    if forge is None or not config.remote_of(repository).startswith(config.forge.server.rstrip("/") + "/"):
+        return None
+    return forge.credential(repository)
+
+
+class _Daemon:
+    """All actors of one daemon, and the channels between them."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        forge: Forge | None,
+        mirrors: Mirrors,
+        open_driver: drivers.Open,
+    ) -> None:
+        self.config, self.ledger, self.forge, self.mirrors = config, ledger, forge, mirrors
+        self.open_driver = drivers.opener(config, ledger, open_driver)
+        self.parser: Mailbox[DeliveryAccepted] = Mailbox(1024)
+        self.executor: Mailbox[RunCreated | CancelRun] = Mailbox(1024)
+        self.pool: Mailbox[LeaseMachine | DescribePool] = Mailbox(1024)
+        self.reporter: Mailbox[OutboxChanged] = Mailbox(64)
+        self.stop, self.cancel_jobs = trio.Event(), trio.Event()
+        self.close_receiver, self.close_control, self.close_health = trio.Event(), trio.Event(), trio.Event()
+        self.site = Site(
+            config,
+            MirrorCheckout(mirrors, _folder(config.state_directory / "checkouts")),
+            state=config.state_directory,
+            clock=time.time,
+            foreign_is_failure=config.match.mode == "all",
+        )
+        # The API's state outlives a crash of the actor that serves it.
+        self.api = Api(
+            ledger=ledger,
+            executor=self.executor,
+            pool=self.pool,
+            drain=self.stop.set,
+            state_directory=config.state_directory,
+        )
+
+    def children(self) -> list[Child]:
+        """Every actor, sinks first: the order of the start, and backwards that of the drain."""
+        return [
+            Child(name="writer", make=lambda: WriterActor(self.ledger), close=self.ledger.close),
+            Child(name="reporter", make=self._reporter, close=self.reporter.close),
+            Child(
+                name="pool",
+                make=self._pool,
+                close=self.pool.close,
+                policy=RestartPolicy(start_timeout=drivers.BOOT_TIMEOUT),
+            ),
+            Child(name="health", make=self._health, close=self.close_health.set),
+            Child(
+                name="executor",
+                make=self._executor,
+                close=self.executor.close,
+                policy=RestartPolicy(drain_timeout=DRAIN_TIMEOUT),
+            ),
+            Child(name="control", make=self._control, close=self.close_control.set),
+            Child(name="parser", make=self._parser, close=self.parser.close),
+            Child(name="receiver", make=self._receiver, close=self.close_receiver.set),
+        ]
+
+    def _reporter(self) -> ReporterActor:
+        return ReporterActor(
+            self.reporter,
+            ledger=self.ledger,
+            forge=self.forge,
+            directory=self.config.state_directory / "reports",
+            state_directory=self.config.state_directory,
+            public_url=self.config.server.public_url,
+            comments=self.config.reports.comment != "off",
+        )
+
+    def _pool(self) -> PoolActor:
+        pool = self.config.pool
+        return PoolActor(
+            self.pool,
+            self.open_driver,
+            dict.fromkeys(self.config.images, drivers.machine_size(self.config)),
+            Rules(
+                min_idle=pool.min_idle,
+                max_total=pool.max_total,
+                max_idle_age=pool.max_idle_age,
+                memory=drivers.pool_memory(self.config),
+                builders=drivers.builders(),
+            ),
+        )
+
+    def _health(self) -> HealthActor:
+        address = self.config.server.metrics_address
+
+        async def listen() -> list[trio.SocketListener]:
+            return await listeners.open_tcp(*address) if address else []
+
+        checks = {"ledger": self.ledger.check_writable, "pool": pool_check(self.pool)}
+        return HealthActor(listen, checks=checks, stop=self.close_health)
+
+    def _executor(self) -> ExecutorActor:
+        return ExecutorActor(
+            self.executor,
+            ledger=self.ledger,
+            pool=self.pool,
+            reporter=self.reporter,
+            site=self.site,
+            clock=time.time,
+            cancel_all=self.cancel_jobs,
+        )
+
+    def _control(self) -> ControlActor:
+        async def listen() -> Sequence[trio.abc.Listener[trio.SocketStream]]:
+            given = _handed_over("control")
+            return given or [listeners.open_unix(self.config.control_socket)]
+
+        return ControlActor(listen, self.api, stop=self.close_control)
+
+    def _parser(self) -> ParserActor:
+        return ParserActor(
+            self.parser,
+            ledger=self.ledger,
+            mirrors=self.mirrors,
+            executor=self.executor,
+            reporter=self.reporter,
+            site=self.site,
+            workers=self.config.parser.workers,
+        )
+
+    def _receiver(self) -> ReceiverActor:
+        server = self.config.server
+
+        async def listen() -> list[trio.SocketListener]:
+            return _handed_over("webhook") or await listeners.open_tcp(server.host, server.port)
+
+        return ReceiverActor(
+            listen,
+            ledger=self.ledger,
+            parser=self.parser,
+            secrets=self.config.webhook.secrets,
+            stop=self.close_receiver,
+            body_limit=server.body_limit,
+            body_timeout=server.body_timeout,
+            max_connections=server.max_connections,
+        )
+
+    async def run(self) -> None:
+        """Start everything, tell systemd, and end when told to."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._signals, nursery.cancel_scope)
+            async with trio.open_nursery() as actors:
+                await actors.start(partial(supervise, self.children(), stop=self.stop))
+                _log.info("serving", pid=os.getpid(), driver=self.config.machines.driver_name)
+                notify.notify(notify.READY)
+                nursery.start_soon(self._pulse)
+            nursery.cancel_scope.cancel()
+
+    async def _signals(self, everything: trio.CancelScope) -> None:
+        """The ladder: drain, cancel the jobs, end at once."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    _log.warning("a new configuration is taken up by a restart only: SIGHUP is ignored")
+                elif not self.stop.is_set():
+                    _log.info("draining: running jobs may end; the next signal cancels them")
+                    notify.notify(notify.STOPPING)
+                    self.stop.set()
+                elif not self.cancel_jobs.is_set():
+                    _log.warning("cancelling the running jobs; the next signal ends the daemon at once")
+                    self.cancel_jobs.set()
+                else:
+                    _log.error("ending at once: the next start settles what ran")
+                    everything.cancel()
+
+    async def _pulse(self) -> None:
+        """Tell systemd that we live, but only as long as the ledger's writer answers."""
+        every = notify.watchdog_interval() or PULSE
+        while True:
+            with contextlib.suppress(LedgerUnavailable):
+                await self.ledger.check_writable()
+                pending = len(await self.ledger.pending_deliveries(1000))
+                runs = len(await self.ledger.open_runs())
+                metrics.webhook_backlog.set(pending)
+                notify.notify(
+                    notify.WATCHDOG, notify.status(f"{runs} runs open, {pending} deliveries waiting")
+                )
+            await trio.sleep(every)
+
+
+def _handed_over(name: str) -> list[trio.SocketListener]:
+    """The listeners systemd opened for us, if it did."""
+    return listeners.systemd([name], os.environ, os.getpid()).get(name, [])
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path

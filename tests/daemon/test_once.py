@@ -1,0 +1,148 @@
+"""`run_once`: a checkout's workflows as they stand, run by the daemon's own executor and pool."""
+
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from runnerd.cli.event import happened
+from runnerd.config import load
+from runnerd.daemon import Nothing, Report, Request, run_once
+from runnerd.model import Outcome, RunRecord
+
+WORKFLOW = """
+name: CI
+on: push
+env: {FROM_FILE: file, FROM_LINE: file}
+jobs:
+  first:
+    runs-on: ubuntu-latest
+    outputs: {said: "${{ steps.say.outputs.word }}"}
+    steps:
+      - run: test -z "$(ls -A)"
+      - uses: actions/checkout@v4
+      - run: cat new.txt
+      - id: say
+        run: echo "word=hello" >> "$GITHUB_OUTPUT"
+  second:
+    needs: first
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo "${{ needs.first.outputs.said }} ${{ vars.V }} $FROM_FILE $EXTRA ${{ secrets.TOKEN }}"
+  other:
+    runs-on: ubuntu-latest
+    steps:
+      - run: exit 3
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with one commit, a changed workflow and an untracked file."""
+    path = tmp_path / "repo"
+    path.mkdir()
+    git = ["git", "-C", path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q", "-b", "main"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    (path / ".github/workflows").mkdir(parents=True)
+    (path / ".github/workflows/ci.yml").write_text(WORKFLOW)
+    (path / "new.txt").write_text("not committed yet\n")
+    return path
+
+
+def run(path: Path, lines: list[str], **options) -> Report:
+    environ = {"STATE_DIRECTORY": str(path.parent / "state"), "HOME": str(path)}
+    config = load(None, environ=environ, flags={"machines.driver": "process", "machines.memory": 128})
+    what = happened(path, "push", None, inputs={})
+    request = Request(path=path, event=what.event, body=what.body, changed=what.changed, **options)
+    return run_once(request, config=config, show=lambda job, line: lines.append(f"{job}|{line}"))
+
+
+def test_the_working_tree_runs_as_it_is(checkout: Path) -> None:
+    """Files that are not committed are there after checkout; outputs, env, vars and secrets arrive."""
+    lines: list[str] = []
+    given = {"variables": {"V": "var"}, "env": {"EXTRA": "more"}, "secrets": {"TOKEN": "s3cret-value"}}
+    report = run(checkout, lines, job="second", **given)
+    ((record, jobs),) = report.runs
+    assert (record.outcome, report.green) == (Outcome.SUCCESS, True)
+    assert [job.name for job in jobs] == ["first", "second"]
+    assert "first|not committed yet" in lines
+    assert "second|hello var file more ***" in lines
+    assert not any("s3cret-value" in line for line in lines)
+
+
+def test_a_failing_job_is_not_green(checkout: Path) -> None:
+    """One job that fails makes the report not green; the others still run."""
+    report = run(checkout, [])
+    ((record, jobs),) = report.runs
+    assert (record.outcome, report.green) == (Outcome.FAILURE, False)
+    assert {job.name: job.outcome for job in jobs} == {
+        "first": Outcome.SUCCESS,
+        "second": Outcome.SUCCESS,
+        "other": Outcome.FAILURE,
+    }
+
+
+def test_nothing_of_the_run_is_left_behind(checkout: Path) -> None:
+    """The checkout is only read, and no state is kept."""
+    before = sorted(checkout.rglob("*"))
+    run(checkout, [], job="first")
+    assert sorted(checkout.rglob("*")) == before
+    assert not (checkout.parent / "state" / "ledger.db").exists()
+
+
+def test_an_unclaimed_label_is_a_startup_failure(checkout: Path) -> None:
+    """Here every job is ours: one that no image claims fails and says so."""
+    (checkout / ".github/workflows/ci.yml").write_text(WORKFLOW.replace("ubuntu-latest", "macos-14"))
+    ((record, jobs),) = run(checkout, [], job="first").runs
+    assert record.outcome is Outcome.STARTUP_FAILURE
+    assert "no image claims the labels macos-14" in jobs[0].reason
+
+
+def test_an_invalid_file_is_not_green(checkout: Path) -> None:
+    """A file that cannot be read is a failed run with its problems, place by place."""
+    (checkout / ".github/workflows/ci.yml").write_text("on: push\njobs: {a: {steps: []}}\n")
+    report = run(checkout, [])
+    ((record, _),) = report.runs
+    assert (record.outcome, report.green) == (Outcome.STARTUP_FAILURE, False)
+    assert ".github/workflows/ci.yml:2:" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"workflow_files": ["absent.yml"]}, "there is no workflow file absent.yml"),
+        ({"job": "absent"}, "it has no job 'absent'"),
+    ],
+)
+def test_what_is_not_there_is_named(checkout: Path, options: dict, sentence: str) -> None:
+    """Asking for a file or job that does not exist raises `Nothing` with its name."""
+    with pytest.raises(Nothing, match=sentence):
+        run(checkout, [], **options)
+
+
+def test_an_event_that_matches_nothing_says_why(checkout: Path) -> None:
+    """Each file's reason is in the sentence."""
+    (checkout / ".github/workflows/ci.yml").write_text(WORKFLOW.replace("on: push", "on: pull_request"))
+    with pytest.raises(Nothing, match="push is not among its events"):
+        run(checkout, [])
+
+
+def test_green_needs_a_success() -> None:
+    """Skipped runs do not make a report green, nor do no runs at all."""
+    assert not Report().green
+    record = msgspec.convert(
+        {
+            "id": 1, "delivery": "d", "repository": "o/r", "workflow_path": "p", "workflow_name": "n",
+            "title": "", "source": "", "number": 1, "outcome": "skipped",
+            "event": {
+                "delivery": "d", "name": "push", "repository": {"id": 1, "full_name": "o/r"},
+                "sender": {"id": 1, "login": "o"},
+            },
+        },
+        type=RunRecord,
+    )  # fmt: skip
+    assert not Report(runs=((record, ()),)).green
+    green = msgspec.structs.replace(record, outcome=Outcome.SUCCESS)
+    assert Report(runs=((record, ()), (green, ()))).green
