@@ -10,7 +10,13 @@ from runnerd.cli.output import clean, log_text
 POLL = 0.1
 """Seconds between two looks."""
 
+_KINDS = {"error": "31", "warning": "33", "notice": "36", "debug": "2", "command": "34"}
 _COLOURS = ("36", "33", "35", "32", "34", "31")
+
+
+def paint(text: str, number: int) -> str:
+    """Return the text in the colour of the job with this number."""
+    return f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{text}\x1b[0m"
 
 
 class Api(Protocol):
@@ -66,10 +72,22 @@ class Follower:
             piece = self._api.log(self._run, job, self._offsets.get(job, 0))
             self._offsets[job] = piece["next"]
             for line in piece["text"].split("\n")[:-1]:
-                _, _, text = line.partition(" ")
-                self._show(prefix + log_text(text, colour=self._colour))
+                text = log_text(line.partition(" ")[2], colour=self._colour)
+                if (told := self._told(text)) is not None:
+                    self._show(prefix + told)
             if not piece["text"]:
                 return
+
+    def _told(self, text: str) -> str | None:
+        """Return a line as people read it: `##[group]` and its siblings become words, or nothing."""
+        if not text.startswith("##["):
+            return text
+        kind, _, rest = text[3:].partition("]")
+        if kind == "endgroup":
+            return None
+        if kind in ("group", "section"):
+            return self._paint(f"▸ {rest}", "1")
+        return self._paint(f"{kind}: {rest}", _KINDS[kind]) if kind in _KINDS else text
 
     def _finish(self, job: Mapping[str, Any], prefix: str) -> None:
         self._ended.add(job["id"])
@@ -77,7 +95,10 @@ class Follower:
         self._show(f"{prefix}{self._paint(job['outcome'], '1')}{reason}")
 
     def _prefix(self, name: str, number: int) -> str:
-        return "" if self._only is not None else self._paint(f"{name} │ ", _COLOURS[number % len(_COLOURS)])
+        text = f"{name} │ "
+        if self._only is not None:
+            return ""
+        return paint(text, number) if self._colour else text
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text

@@ -50,11 +50,14 @@ def load_config(given: Path | None, **flags: Any) -> Config:
         raise typer.Exit(Code.USAGE) from None
 
 
-def start_logging(config: Config) -> None:
-    """Configure logs for a command that works in this process, with every secret hidden."""
+def start_logging(config: Config, *, quiet: bool = False) -> None:
+    """Configure logs for a command that works in this process, with every secret hidden.
+
+    A `quiet` command shows warnings and errors only, unless the level was set to something of its own.
+    """
     from runnerd import log
 
-    log.configure(level=config.log_level)
+    log.configure(level="warning" if quiet and config.log_level == "info" else config.log_level)
     log.redact(*config.secrets())
 
 

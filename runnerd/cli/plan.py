@@ -77,9 +77,13 @@ def plan(
     files = workflow_files(path)
     if not files:
         fail(f"no workflow files in {path / FOLDER}", Code.NOTHING)
-    happened, changed = _event(path, event, payload, workflow, options.pairs("--input", inputs or ()))
+    from runnerd.cli.event import happened
+
+    what = happened(path, event, payload, workflow=workflow, inputs=options.pairs("--input", inputs or ()))
     given = options.pairs("--var", variables or ())
-    plans = [_plan(file, str(file.relative_to(path)), happened, changed, given, settings) for file in files]
+    plans = [
+        _plan(file, str(file.relative_to(path)), what.event, what.changed, given, settings) for file in files
+    ]
     if json:
         show_json({"event": event, "workflows": msgspec.to_builtins(plans)})
     else:
@@ -89,44 +93,6 @@ def plan(
         raise typer.Exit(Code.NOT_GREEN)
     if not any(job.runs is not False for each in plans for job in each.jobs):
         raise typer.Exit(Code.NOTHING)
-
-
-def _event(
-    path: Path, name: str, payload: Path | None, workflow: str, inputs: Mapping[str, str]
-) -> tuple[Event, tuple[str, ...] | None]:
-    """Return the event, and the files it changed where the checkout can tell."""
-    import trio
-
-    from runnerd.cli import checkout
-    from runnerd.forge import events
-    from runnerd.git.process import GitError
-
-    changed: tuple[str, ...] | None = None
-    if payload is not None:
-        try:
-            body = payload.read_bytes()
-        except OSError as error:
-            fail(f"{payload} cannot be read: {error.strerror}")
-    else:
-        if name not in checkout.EVENTS:
-            fail(f"no payload can be made for {name!r}: give one with --payload")
-        if name == "workflow_dispatch" and not workflow:
-            fail("workflow_dispatch starts one workflow file: name it with --workflow FILE")
-        try:
-            facts = trio.run(checkout.describe, path)
-            changed = (*facts.added, *facts.modified, *facts.removed)
-        except GitError:  # a folder that is no repository can be planned all the same
-            facts = checkout.Checkout(
-                full_name=checkout.name_of("", path.absolute()), ref="refs/heads/main", sha="0" * 39 + "1"
-            )
-        body = msgspec.json.encode(checkout.payload(name, facts, inputs=inputs, workflow=workflow))
-    try:
-        happened = events.decode(name, "plan", body)
-    except events.Malformed as error:
-        fail(f"the payload is not one of {name}: {error}")
-    if isinstance(happened, events.Ignored):
-        fail(f"{name} starts nothing: {happened.reason}", Code.NOTHING)
-    return happened, changed
 
 
 def _plan(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from runnerd.cli import options
-from runnerd.cli.output import fail
+from runnerd.cli.follow import paint
+from runnerd.cli.output import Code, clean, fail, log_text, show_json
+from runnerd.cli.runs import tree
+
+if TYPE_CHECKING:
+    from runnerd.daemon import Report
 
 
 def run(
@@ -46,26 +54,79 @@ def run(
     if payload is not None and not payload.is_file():
         fail(f"{payload} is not a file: --payload wants the event's JSON")
     given = {
-        "inputs": options.pairs("--input", inputs or ()),
         "secrets": options.pairs("--secret", secrets or (), from_environment=True),
         "variables": options.pairs("--var", variables or ()),
         "env": options.pairs("--env", env or ()),
     }
     settings = options.load_config(config, state_directory=state, machines__driver=driver)
-    options.start_logging(settings)
+    options.start_logging(settings, quiet=True)
 
     from runnerd import daemon, log
+    from runnerd.cli.event import happened
+    from runnerd.git.process import GitError
+    from runnerd.machines.driver import NoMachine
 
     log.redact(*given["secrets"].values())
-    code = daemon.run_once(
-        path.absolute(),
-        config=settings,
-        workflow_files=workflows or [],
+    names = workflows or []
+    what = happened(
+        path,
+        event,
+        payload,
+        workflow=names[0] if len(names) == 1 else "",
+        inputs=options.pairs("--input", inputs or ()),
+    )
+    request = daemon.Request(
+        path=path.absolute(),
+        event=what.event,
+        body=what.body,
+        changed=what.changed,
+        workflow_files=names,
         job=job,
-        event=event,
-        payload=payload,
-        driver=driver,
-        json=json,
         **given,
     )
-    raise typer.Exit(code)
+    try:
+        report = daemon.run_once(request, config=settings, show=_quiet if json else _Printer())
+    except daemon.Nothing as error:
+        fail(str(error), Code.NOTHING)
+    except (daemon.Unusable, GitError) as error:
+        fail(str(error), Code.USAGE)
+    except NoMachine as error:
+        fail(str(error), Code.NO_MACHINE)
+    except KeyboardInterrupt:
+        raise typer.Exit(Code.INTERRUPTED) from None
+    if json:
+        show_json(msgspec.to_builtins(report))
+    else:
+        typer.echo("\n".join(_summary(report)))
+    if report.interrupted:
+        raise typer.Exit(Code.INTERRUPTED)
+    raise typer.Exit(Code.GREEN if report.green else Code.NOT_GREEN)
+
+
+def _quiet(job: str, line: str) -> None:
+    """Print nothing while it runs: the JSON at the end says all."""
+
+
+class _Printer:
+    """Prints lines as they come, each with its job's name, in a colour of its own on a terminal."""
+
+    def __init__(self) -> None:
+        self._colour = sys.stdout.isatty()
+        self._jobs: dict[str, str] = {}
+
+    def __call__(self, job: str, line: str) -> None:
+        if job not in self._jobs:
+            self._jobs[job] = (
+                paint(clean(job) + " │ ", len(self._jobs)) if self._colour else clean(job) + " │ "
+            )
+        typer.echo(self._jobs[job] + log_text(line, colour=self._colour))
+
+
+def _summary(report: Report) -> Iterator[str]:
+    """Yield what came of it: each run with its jobs and steps, and the files that did not match."""
+    for run, jobs in report.runs:
+        yield ""
+        yield from tree(msgspec.to_builtins(run), [msgspec.to_builtins(job) for job in jobs])
+    for note in report.notes:
+        if not note.matched:
+            yield f"{clean(note.path)} was not run: {clean(note.reason)}"
