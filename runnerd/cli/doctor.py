@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as plain_json
 import os
 import shutil
 from collections.abc import Iterable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from runnerd.config import Config
 
 DISK_WANTED = 5 << 30
-KVM = Path("/dev/kvm")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -48,11 +48,12 @@ def doctor(
 
 def examine(settings: Config) -> Iterable[Finding]:
     """Look at this host; nothing is changed."""
-    from runnerd.machines import host, images
+    from runnerd.machines import accelerator, host, images
 
     yield programs(host.missing(), host.install_command(host.missing(), root=os.geteuid() == 0))
     yield git(shutil.which("git"))
-    yield kvm(KVM.exists(), os.access(KVM, os.R_OK | os.W_OK), settings.machines.accelerator)
+    probed = settings.state_directory / "snapshots" / "kvm.json"
+    yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
     yield privilege(os.geteuid() == 0)
     meminfo = Path("/proc/meminfo").read_text()
     yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
@@ -86,26 +87,32 @@ def git(path: str | None) -> Finding:
     return Finding("git", "good", path) if path else Finding("git", "problem", "missing", "install git")
 
 
-def kvm(present: bool, usable: bool, accelerator: str) -> Finding:
-    """Judge by the device file what machines run on; whether KVM really works shows at the first boot."""
+def kvm(why_not: str, tried: tuple[bool, str] | None, accelerator: str) -> Finding:
+    """Judge what machines run on.
+
+    `why_not` is what shows without trying; `tried` is the verdict of the last probe, which booted a machine.
+    """
     wrong: Literal["warning", "problem"] = "problem" if accelerator == "kvm" else "warning"
+    emulated = "machines run under software emulation, slower and for trusted code only"
     if accelerator == "tcg":
-        return Finding("KVM", "warning", "not used: software emulation is configured, for trusted code only")
-    if not present:
+        return Finding("KVM", "warning", f"not used, as configured: {emulated}")
+    if why_not:
         return Finding(
-            "KVM",
-            wrong,
-            "absent: machines run under software emulation, slower and for trusted code only",
-            f"use a host with {KVM}, or turn on nested virtualisation",
+            "KVM", wrong, f"{why_not}: {emulated}", "use a host, or a virtual machine, that offers KVM"
         )
-    if not usable:
-        return Finding(
-            "KVM",
-            wrong,
-            f"{KVM} may not be opened by this user",
-            "sudo usermod -aG kvm $USER, then log in again",
-        )
-    return Finding("KVM", "good", f"{KVM} can be opened")
+    if tried is None:
+        return Finding("KVM", "good", "its device can be opened; the first template shows whether it works")
+    works, why = tried
+    return Finding("KVM", "good", "works") if works else Finding("KVM", wrong, f"{why}: {emulated}")
+
+
+def _kept(path: Path) -> tuple[bool, str] | None:
+    """Read the verdict that the driver keeps."""
+    try:
+        verdict = plain_json.loads(path.read_bytes())
+        return bool(verdict["works"]), str(verdict.get("why", ""))
+    except (OSError, ValueError, LookupError):
+        return None
 
 
 def privilege(root: bool) -> Finding:

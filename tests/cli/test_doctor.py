@@ -43,19 +43,36 @@ def test_git() -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "usable", "accelerator", "verdict"),
+    ("why_not", "tried", "accelerator", "verdict"),
     [
-        (True, True, "auto", "good"),
-        (True, False, "auto", "warning"),
-        (False, False, "auto", "warning"),
-        (False, False, "kvm", "problem"),
-        (True, False, "kvm", "problem"),
-        (True, True, "tcg", "warning"),
+        ("", None, "auto", "good"),
+        ("", (True, ""), "auto", "good"),
+        ("", (False, "it did not come up"), "auto", "warning"),
+        ("", (False, "it did not come up"), "kvm", "problem"),
+        ("no device", None, "auto", "warning"),
+        ("no device", None, "kvm", "problem"),
+        ("", (True, ""), "tcg", "warning"),
     ],
 )
-def test_kvm(present: bool, usable: bool, accelerator: str, verdict: str) -> None:
-    """Missing KVM is a problem only where the configuration insists on it."""
-    assert doctor.kvm(present, usable, accelerator).verdict == verdict
+def test_kvm(why_not: str, tried: tuple[bool, str] | None, accelerator: str, verdict: str) -> None:
+    """A machine that was booted decides; missing KVM is a problem only where the configuration insists."""
+    finding = doctor.kvm(why_not, tried, accelerator)
+    assert finding.verdict == verdict
+    assert (tried or (True, ""))[1] in finding.found
+    assert why_not in finding.found
+
+
+def test_kept_verdict(invoke, home: Path) -> None:
+    """What the driver found out when it probed is what doctor says; a damaged file counts as not tried."""
+    snapshots = home / ".local/state/runnerd/snapshots"
+    snapshots.mkdir(parents=True)
+    for text, tried in (
+        ('{"key": "x", "works": false, "why": "it crashed"}', (False, "it crashed")),
+        ("{", None),
+    ):
+        (snapshots / "kvm.json").write_text(text)
+        assert doctor._kept(snapshots / "kvm.json") == tried
+    assert doctor._kept(snapshots / "absent") is None
 
 
 def test_privilege() -> None:

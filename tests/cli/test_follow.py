@@ -84,6 +84,16 @@ def test_control_sequences(colour: bool, text: str) -> None:
     assert shown(Scripted(frame), only=1, colour=colour)[0] == text
 
 
+def test_markers() -> None:
+    """Markers for folding and levels become words; a stranger's marker stays as it is."""
+    frame = (
+        "done",
+        {1: ("done", lines("##[group]Run x", "y", "##[endgroup]", "##[error]no", "##[odd]", "##["))},
+    )
+    assert shown(Scripted(frame), only=1) == ["▸ Run x", "y", "error: no", "##[odd]", "##[", "success"]
+    assert shown(Scripted(frame), only=1, colour=True)[2] == "\x1b[31merror: no\x1b[0m"
+
+
 def test_patience() -> None:
     """A run that does not end within the patience is given up."""
     naps: list[float] = []
