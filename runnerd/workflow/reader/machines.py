@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runnerd.workflow.reader.scalars import INSERT, condition, text, text_list, text_map, word_sequence, words
-from runnerd.workflow.reader.scope import CONTAINER_ENV, CREDENTIALS, JOB, NOWHERE, SNAPSHOT_IF, Scope
+from runnerd.workflow.reader.scope import CREDENTIALS, JOB, NOWHERE, RUNNER, SNAPSHOT_IF, Scope
 from runnerd.workflow.reader.source import Field, Source, Table
 from runnerd.workflow.yaml import Map, Seq
 
@@ -105,7 +105,7 @@ _CREDENTIALS: Table = {
 _CONTAINER: Table = {
     "image": Field("image", words, JOB),
     "options": Field("options", text, JOB),
-    "env": Field("env", _env, CONTAINER_ENV),
+    "env": Field("env", _env, RUNNER),
     "ports": Field("ports", _list, JOB),
     "volumes": Field("volumes", _list, JOB),
     "credentials": Field("credentials", _credentials, CREDENTIALS),

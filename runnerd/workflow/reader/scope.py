@@ -50,8 +50,7 @@ JOB_SECRETS = JOB.with_("secrets")
 JOB_DEFAULTS = JOB.with_("env")
 CREDENTIALS = JOB.with_("secrets", "env")
 RUNNER = JOB.with_("secrets", "steps", "job", "runner", "env")
-"""Job outputs."""
-CONTAINER_ENV = RUNNER.without("steps")
+"""Job outputs and the environment of containers (for which the documentation has no `steps`)."""
 ENVIRONMENT_URL = RUNNER.without("secrets")
 STEP = RUNNER.calling("hashfiles")
 STEP_IF = STEP.without("secrets").calling("always", "cancelled", "failure", "success")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import pytest
 
 from runnerd.workflow import WorkflowErrors, load
@@ -41,3 +44,97 @@ def job():
         return load(text, path="w.yml", **more).jobs["a"]
 
     return read
+
+
+FIXED = {
+    "job-id": "job",
+    "step-id": "step",
+    "step-uses": "actions/checkout@v4",
+    "cron-mapping": {"cron": "0 5 * * 1"},
+    "schedule-string": "push",
+    "runs-on-mapping": {"group": "org/g", "labels": ["a"]},
+    "workflow-dispatch-input-type": "string",
+    "workflow-call-input-type": "string",
+    "workflow-dispatch-input-default": "x",
+    "workflow-call-input-default": "x",
+    "boolean": True,
+    "number": 5,
+    "null": None,
+    "sequence": ["x"],
+    "mapping": {"x": "y"},
+    "any": "x",
+    "string": "x",
+    "non-empty-string": "a b",
+}
+LEFT_OUT = ("needs", "snapshot", "exclude", "branches-ignore", "tags-ignore", "paths-ignore")
+
+
+class Generator:
+    """Writes values that a definition accepts, and notes the mappings that take no other keys."""
+
+    def __init__(self, definitions, seed):
+        self.definitions, self.choose, self.count = definitions, random.Random(seed), 0
+        self.closed = []
+
+    def value(self, name):
+        """One value of the definition with that name."""
+        if name in FIXED:
+            return FIXED[name]
+        definition = self.definitions[name]
+        if "one-of" in definition:
+            return self.value(self.choose.choice(definition["one-of"]))
+        if "allowed-values" in definition:
+            return self.choose.choice(definition["allowed-values"])
+        if "sequence" in definition:
+            return [self.value(definition["sequence"]["item-type"])]
+        if "mapping" in definition:
+            return self.mapping(name, definition["mapping"])
+        contexts = [each for each in definition.get("context", ()) if "(" not in each]
+        expression = (
+            f"${{{{ {self.choose.choice(contexts)}.x }}}}"
+            if contexts and self.choose.random() < 0.5
+            else None
+        )
+        if "string" in definition:
+            return definition["string"].get("constant") or expression or "1 == 1"
+        if "null" in definition:
+            return None
+        return expression or (False if "boolean" in definition else 7)
+
+    def mapping(self, name, mapping):
+        """A mapping with its required keys, some others, and keys of its own where it takes any."""
+        out = {}
+        for key, entry in mapping.get("properties", {}).items():
+            required = isinstance(entry, dict) and entry.get("required", False)
+            wanted = required or (key not in LEFT_OUT and self.choose.random() < 0.6)
+            if wanted or (key == "image" and "container" in name):
+                out[key] = self.value(entry["type"] if isinstance(entry, dict) else entry)
+        for _ in range(self.choose.randint(1, 2) if "loose-key-type" in mapping else 0):
+            self.count += 1
+            key = self.value(mapping["loose-key-type"]).replace(" ", "_")
+            out[f"{key}{self.count}"] = self.value(mapping["loose-value-type"])
+        if "loose-key-type" not in mapping and name != "workflow-dispatch-mapping":
+            self.closed.append(out)
+        if name == "workflow-job":
+            out["uses"] = "./.github/workflows/x.yml"
+        if name == "job-factory":
+            out["steps"] = [{"run": "x"}, *out.get("steps", ())]
+        return out
+
+
+@pytest.fixture(scope="session")
+def generated(reference):
+    """Several hundred seeded files that use the whole schema: (text, whether it is valid)."""
+    definitions = reference("workflow-v1.0.json")["definitions"]
+    files = []
+    for seed in range(400):
+        generator = Generator(definitions, seed)
+        root = generator.value("workflow-root-strict")
+        if not root["on"]:
+            root["on"] = "push"
+        files.append((json.dumps(root), True))
+        generator.choose.choice([each for each in generator.closed if each])["qqqqq"] = "x"
+        broken = json.dumps(root)
+        if broken != files[-1][0]:
+            files.append((broken, False))
+    return files

@@ -10,7 +10,6 @@ KEYS = {
     "jobs.<job_id>.outputs.<output_id>": scope.RUNNER,
     "jobs.<job_id>.steps.run": scope.STEP,
     "jobs.<job_id>.steps.if": scope.STEP_IF,
-    "jobs.<job_id>.container.env.<env_id>": scope.CONTAINER_ENV,
     "jobs.<job_id>.environment.url": scope.ENVIRONMENT_URL,
     "jobs.<job_id>.container.credentials": scope.CREDENTIALS,
     "jobs.<job_id>.defaults.run": scope.JOB_DEFAULTS,

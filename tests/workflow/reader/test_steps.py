@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - flow-style workflows are read best on one line
 """Steps: what each kind takes, ids, actions, and the control words of background steps."""
 
 from __future__ import annotations
