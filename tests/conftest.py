@@ -6,7 +6,7 @@ The image is built once and kept between runs, in `$RUNNERD_STATE` or `.state` i
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,18 @@ from runnerd.machines.qemu import QemuDriver, open_qemu_driver
 
 VM_SIZE = Size(vcpus=1, memory=256, disk=512)
 """The size of machines in tests."""
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Awaitable[None]]:
+    """Waits, at most `seconds`, for something outside trio to come true."""
+
+    async def wait(condition: Callable[[], object], seconds: float = 5.0) -> None:
+        with trio.fail_after(seconds):
+            while not condition():  # noqa: ASYNC110 - no event tells of it
+                await trio.sleep(0.005)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ _PAUSE = 0.02
 """A guest that floods its console is held back, not the daemon: about 0.8 MB a second at most."""
 
 _CAUSE = re.compile(
-    r"Kernel panic - not syncing|Out of memory|No space left|runnerd-init:|qemu-system[^:]*:|(?:Error|Exception):"
+    r"Kernel panic - not syncing|Out of memory|No space left|"
+    r"runnerd-init:|qemu-system[^:]*:|(?:Error|Exception):"
 )
 """What a line holds that says why a machine ended, rather than what followed."""
 

@@ -276,10 +276,11 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
     work.chmod(0o755)
     digest = _hash(*(f"{part}={parts[part].sha256}" for part in _FILES))
     final = home / digest
-    if _complete(final):
+    try:
+        _load(name, final)
         # The same content from other inputs: the manifest says the newer ones.
         os.replace(work / "manifest.json", final / "manifest.json")
-    else:
+    except (OSError, ValueError, msgspec.DecodeError):
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
     link = home / f".current-{os.getpid()}"
@@ -300,17 +301,11 @@ def _prune(home: Path, *, keep: str) -> None:
 
 
 def _load(name: str, path: Path) -> Image:
-    if not _complete(path):
-        raise ValueError(f"the image in {path} is not complete")
     parts = msgspec.json.decode((path / "manifest.json").read_bytes(), type=dict[str, Part])
     for part in _FILES:
         if part not in parts or parts[part].size != (path / part).stat().st_size:
             raise ValueError(f"the image in {path} is damaged: {part} is not as its manifest says")
     return Image(name=name, digest=path.name, path=path, parts=parts)
-
-
-def _complete(path: Path) -> bool:
-    return all((path / part).is_file() for part in (*_FILES, "manifest.json"))
 
 
 def _hash(*values: str | bytes) -> str:

@@ -75,8 +75,8 @@ async def open_qemu_driver(
 ) -> AsyncIterator[QemuDriver]:
     """Open the driver; leaving ends every machine it made and removes all they held.
 
-    `state` is the daemon's state directory: no two drivers share one. `images` and `snapshots` are the folders
-    of images and of frozen templates, by default inside it; these may be shared.
+    `state` is the daemon's state directory: no two drivers share one. `images` and `snapshots` are the
+    folders of images and of frozen templates, by default inside it; these may be shared.
     `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
     when it is gone. A clone that does not answer within `ready_timeout` seconds is killed and tried once
     more; a template must come up within `build_timeout`.

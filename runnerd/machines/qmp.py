@@ -165,7 +165,7 @@ class Qmp:
     def _take(self, line: bytes) -> None:
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise QmpError(f"QEMU sent what is not JSON: {line[:80]!r}") from error
         if not isinstance(message, dict):
             raise QmpError(f"QEMU sent what is not a message: {line[:80]!r}")

@@ -1,0 +1,78 @@
+"""Control groups: used only where they were handed to us. The kernel's files are played by ordinary ones."""
+
+import pytest
+
+from runnerd.machines.cgroups import Groups, delegated
+
+
+def version_two(tmp_path, controllers="cpu memory pids"):
+    """A parent group as version 2 has it, with the daemon in it."""
+    parent = tmp_path / "runnerd.service"
+    parent.mkdir()
+    (parent / "cgroup.controllers").write_text(controllers)
+    (parent / "cgroup.procs").write_text("41\n42\n")
+    (parent / "cgroup.subtree_control").write_text("")
+    return parent
+
+
+def test_version_two_bounds_memory_and_swap(tmp_path):
+    """The daemon moves to a leaf, memory is shared out, and a machine's group gets limit and process."""
+    parent = version_two(tmp_path)
+    groups = Groups(parent)
+    assert (parent / "daemon/cgroup.procs").read_text() in ("41", "42")
+    assert (parent / "cgroup.subtree_control").read_text() == "+memory"
+    (parent / "vm-1").mkdir()
+    (parent / "vm-1/memory.swap.max").write_text("max")
+    groups.enter("vm-1", 77, 512 << 20)
+    assert (parent / "vm-1/memory.max").read_text() == str(512 << 20)
+    assert (parent / "vm-1/memory.swap.max").read_text() == "0"
+    assert (parent / "vm-1/cgroup.procs").read_text() == "77"
+
+
+def test_version_one_is_used_where_an_operator_names_it(tmp_path):
+    """A group of version 1's memory controller bounds memory by its own file."""
+    (tmp_path / "memory.limit_in_bytes").write_text("max")
+    groups = Groups(tmp_path)
+    groups.enter("vm-1", 77, 1 << 30)
+    assert (tmp_path / "vm-1/memory.limit_in_bytes").read_text() == str(1 << 30)
+
+
+def test_a_group_without_memory_controller_is_refused(tmp_path):
+    """What cannot bound memory is no parent for machines."""
+    with pytest.raises(OSError, match="no memory controller"):
+        Groups(version_two(tmp_path, "cpu pids"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="not a control group"):
+        Groups(tmp_path / "empty")
+
+
+def test_groups_are_left_twice_and_found_again(tmp_path):
+    """Leaving removes the group, once more does nothing, and a group in use is told; left ones are found."""
+    groups = Groups(version_two(tmp_path))
+    for name in ("runnerd-a-1", "runnerd-a-2", "runnerd-b-1"):
+        (tmp_path / "runnerd.service" / name).mkdir()
+    assert groups.left("runnerd-a-") == ["runnerd-a-1", "runnerd-a-2"]
+    assert groups.leave("runnerd-a-1")
+    assert groups.leave("runnerd-a-1")
+    (tmp_path / "runnerd.service/runnerd-a-2/busy").mkdir()
+    assert not groups.leave("runnerd-a-2")
+
+
+def test_only_a_delegated_group_is_taken(tmp_path):
+    """systemd's mark on our own group counts, for a daemon in its leaf too; without it there is none."""
+    own = tmp_path / "self"
+    marked = tmp_path / "system.slice/runnerd.service"
+
+    def attribute(path, name):
+        if path == marked and name == "user.delegate":
+            return b"1"
+        raise OSError("no such attribute")
+
+    for path, expected in (
+        ("/system.slice/runnerd.service", marked),
+        ("/system.slice/runnerd.service/daemon", marked),
+        ("/user.slice", None),
+    ):
+        own.write_text(f"4:memory:/elsewhere\n0::{path}\n")
+        assert delegated(own=own, root=tmp_path, attribute=attribute) == expected
+    assert delegated(own=tmp_path / "absent", root=tmp_path, attribute=attribute) is None

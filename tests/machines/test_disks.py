@@ -1,0 +1,94 @@
+"""Disks of machines: nameless, sparse, and right to the byte."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from runnerd.machines import disks, host
+
+MIB = disks.MIB
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """An empty file system of 1 GiB."""
+    return disks.golden(1024)
+
+
+def test_a_golden_disk_is_a_sound_empty_ext4(golden, tmp_path):
+    """What a copy holds passes the file system's own check, and has no journal and no reserved blocks."""
+    disk = golden.copy(tmp_path)
+    path = f"/proc/self/fd/{disk}"
+    (e2fsck, dumpe2fs) = (host.find(name) for name in ("e2fsck", "dumpe2fs"))
+    checked = subprocess.run([e2fsck, "-fn", path], pass_fds=[disk], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    told = subprocess.run([dumpe2fs, "-h", path], pass_fds=[disk], capture_output=True, text=True).stdout
+    assert "has_journal" not in told
+    assert "Reserved block count:     0" in told
+    os.close(disk)
+
+
+def test_copies_are_sparse_nameless_and_quick(golden, tmp_path):
+    """A copy has the whole size, takes little space, is written in a few milliseconds and has no name."""
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        disk = golden.copy(tmp_path)
+        took.append(time.perf_counter() - start)
+        status = os.fstat(disk)
+        assert status.st_size == 1024 * MIB
+        assert status.st_blocks * 512 < MIB
+        assert status.st_nlink == 0
+        os.close(disk)
+    assert min(took) < 0.005
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_content_reads_what_was_written(tmp_path):
+    """A disk's content is its data wherever it lies, without its holes and zeros."""
+    disk = disks.empty(tmp_path, 64 * MIB)
+    written = {0: b"start", 5 * MIB - 3: b"across a boundary", 63 * MIB: bytes(MIB)}
+    for offset, data in written.items():
+        disks.write_all(disk, data, offset)
+    copy = disks.content(disk).copy(tmp_path)
+    for offset, data in written.items():
+        assert os.pread(copy, len(data), offset) == data
+    assert os.pread(copy, 64, 20 * MIB) == bytes(64)
+    assert os.fstat(copy).st_blocks * 512 < 3 * MIB
+    os.close(disk)
+    os.close(copy)
+
+
+def test_a_slot_is_filled_again_and_again(tmp_path):
+    """A filled slot starts with the archive and is empty behind it, whatever was in it before."""
+    slot = disks.empty(tmp_path, 8 * MIB)
+    long, short = tmp_path / "long", tmp_path / "short"
+    long.write_bytes(os.urandom(3 * MIB + 17))
+    short.write_bytes(b"short")
+    for archive in (long, short):
+        assert disks.fill(slot, archive, 8 * MIB)
+        data = archive.read_bytes()
+        assert os.pread(slot, 8 * MIB, 0) == data + bytes(8 * MIB - len(data))
+    os.close(slot)
+
+
+def test_an_archive_that_is_too_large_changes_nothing(tmp_path):
+    """A slot that is too small says so and keeps what it held."""
+    slot = disks.empty(tmp_path, MIB)
+    disks.write_all(slot, b"before", 0)
+    (tmp_path / "archive").write_bytes(bytes(MIB + 1))
+    assert not disks.fill(slot, tmp_path / "archive", MIB)
+    assert os.pread(slot, 6, 0) == b"before"
+    os.close(slot)
+
+
+def test_copying_works_between_file_systems(tmp_path):
+    """Where the kernel cannot copy between two files itself, the bytes are carried."""
+    (tmp_path / "source").write_bytes(os.urandom(MIB))
+    memory = os.memfd_create("target")
+    with (tmp_path / "source").open("rb") as source:
+        disks.copy_range(source.fileno(), memory, 100, MIB)
+    assert os.pread(memory, MIB, 0) == bytes(100) + (tmp_path / "source").read_bytes()[100:]
+    os.close(memory)

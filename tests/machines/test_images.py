@@ -1,0 +1,169 @@
+"""Images: built whole or not at all, named by their content, and built again only where something changed."""
+
+import fcntl
+import io
+import tarfile
+
+import pytest
+import trio
+
+from runnerd.machines import images
+from runnerd.machines.distribution import Archive, BuildFailed
+
+MODULES = "./lib/modules/6.1.0/kernel"
+UNPACKED = {
+    "./boot/vmlinuz-6.1.0": b"kernel",
+    "./bin/busybox": b"busybox",
+    "./lib/modules/6.1.0/modules.builtin": b"",
+    "./usr/bin/python3": b"python",
+    **{
+        f"{MODULES}/{name}.ko": b"\0depends=\0"
+        for name in ("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic-mmio")
+    },
+}
+
+
+class Shelf:
+    """Packages from memory: counts what is asked, and gives another system for every `release`."""
+
+    def __init__(self):
+        self.asked = []
+        self.release = 1
+        self.broken = False
+
+    async def unpack(self, archive, packages, out):
+        """The boot packages."""
+        self.asked.append("unpack")
+        with tarfile.open(out, "w") as tar:
+            for name, data in UNPACKED.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    async def install(self, archive, packages, hooks, out):
+        """A system that is nothing but what was asked for."""
+        self.asked.append("install")
+        await trio.lowlevel.checkpoint()
+        if self.broken:
+            raise BuildFailed("mmdebstrap ended with status 25: no network")
+        out.write_bytes(f"{archive.suite} {sorted(packages)} {self.release}".encode())
+
+    async def squash(self, tar, out):
+        """A file system that is its tar."""
+        out.write_bytes(tar.read_bytes())
+
+
+@pytest.fixture
+def shelf():
+    """A distribution."""
+    return Shelf()
+
+
+@pytest.fixture
+def build(shelf, tmp_path):
+    """Builds an image below `tmp_path/images`."""
+
+    async def build(agent=b"agent", progress=lambda sentence: None, fresh=False, **recipe):
+        return await images.build(
+            tmp_path / "images",
+            images.Recipe(**recipe),
+            pack_agent=lambda path: path.write_bytes(agent),
+            packages=shelf,
+            progress=progress,
+            fresh=fresh,
+        )
+
+    return build
+
+
+async def test_a_built_image_is_found(build, tmp_path):
+    """What build returns is what current finds, with every file as its manifest says."""
+    said = []
+    image = await build(progress=said.append)
+    assert images.current(tmp_path / "images") == image
+    assert image.path.name == image.digest
+    assert image.file("kernel").read_bytes() == b"kernel"
+    assert image.file("initrd").read_bytes().startswith(image.file("modules").read_bytes())
+    assert b"agent" in image.file("initrd").read_bytes()
+    assert {path.name for path in image.path.iterdir()} == {*image.parts, "manifest.json"}
+    assert len(said) == 4
+    assert said[-1].startswith("Image default is ready:")
+
+
+async def test_nothing_is_built_twice(build, shelf):
+    """The same inputs ask the distribution for nothing; another agent changes the initrd alone."""
+    first = await build()
+    shelf.asked.clear()
+    assert await build() == first
+    second = await build(agent=b"a newer agent")
+    assert shelf.asked == []
+    assert {name for name in first.parts if first.parts[name] != second.parts[name]} == {"initrd"}
+    assert second.digest != first.digest
+    await build(agent=b"a newer agent", packages=("golang",))
+    assert shelf.asked == ["install"]
+
+
+async def test_fresh_fetches_everything_again(build, shelf):
+    """What the distribution has newer comes in only with `fresh`, and then it is another image."""
+    first = await build()
+    shelf.release = 2
+    assert (await build()).digest == first.digest
+    assert (await build(fresh=True)).digest != first.digest
+    assert shelf.asked == ["unpack", "install"] * 2
+
+
+async def test_a_failed_build_changes_nothing(build, shelf, tmp_path):
+    """After a failure the older image is still current, and nothing of the attempt is left."""
+    before = await build()
+    shelf.broken = True
+    with pytest.raises(BuildFailed, match="no network"):
+        await build(archive=Archive(suite="trixie"))
+    assert images.current(tmp_path / "images") == before
+    assert not list((tmp_path / "images/default").glob(".building-*"))
+
+
+async def test_a_damaged_image_is_none_and_is_built_again(build, tmp_path):
+    """An image with a missing or short file is not used, and the next build replaces it."""
+    image = await build()
+    image.file("rootfs").write_bytes(b"")
+    assert images.current(tmp_path / "images") is None
+    assert await build() == image
+    image.file("kernel").unlink()
+    assert images.current(tmp_path / "images") is None
+    assert await build() == image
+
+
+async def test_old_generations_are_removed(build, tmp_path):
+    """The current image and the one before it stay on disk; abandoned work goes."""
+    built = [await build(agent=b"%d" % number) for number in range(2)]
+    (tmp_path / "images/default/.building-crashed").mkdir()
+    built += [await build(agent=b"%d" % number) for number in (2, 3)]
+    here = {path.name for path in (tmp_path / "images/default").iterdir()}
+    assert here == {built[2].digest, built[3].digest, "current", ".lock"}
+
+
+async def test_builds_of_one_image_wait_for_each_other(build, tmp_path):
+    """While another process builds the image a build waits, says so, and then finds it done."""
+    said = []
+    await build()
+    with (tmp_path / "images/default/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: build(progress=said.append))
+            await trio.sleep(0.3)
+            assert said == [
+                f"Another process is building the image in {tmp_path}/images/default; waiting for it."
+            ]
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    assert len(said) == 2
+
+
+async def test_images_have_names_of_their_own(build, tmp_path):
+    """Two images live side by side, and a name that is no file's name is refused."""
+    default, other = await build(), await build(name="builder", packages=("gcc",))
+    assert images.current(tmp_path / "images") == default
+    assert images.current(tmp_path / "images", "builder") == other
+    assert images.current(tmp_path / "images", "absent") is None
+    for name in ("../x", "", "current", ".lock"):
+        with pytest.raises(ValueError, match="cannot be the name of an image"):
+            images.Recipe(name=name)

@@ -1,0 +1,65 @@
+"""The command line of QEMU: what isolates, and what a template and its clones have in common."""
+
+import pytest
+
+from runnerd.machines import vmm
+from runnerd.machines.driver import Size
+from runnerd.machines.vmm import Purpose, Spec
+
+SPEC = Spec(qemu="/usr/bin/qemu", accelerator="tcg", size=Size(vcpus=2, memory=512), tsc_khz=2_596_120)
+
+
+@pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_a_machine_is_confined(accelerator, purpose):
+    """Every machine has the sandbox, no network card, no default device and no path of the host."""
+    argv = vmm.command(
+        Spec(qemu="/usr/bin/qemu", accelerator=accelerator, size=Size(), tsc_khz=1), "n", purpose
+    )
+    text = " ".join(argv)
+    assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in text
+    for word in ("-nodefaults", "-no-user-config", "-no-reboot"):
+        assert word in argv
+    for word in ("-netdev", "-nic", "virtio-net", "-monitor", "-vnc", "-gdb"):
+        assert word not in text
+    assert [word for word in text.replace("/proc/self/fd/", "").split() if "/" in word] == ["/usr/bin/qemu"]
+
+
+def test_only_a_template_shares_its_memory():
+    """A clone maps the template's memory privately and waits for the state; all else is the same."""
+    template, clone = (vmm.command(SPEC, "n", purpose) for purpose in Purpose)
+    assert clone[-2:] == ("-incoming", "defer")
+    differing = [pair for pair in zip(template, clone[:-2], strict=True) if pair[0] != pair[1]]
+    assert len(differing) == 1
+    assert [each.rpartition(",")[2] for each in differing[0]] == ["share=on", "share=off"]
+
+
+def test_every_descriptor_is_named_and_used():
+    """The names that stand in the command line are those a launcher must be given."""
+    text = " ".join(vmm.command(SPEC, "n", Purpose.CLONE))
+    assert set(vmm.descriptors()) == set(text.split("@")[1::2])
+
+
+def test_the_job_disk_and_the_image_are_read_only():
+    """A machine can write to its scratch disk and to nothing else."""
+    drives = [
+        word for word in vmm.command(SPEC, "n", Purpose.CLONE) if word.startswith("id=") and "format=" in word
+    ]
+    writable = [drive.split(",")[0] for drive in drives if "readonly=on" not in drive]
+    assert len(drives) == 4
+    assert writable == ["id=upper"]
+
+
+def test_emulation_is_told_the_rate_of_the_counter():
+    """Without the rate some boots hang; under KVM the guest has a clock of its own."""
+    assert "tsc_early_khz=2596120" in vmm.kernel_command_line(SPEC)
+    native = Spec(qemu="q", accelerator="kvm", size=Size(), tsc_khz=1)
+    assert "tsc" not in vmm.kernel_command_line(native)
+
+
+def test_the_size_is_what_was_asked():
+    """Memory and processors reach the command line; a probe is small and uses KVM."""
+    argv = vmm.command(SPEC, "n", Purpose.TEMPLATE)
+    assert argv[argv.index("-m") + 1] == "512M"
+    assert argv[argv.index("-smp") + 1] == "2"
+    assert "kvm" in vmm.probe("q")
