@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from runnerd.workflow.model import Job
 from runnerd.workflow.reader.source import Source
 from runnerd.workflow.yaml import Map, Seq
+
+Needs = Mapping[str, tuple[str, ...]]
 
 
 def resolve_needs(source: Source, jobs: dict[str, Job], mapping: Map, at: Any) -> dict[str, tuple[str, ...]]:
@@ -33,28 +36,38 @@ def resolve_needs(source: Source, jobs: dict[str, Job], mapping: Map, at: Any) -
     return resolved
 
 
-def _cycles(source: Source, needs: dict[str, tuple[str, ...]], jobs: dict[str, Job], mapping: Map) -> None:
-    waiting = dict(needs)
-    while True:  # take away what can run; what is left is in a cycle or behind one
-        ready = [name for name, before in waiting.items() if not any(each in waiting for each in before)]
-        if not ready:
-            break
-        for name in ready:
-            del waiting[name]
-    while True:  # take away what nobody left needs; what is left is in a cycle
-        needed = {each for before in waiting.values() for each in before}
-        behind = [name for name in waiting if name not in needed]
-        if not behind:
-            break
-        for name in behind:
-            del waiting[name]
-    for name in waiting:
+def _cycles(source: Source, needs: Needs, jobs: dict[str, Job], mapping: Map) -> None:
+    behind: dict[str, list[str]] = {name: [] for name in needs}
+    for name, before in needs.items():
+        for need in before:
+            behind[need].append(name)
+    after = {name: tuple(names) for name, names in behind.items()}
+    # What can run leads to no cycle; of the rest, what nobody in it needs hangs on one.
+    waiting = _left(set(needs), needs, after)
+    waiting = _left(waiting, after, needs)
+    folded = {name.lower() for name in waiting}
+    for name in (each for each in needs if each in waiting):
         for index, need in enumerate(jobs[name].needs):
-            if any(need.lower() == each.lower() for each in waiting):
+            if need.lower() in folded:
                 source.problem(
                     _place(mapping[name], index),
                     f"Job {name!r} depends on job {need!r} which creates a cycle in the dependency graph.",
                 )
+
+
+def _left(names: set[str], before: Needs, after: Needs) -> set[str]:
+    """The names that remain when those with nothing left before them are taken away, again and again."""
+    count = {name: sum(each in names for each in before[name]) for name in names}
+    ready = [name for name, waits in count.items() if not waits]
+    while ready:
+        name = ready.pop()
+        del count[name]
+        for each in after[name]:
+            if each in count:
+                count[each] -= 1
+                if not count[each]:
+                    ready.append(each)
+    return set(count)
 
 
 def _place(job: Map, index: int) -> Any:

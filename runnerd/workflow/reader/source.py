@@ -83,9 +83,11 @@ class Source:
 
     def unexpected(self, at: Any, word: str, valid: Iterable[str], what: str) -> None:
         """Note a word that does not belong where it stands, with the nearest one that does."""
+        if len(self.problems) >= self.limits.errors:
+            return None
         if "${{" in word:
             return self.problem(at, "An expression is not allowed here")
-        self.problem(at, f"Unexpected {what} {word[:100]!r}" + _nearest(word, valid))
+        return self.problem(at, f"Unexpected {what} {word[:100]!r}" + _nearest(word, valid))
 
     def missing(self, at: Any, key: str, what: str) -> None:
         """Note a required key that is not there."""
