@@ -18,13 +18,10 @@ from runnerd.workflow.graph import (
     Skip,
     Start,
     decide,
-    labels_of,
     needs_context,
     node_result,
-    plan_legs,
     run_outcome,
 )
-from runnerd.workflow.model import ExpressionError
 
 DONE = Phase.DONE
 
@@ -257,6 +254,14 @@ def test_what_cannot_be_evaluated_fails_the_job(keys, words):
     assert words in fail.reason
 
 
+def test_a_call_of_a_workflow_is_refused():
+    """The scheduler says that it cannot run a called workflow, and never calls it green."""
+    found = load("on: push\njobs: {a: {uses: ./.github/workflows/b.yml}}", path="w")
+    (fail,) = act(found)
+    assert isinstance(fail, Fail)
+    assert (fail.index, fail.outcome) == (None, Outcome.STARTUP_FAILURE)
+
+
 def test_cancelling_stops_what_runs_and_what_waits():
     """A cancelled run cancels its legs and ends the jobs that would have come."""
     found = workflow("a", "b needs: a", "c")
@@ -318,26 +323,3 @@ def test_planning_a_full_matrix_is_fast():
         best = min(best, time.perf_counter() - start)
     assert len(expand.legs) == 256
     assert best < 0.1
-
-
-def test_what_can_be_planned_before_anything_ran():
-    """Jobs that look at no other job's outputs have their legs at once; the rest have none yet."""
-    found = workflow(
-        "a strategy: {matrix: {v: [1, 2]}}",
-        "b needs: a, name: '${{ needs.a.result }}'",
-        "c needs: a, strategy: {matrix: '${{ fromJSON(needs.a.outputs.m) }}'}",
-        "d strategy: {matrix: '${{ fromJSON(vars.m) }}'}",
-    )
-    planned = plan_legs(found, {"vars": {"m": "nonsense"}})
-    assert {key: legs and len(legs) for key, legs in planned.items()} == {
-        "a": 2,
-        "b": None,
-        "c": None,
-        "d": None,
-    }
-
-
-def test_expression_errors_are_the_language_s_own():
-    """The scheduler's helpers raise `ExpressionError` for callers that plan."""
-    with pytest.raises(ExpressionError, match="no label"):
-        labels_of("", {})

@@ -23,7 +23,10 @@ from runnerd.workflow.yaml import Map
 
 _LIMITS = Limits()
 FEATURES = frozenset(("containers", "services", "background", "reusable"))
-"""What `features` may name: parts of the language that a caller may or may not be able to run."""
+"""What `features` may name: parts of the language that a caller may or may not be able to run.
+
+`graph.decide` does not run the jobs of a called workflow: `reusable` is for who only checks files.
+"""
 
 
 def load(
