@@ -17,7 +17,7 @@ import trio
 from runnerd import log, metrics, notify
 from runnerd.actors.control import Api, ControlActor
 from runnerd.actors.executor import ExecutorActor
-from runnerd.actors.health import HealthActor, pool_check
+from runnerd.actors.health import HealthActor, NotReady, pool_check
 from runnerd.actors.parser import ParserActor
 from runnerd.actors.pool import PoolActor, Rules
 from runnerd.actors.receiver import ReceiverActor
@@ -137,6 +137,7 @@ class _Daemon:
         self.reporter: Mailbox[OutboxChanged] = Mailbox(64)
         self.stop, self.cancel_jobs = trio.Event(), trio.Event()
         self.close_receiver, self.close_control, self.close_health = trio.Event(), trio.Event(), trio.Event()
+        self.serving = False
         self.site = Site(
             config,
             MirrorCheckout(mirrors, _folder(config.state_directory / "checkouts")),
@@ -208,7 +209,13 @@ class _Daemon:
         async def listen() -> list[trio.SocketListener]:
             return await listeners.open_tcp(*address) if address else []
 
-        checks = {"ledger": self.ledger.check_writable, "pool": pool_check(self.pool)}
+        async def serving() -> None:
+            if self.stop.is_set():
+                raise NotReady("the daemon is draining: it takes nothing new")
+            if not self.serving:
+                raise NotReady("the daemon is starting: not every actor serves yet")
+
+        checks = {"daemon": serving, "ledger": self.ledger.check_writable, "pool": pool_check(self.pool)}
         return HealthActor(listen, checks=checks, stop=self.close_health)
 
     def _executor(self) -> ExecutorActor:
@@ -263,6 +270,7 @@ class _Daemon:
             nursery.start_soon(self._signals, nursery.cancel_scope)
             async with trio.open_nursery() as actors:
                 await actors.start(partial(supervise, self.children(), stop=self.stop))
+                self.serving = True
                 _log.info("serving", pid=os.getpid(), driver=self.config.machines.driver_name)
                 notify.notify(notify.READY)
                 nursery.start_soon(self._pulse)
