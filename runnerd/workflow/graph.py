@@ -13,7 +13,7 @@ import msgspec
 from runnerd.model import Outcome, Phase
 from runnerd.workflow.expressions import condition
 from runnerd.workflow.expressions.values import to_text
-from runnerd.workflow.legs import ExpandedLeg, boolean, expand_job, max_parallel
+from runnerd.workflow.legs import ExpandedLeg, boolean, expand_job, max_parallel, strategy_context
 from runnerd.workflow.model import ExpressionError, Job, Workflow
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "needs_context",
     "node_result",
     "run_outcome",
+    "strategy_context",
 ]
 
 

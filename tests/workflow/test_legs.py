@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runnerd.workflow import ExpressionError, load
-from runnerd.workflow.legs import boolean, labels_of, max_parallel, plan_legs
+from runnerd.workflow.legs import boolean, labels_of, max_parallel, plan_legs, strategy_context
 
 
 def workflow(*jobs: str):
@@ -78,3 +78,16 @@ def test_booleans_may_be_text():
     assert boolean("${{ vars.c }}", {"vars": {}}, "x", default=True)
     with pytest.raises(ExpressionError, match="true or false"):
         boolean("${{ vars.b }}", {"vars": {"b": "yes"}}, "x", default=False)
+
+
+def test_the_strategy_context_of_a_leg():
+    """Its place among the legs, and the evaluated bounds; without a strategy the defaults."""
+    (job,) = workflow("a strategy: {fail-fast: false, matrix: {v: [1, 2]}}").jobs.values()
+    assert strategy_context(job, {}, 1, 2) == {
+        "fail-fast": False,
+        "job-index": 1,
+        "job-total": 2,
+        "max-parallel": 2,
+    }
+    (plain,) = workflow("a name: x").jobs.values()
+    assert strategy_context(plain, {}, 0, 1)["fail-fast"] is True
