@@ -195,4 +195,3 @@ class Driver(Protocol):
 
 OpenDriver = Callable[[], AbstractAsyncContextManager[Driver]]
 """How a driver is had; see `daemon.open_driver`."""
-
