@@ -17,6 +17,9 @@ from runnerd.git.process import GitError
 from runnerd.git.working_tree import WorkingTree, pack_working_tree
 from runnerd.model import Repository
 
+NO_COMMIT = "0" * 40
+"""How events name the commit of a branch that has none yet."""
+
 
 class Unpacks(Protocol):
     """What of a machine a checkout needs."""
@@ -86,8 +89,9 @@ class WorkingTreeCheckout:
 
         Raises `GitError` when another commit or branch than the one at hand is asked for.
         """
+        at_hand = self._tree.sha or NO_COMMIT
         short = self._tree.ref.removeprefix("refs/heads/")
-        if (sha and names.sha(sha) != self._tree.sha) or (not sha and ref not in (self._tree.ref, short)):
+        if (sha and names.sha(sha) != at_hand) or (not sha and ref not in (self._tree.ref, short)):
             raise GitError(
                 f"only the working tree in {self._tree.root} can be checked out here, not {sha or ref!r}; "
                 "a commit of a repository is run by the daemon"

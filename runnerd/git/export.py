@@ -24,6 +24,8 @@ OWNER = 1001
 _TIMEOUT = 120.0
 _COMMIT_BYTES = 1 << 20
 _LISTING_BYTES = 128 << 20
+_SCRATCH = {"core.fsync": "none"}
+"""What is made here is packed and thrown away: the disk need not be waited for."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +235,7 @@ async def _pack(git: Git, repository: Path, folder: Path, source: Source, border
         cwd=repository,
         timeout=_TIMEOUT,
         stdin="".join(f"{line}\n" for line in wanted).encode(),
+        settings=_SCRATCH,
     )
 
 
@@ -245,5 +248,6 @@ async def _fill(git: Git, repository: Path, tree: Path, sha: str) -> None:
         sha,
         cwd=tree,
         timeout=_TIMEOUT,
+        settings=_SCRATCH,
         extra={"GIT_DIR": str(tree / ".git"), "GIT_WORK_TREE": str(tree)},
     )

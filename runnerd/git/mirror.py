@@ -22,17 +22,15 @@ import trio
 from runnerd.git import names
 from runnerd.git.credential import login
 from runnerd.git.export import DEFAULTS, Limits, Source, pack_work_tree
-from runnerd.git.objects import Objects, TooLarge
+from runnerd.git.objects import Objects
 from runnerd.git.process import Git, GitError
 from runnerd.git.shelf import Shelf
+from runnerd.git.workflow_files import Refused, read_workflow_files
 from runnerd.model import Repository
 
-WORKFLOW_BYTES = 1 << 20
-WORKFLOW_FILES = 100
 CHANGED_COMMITS = 1000
 """A diff over more commits is not made: GitHub then runs the workflow whatever its path filters say."""
 
-_TREE_BYTES = 1 << 20
 _DIFF_BYTES = 16 << 20
 _FILES_KEPT = 256
 _READERS_KEPT = 8
@@ -47,10 +45,7 @@ _NO_SUCH_COMMIT = re.compile(
 )
 
 
-class Refused(msgspec.Struct, frozen=True):
-    """A workflow file that is not read, and why."""
-
-    reason: str
+__all__ = ["CHANGED_COMMITS", "Mirrors", "Refused"]
 
 
 class Mirrors:
@@ -171,16 +166,17 @@ class Mirrors:
     async def workflow_files(
         self, repository: Repository, sha: str, folder: str = ".github/workflows"
     ) -> dict[str, bytes | Refused]:
-        """Return the workflow files of a commit by path: regular files directly in the folder, .yml or .yaml.
+        """Return the workflow files of a commit by path, as `read_workflow_files` does; kept for the next.
 
-        A symlink, a submodule, a name that is not printable text, a file over 1 MiB and what is beyond
-        100 files is there as `Refused`. A commit without the folder gives nothing. Raises `GitError` when
-        the commit is not in the mirror.
+        Raises `GitError` when the commit is not in the mirror.
         """
         place = self.folder(repository)
         key = (place, names.sha(sha), names.tree_path(folder))
         if key not in self._files:
-            self._files[key] = await self._read_files(repository, sha, key[2])
+            objects = await self.objects(repository)
+            if not await self.has(repository, sha):
+                raise GitError(f"commit {sha} of {repository.full_name} is not in the mirror; fetch it first")
+            self._files[key] = await read_workflow_files(objects, sha, key[2])
             while len(self._files) > _FILES_KEPT:
                 self._files.popitem(last=False)
         self._files.move_to_end(key)
@@ -191,13 +187,21 @@ class Mirrors:
     ) -> tuple[str, ...] | None:
         """Return the paths that differ between two commits; a renamed file counts with both names.
 
-        With `merge_base` (pull requests) the comparison starts where the two parted. None when either
-        commit is not there, they have no common ancestor, or over 1000 commits lie between them: path
-        filters then do not apply.
+        With `merge_base` (pull requests) the comparison starts where the two parted. A `base` that is
+        missing is fetched, for it may have been force-pushed away. None when either commit cannot be had,
+        they have no common ancestor, or over 1000 commits lie between them: path filters then do not apply.
         """
-        if not base or not await self.has(repository, base) or not await self.has(repository, head):
+        if not base or not base.strip("0") or not await self.has(repository, head):
             return None
         folder = self.folder(repository)
+        if not await self.has(repository, base):
+            try:
+                async with self._lock(folder):
+                    await self._fetch_named(repository, folder, [], [base])
+            except GitError:
+                return None
+            if not await self.has(repository, base):
+                return None
         if merge_base:
             try:
                 common = await self._git(folder, "merge-base", base, head)
@@ -248,30 +252,6 @@ class Mirrors:
 
     async def _git(self, folder: Path, *arguments: str) -> bytes:
         return await self.git.run(*arguments, cwd=folder, timeout=_LOCAL_TIMEOUT, limit=_DIFF_BYTES)
-
-    async def _read_files(self, repository: Repository, sha: str, folder: str) -> dict[str, bytes | Refused]:
-        objects = await self.objects(repository)
-        if not await self.has(repository, sha):
-            raise GitError(f"commit {sha} of {repository.full_name} is not in the mirror; fetch it first")
-        entries = await objects.tree(f"{sha}:{folder}", limit=_TREE_BYTES) or []
-        files: dict[str, bytes | Refused] = {}
-        for entry in entries:
-            if not entry.name.endswith((b".yml", b".yaml")) or entry.mode == "40000":
-                continue
-            name = entry.name.decode(errors="replace")
-            path = f"{folder}/{''.join(c if c.isprintable() else '?' for c in name)}"
-            if name.encode() != entry.name or not name.isprintable():
-                files[path] = Refused("its name is not printable text")
-            elif entry.mode not in ("100644", "100755"):
-                kind = {"120000": "a symbolic link", "160000": "a submodule"}.get(
-                    entry.mode, "no regular file"
-                )
-                files[path] = Refused(f"it is {kind}; a workflow must be a regular file")
-            elif len(files) >= WORKFLOW_FILES:
-                files[path] = Refused(f"there are more than {WORKFLOW_FILES} workflow files")
-            else:
-                files[path] = await _blob(objects, entry.sha)
-        return files
 
     async def _fetch_named(
         self, repository: Repository, folder: Path, refs: list[str], shas: list[str]
@@ -360,16 +340,6 @@ class Mirrors:
 
     def _lock(self, folder: Path, *, preparing: bool = False) -> trio.Lock:
         return self._locks.setdefault(folder / "new" if preparing else folder, trio.Lock())
-
-
-async def _blob(objects: Objects, sha: str) -> bytes | Refused:
-    try:
-        answer = await objects.read(sha, limit=WORKFLOW_BYTES)
-    except TooLarge:
-        return Refused(f"it is larger than {WORKFLOW_BYTES >> 20} MiB")
-    if answer is None or answer[0].kind != "blob":
-        return Refused("its content is not in the repository")
-    return answer[1]
 
 
 def _slot(wanted: str) -> str:

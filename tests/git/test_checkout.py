@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runnerd.git.checkout import CheckedOut, MirrorCheckout, WorkingTreeCheckout
+from runnerd.git.checkout import NO_COMMIT, CheckedOut, MirrorCheckout, WorkingTreeCheckout
 from runnerd.git.process import GitError
 from runnerd.git.working_tree import describe
 from runnerd.model import Repository
@@ -109,3 +109,13 @@ async def test_a_working_tree_gives_no_other_commit(machine, origin, tmp_path):
     for other in ({"ref": "release"}, {"sha": "8" * 40}):
         with pytest.raises(GitError, match="only the working tree"):
             await checkout.checkout(machine, **asked(**other))
+
+
+async def test_a_working_tree_before_its_first_commit_is_unpacked(machine, origin, tmp_path):
+    """Its commit is the one events name as forty zeros."""
+    origin.write(a="1")
+    tree = await describe(origin.folder, environ=os.environ)
+    checkout = WorkingTreeCheckout(tree, tmp_path, environ=os.environ)
+    done = await checkout.checkout(machine, **asked(sha=NO_COMMIT, ref="refs/heads/main"))
+    assert done == CheckedOut("", "refs/heads/main")
+    assert (machine.root / "work/a").read_text() == "1"

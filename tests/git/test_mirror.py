@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from runnerd.git import mirror
-from runnerd.git.mirror import Mirrors, Refused
+from runnerd.git.mirror import Mirrors
 from runnerd.git.process import GitError
 from runnerd.model import Repository
 
@@ -205,68 +205,6 @@ async def test_workflow_files_are_read_at_the_commit(mirrors, origin):
     }
 
 
-async def test_a_commit_without_workflows_gives_none(mirrors, origin):
-    """No folder, or a link in its place, is no workflow file."""
-    plain = origin.commit()
-    (origin.folder / ".github").symlink_to("/etc")
-    linked = origin.commit()
-    await mirrors.fetch(REPOSITORY, "refs/heads/main")
-    assert await mirrors.workflow_files(REPOSITORY, plain) == {}
-    assert await mirrors.workflow_files(REPOSITORY, linked) == {}
-
-
-async def test_a_symlinked_workflow_is_refused(mirrors, origin):
-    """A link is reported with its reason, never followed."""
-    place = origin.folder / ".github/workflows"
-    place.mkdir(parents=True)
-    (place / "ci.yml").symlink_to("/etc/passwd")
-    sha = origin.commit()
-    await mirrors.fetch(REPOSITORY, sha)
-    files = await mirrors.workflow_files(REPOSITORY, sha)
-    assert files == {
-        ".github/workflows/ci.yml": Refused("it is a symbolic link; a workflow must be a regular file")
-    }
-
-
-async def test_odd_workflow_files_are_refused_one_by_one(mirrors, origin):
-    """Submodules, names that are no text and large files do not hide the good file beside them."""
-    good, big = origin.blob(b"on: push"), origin.blob(b"#" * (mirror.WORKFLOW_BYTES + 1))
-    entries = [
-        ("100644", "blob", good, b"good.yml"),
-        ("100644", "blob", big, b"big.yml"),
-        ("100644", "blob", good, b"bad\xff.yml"),
-        ("100644", "blob", good, b"line\nbreak.yml"),
-        ("160000", "commit", "2" * 40, b"sub.yml"),
-        ("100644", "blob", "3" * 40, b"absent.yml"),
-    ]
-    listing = b"".join(f"{m} {t} {s}\t".encode() + n + b"\0" for m, t, s, n in entries[:-1])
-    tree = origin.git("mktree", "-z", "--missing", stdin=listing)
-    outer = origin.git("mktree", stdin=f"040000 tree {tree}\tworkflows".encode())
-    sha = origin.tree_commit(("040000", "tree", outer, b".github"))
-    await mirrors.fetch(REPOSITORY, sha)
-    files = await mirrors.workflow_files(REPOSITORY, sha)
-    assert files.pop(".github/workflows/good.yml") == b"on: push"
-    reasons = {path: refused.reason for path, refused in files.items()}
-    assert reasons == {
-        ".github/workflows/big.yml": "it is larger than 1 MiB",
-        ".github/workflows/bad\ufffd.yml": "its name is not printable text",
-        ".github/workflows/line?break.yml": "its name is not printable text",
-        ".github/workflows/sub.yml": "it is a submodule; a workflow must be a regular file",
-    }
-
-
-async def test_more_files_than_are_read_are_refused(mirrors, origin, monkeypatch):
-    """What is beyond the cap is there with its reason."""
-    monkeypatch.setattr(mirror, "WORKFLOW_FILES", 2)
-    for name in "abc":
-        origin.put(f".github/workflows/{name}.yml", "on: push")
-    sha = origin.commit()
-    await mirrors.fetch(REPOSITORY, sha)
-    files = await mirrors.workflow_files(REPOSITORY, sha)
-    assert isinstance(files[".github/workflows/c.yml"], Refused)
-    assert isinstance(files[".github/workflows/b.yml"], bytes)
-
-
 async def test_reading_from_a_commit_that_is_not_there_raises(mirrors, origin):
     """No workflow files and no commit are told apart."""
     origin.commit()
@@ -322,6 +260,20 @@ async def test_changed_files_of_a_pull_request_start_where_it_parted(mirrors, or
     assert await mirrors.changed_files(REPOSITORY, base, head) == ("b", "c")
 
 
+async def test_changed_files_of_a_forced_push(mirrors, origin):
+    """The tip that was pushed away is fetched by its id."""
+    origin.write(a="1")
+    start = origin.commit()
+    origin.write(b="1")
+    lost = origin.commit()
+    origin.git("reset", "--hard", "-q", start)
+    origin.write(c="1")
+    head = origin.commit()
+    await mirrors.fetch(REPOSITORY, "refs/heads/main")
+    assert not await mirrors.has(REPOSITORY, lost)
+    assert await mirrors.changed_files(REPOSITORY, lost, head) == ("b", "c")
+
+
 async def test_a_diff_that_cannot_be_made_is_none(mirrors, origin):
     """A new branch, a commit that is gone and unrelated histories leave path filters without a say."""
     head = origin.commit()
@@ -330,6 +282,7 @@ async def test_a_diff_that_cannot_be_made_is_none(mirrors, origin):
     await mirrors.fetch(REPOSITORY, head, other)
     assert await mirrors.changed_files(REPOSITORY, None, head) is None
     assert await mirrors.changed_files(REPOSITORY, "0" * 40, head) is None
+    assert await mirrors.changed_files(REPOSITORY, "9" * 40, head) is None
     assert await mirrors.changed_files(REPOSITORY, head, other, merge_base=True) is None
 
 

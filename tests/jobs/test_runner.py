@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from runnerd.git.checkout import MirrorCheckout
+from runnerd.git.mirror import Mirrors
+from runnerd.jobs.runner import run_job
 from runnerd.jobs.spec import JobLimits
-from runnerd.machines.driver import Exit
+from runnerd.machines.driver import Exit, Size
+from runnerd.machines.process import open_process_driver
 from runnerd.model import Outcome
+from runnerd.store.logs import JobLog
 
 
 async def test_steps_run_in_order_and_the_job_succeeds(bench):
@@ -409,3 +417,68 @@ async def test_a_machine_that_cannot_be_prepared_is_our_error(bench):
     result = await bench.steps("- run: echo hi")
     assert result.outcome is Outcome.INFRA_ERROR
     assert "No space left on device" in result.reason
+
+
+async def test_a_job_in_a_machine_with_an_agent(bench, tmp_path):
+    """The whole chain: an agent's machine, a mirror's checkout, a log on disk."""
+    origin = tmp_path / "origin"
+    sha = _repository(origin)
+    folders = [tmp_path / name for name in ("machines", "mirrors", "scratch")]
+    for folder in folders:
+        os.mkdir(folder)
+    async with (
+        open_process_driver(root=folders[0]) as driver,
+        Mirrors(folders[1], remote_of=lambda name: str(origin)) as mirrors,
+        JobLog(tmp_path / "job.log", 1 << 20, 1 << 20, time.time) as log,
+    ):
+        machine = await driver.clone(await driver.build_template("default", Size()))
+        await machine.thaw()
+        await machine.lease()
+        spec = bench.spec(
+            """
+on: push
+jobs:
+  one:
+    runs-on: x
+    steps:
+      - uses: actions/checkout@v4
+      - run: git status --porcelain --branch; git log --format=%s; cat greeting
+      - run: echo ${{ hashFiles('greeting') }}; sleep 60 & echo left something running
+      - run: exit 7
+"""
+        )
+        github = {**spec.contexts["github"], "sha": sha}
+        result = await run_job(
+            msgspec.structs.replace(spec, contexts={**spec.contexts, "github": github}),
+            machine,
+            checkout=MirrorCheckout(mirrors, folders[2]),
+            log=log,
+            observer=bench.observer,
+            secrets={"WORD": "hello"},
+            cancel=trio.Event(),
+        )
+        await machine.destroy()
+    assert [step.exit_code for step in result.steps] == [None, 0, 0, 7]
+    assert (result.outcome, result.steps[0].outcome) == (Outcome.FAILURE, Outcome.SUCCESS)
+    lines = [line.partition(" ")[2] for line in _text(tmp_path / "job.log").splitlines()]
+    at = lines.index("## main...origin/main")
+    assert lines[at + 1 : at + 3] == ["first", "*** world"]
+    assert "left something running" in lines
+
+
+def _repository(folder: Path) -> str:
+    os.mkdir(folder)
+    (folder / "greeting").write_text("hello world\n")
+    identity = ("-c", "user.name=octo", "-c", "user.email=octo@example.com")
+    for arguments in (
+        ("init", "-q", "-b", "main"),
+        ("add", "-A"),
+        (*identity, "commit", "-q", "-m", "first"),
+    ):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    out = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    return out.stdout.strip()
+
+
+def _text(path: Path) -> str:
+    return path.read_text()
