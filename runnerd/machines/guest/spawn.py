@@ -118,10 +118,11 @@ def _exec(program: Program, candidates: list[bytes]) -> int:
         try:
             os.execve(candidate, program.argv, program.env)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                number = error.errno or errno.EINVAL
-                if number != errno.EACCES:
-                    break
+            if error.errno == errno.EACCES:
+                if os.access(candidate, os.F_OK):  # not just a folder of PATH that is closed to us
+                    number = errno.EACCES
+            elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                return error.errno or errno.EINVAL
     return number
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from runnerd.machines.guest import wire
+from runnerd.machines.guest import system, wire
 
 from .conftest import ENV, Host
 
@@ -143,18 +143,16 @@ def test_end_of_the_host_ends_agent_and_jobs(host: Host) -> None:
     )
     host.answer(stream)
     assert host.receive()[0] == wire.DATA
-    group = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _below(int(pid), host.process.pid)]
-    assert len(group) >= 3
+    deadline = time.monotonic() + 5
+    while len(group := _below(host.process.pid)) < 3:
+        assert time.monotonic() < deadline
     assert host.close() == 0
     assert [pid for pid in group if Path(f"/proc/{pid}").exists()] == []
 
 
-def _below(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-        if pid == ancestor:
-            return True
-    return False
+def _below(ancestor: int) -> list[int]:
+    """All descendants of a process."""
+    found = system.children(ancestor)
+    for pid in found:
+        found.extend(system.children(pid))
+    return found
