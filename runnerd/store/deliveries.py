@@ -24,6 +24,7 @@ _pending = (
     .order_by(deliveries.c.received, deliveries.c.id)
     .limit(sa.bindparam("limit"))
 )
+_backlog = _pending.add_columns(deliveries.c.repository)
 _update = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("this"))
 _new = {dialect: insert_new(dialect, deliveries) for dialect in ("sqlite", "postgresql")}
 
@@ -54,6 +55,11 @@ def find(connection: sa.Connection, id: str) -> DeliveryRecord | None:
 def pending(connection: sa.Connection, limit: int) -> list[str]:
     """Ids of what still has to be planned, oldest first."""
     return list(connection.execute(_pending, {"limit": limit}).scalars())
+
+
+def backlog(connection: sa.Connection, limit: int) -> list[tuple[str, str]]:
+    """The same, each with its repository."""
+    return [(row.id, row.repository) for row in connection.execute(_backlog, {"limit": limit})]
 
 
 def payload(connection: sa.Connection, id: str) -> dict[str, Any]:

@@ -140,11 +140,14 @@ def end(
     outbox.owe(connection, job.run, job.id, Kind.JOB, ReportState.COMPLETED, now)
 
 
-def claim(connection: sa.Connection, id: int, machine: str, now: float) -> int | None:
+def claim(
+    connection: sa.Connection, id: int, machine: str, now: float, *, though_cancelled: bool = False
+) -> int | None:
     """Give a queued job to a machine under a new epoch, and begin its run; None when it may not run now."""
     job = known(connection, id)
     run = runs.known(connection, job.run)
-    if job.phase is not Phase.QUEUED or run.cancel_requested or run.phase is Phase.DONE:
+    called_off = run.cancel_requested and not though_cancelled
+    if job.phase is not Phase.QUEUED or called_off or run.phase is Phase.DONE:
         return None
     phase = step(_name(job), job.phase, Phase.RUNNING)
     fresh = {**_UNTOUCHED, "machine": machine, "started": now}

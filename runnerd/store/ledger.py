@@ -118,6 +118,10 @@ class Ledger:
         """Ids of deliveries that were neither planned, ignored nor rejected, oldest first."""
         return await self._read(partial(deliveries.pending, limit=limit))
 
+    async def backlog(self, limit: int) -> list[tuple[str, str]]:
+        """Id and repository (empty where none is known) of each pending delivery, oldest first."""
+        return await self._read(partial(deliveries.backlog, limit=limit))
+
     async def try_delivery(self, id: str) -> int:
         """Count an attempt at planning before it is made; returns how many that makes.
 
@@ -178,7 +182,7 @@ class Ledger:
         await self._write(partial(transition.apply, run_id=run, changes=changes, now=self._clock()))
 
     async def request_cancel(self, run: int) -> bool:
-        """Ask for the end of a run: no job of it is claimed from here on. False when it has ended."""
+        """Ask for the end of a run: from here on no job is claimed by who does not know. False: it ended."""
         return await self._write(partial(runs.request_cancel, id=run))
 
     async def rerun(self, run: int) -> int:
@@ -206,9 +210,15 @@ class Ledger:
         """A run's jobs in the order of the file, legs in the order of the matrix."""
         return await self._read(partial(jobs.of_run, run=run))
 
-    async def claim_job(self, job: int, machine: str) -> int | None:
-        """Begin an attempt on a machine: its epoch. None when the job is not queued or the run cancelled."""
-        return await self._write(partial(jobs.claim, id=job, machine=machine, now=self._clock()))
+    async def claim_job(self, job: int, machine: str, *, though_cancelled: bool = False) -> int | None:
+        """Begin an attempt on a machine: its epoch. None when the job is not queued or the run cancelled.
+
+        `though_cancelled` says that the job is known to run in a cancelled run too, as one with `always()`.
+        """
+        work = partial(
+            jobs.claim, id=job, machine=machine, now=self._clock(), though_cancelled=though_cancelled
+        )
+        return await self._write(work)
 
     async def retry_job(self, job: int, epoch: int, reason: str) -> None:
         """End an attempt without a result and queue its job again; raises `StaleEpoch`."""

@@ -45,6 +45,15 @@ def test_pending_ones_come_oldest_first(desk):
     assert deliveries.pending(desk.connection, 10) == ["a", "c", "d"]
 
 
+def test_the_backlog_names_repositories(desk):
+    """Pending deliveries are listed with the repository they are about, in the same order."""
+    desk.deliver("b", received=2.0, repository="o/two")
+    desk.deliver("a", received=1.0, repository="o/one")
+    desk.deliver("c", received=3.0)
+    assert deliveries.backlog(desk.connection, 2) == [("a", "o/one"), ("b", "o/two")]
+    assert deliveries.backlog(desk.connection, 9)[2] == ("c", "")
+
+
 def test_an_end_is_final(desk):
     """The same end may be said twice; another one is refused and the reason of the first stays."""
     desk.deliver("d1")

@@ -30,6 +30,17 @@ def test_claiming_begins_an_attempt(desk):
     assert desk.owed() == [(job.id, "job", "in_progress")]
 
 
+def test_a_job_may_be_claimed_in_the_knowledge_that_its_run_is_cancelled(desk):
+    """One that runs in a cancelled run too (`always()`) gets its machine; another state still refuses."""
+    run = desk.run_with(desk.new_job())
+    job = desk.jobs(run)[0]
+    desk.apply(run, QueueJob(job=job.id, now=1.0))
+    runs.request_cancel(desk.connection, run)
+    assert jobs.claim(desk.connection, job.id, "m1", 2.0) is None
+    assert jobs.claim(desk.connection, job.id, "m1", 2.0, though_cancelled=True) == 1
+    assert jobs.claim(desk.connection, job.id, "m2", 3.0, though_cancelled=True) is None
+
+
 @pytest.mark.parametrize("state", ["waiting", "running", "done", "cancelled"])
 def test_only_a_queued_job_of_a_wanted_run_is_claimed(desk, state):
     """Anything else is answered with None and left as it was (I6)."""
