@@ -30,7 +30,7 @@ from runnerd.model import Event, JobRecord, Outcome, RunRecord
 from runnerd.store.changes import UNEXPANDED, NewJob, NewRun, WorkflowNote
 from runnerd.store.ledger import Delivery, Ledger, open_ledger
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, supervise
+from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
 from runnerd.workflow import load, matches
 from runnerd.workflow.model import Workflow, WorkflowErrors
 from runnerd.workflow.triggers import dispatch_inputs
@@ -116,8 +116,9 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
             once = _Once(config, ledger, site, partial(open_driver, config, unwritten, own))
             try:
                 interrupted = await once.run(event, request.body, runs, notes)
-            except (StartFailed, GaveUp) as problem:
-                if isinstance(problem.__cause__, NoMachine):
+            except Exception as error:
+                problem = sole(error)
+                if isinstance(problem, StartFailed | GaveUp) and isinstance(problem.__cause__, NoMachine):
                     raise problem.__cause__ from problem
                 raise
             records = reversed(await ledger.runs(limit=len(runs)))

@@ -40,7 +40,7 @@ from runnerd.messages import (
 )
 from runnerd.store.ledger import CannotOpen, Ledger, LedgerUnavailable, open_ledger
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, supervise
+from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
 from runnerd.web import listeners
 
 _log = log.get("daemon")
@@ -68,27 +68,25 @@ def serve(config: Config, *, open_driver: drivers.Open = drivers.open_driver) ->
         return EXIT_USAGE
     try:
         trio.run(partial(_serve, config, open_driver))
-    except CannotOpen as problem:
-        return _sorry(problem, EXIT_USAGE)
-    except StartFailed as problem:
-        return _sorry(problem, EXIT_NO_MACHINE if isinstance(problem.__cause__, NoMachine) else EXIT_CRASHED)
-    except GaveUp as problem:
-        return _sorry(problem, EXIT_CRASHED)
+    except Exception as error:
+        problem = sole(error)
+        if isinstance(problem, CannotOpen):
+            status = EXIT_USAGE
+        elif isinstance(problem, StartFailed | GaveUp):
+            status = EXIT_NO_MACHINE if isinstance(problem.__cause__, NoMachine) else EXIT_CRASHED
+        else:
+            raise
+        _log.error("the daemon ends", problem=str(problem))
+        print(f"runnerd: {problem}", file=sys.stderr)
+        return status
     return EXIT_OK
-
-
-def _sorry(problem: Exception, status: int) -> int:
-    _log.error("the daemon ends", problem=str(problem))
-    print(f"runnerd: {problem}", file=sys.stderr)
-    return status
 
 
 async def _serve(config: Config, open_driver: drivers.Open) -> None:
     state = config.state_directory
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config.control_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(state / "ledger.db"))
+        config.control_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         forge = await stack.enter_async_context(open_forge(config))
         mirrors = await stack.enter_async_context(
             Mirrors(
@@ -268,13 +266,15 @@ class _Daemon:
         """Start everything, tell systemd, and end when told to."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._signals, nursery.cancel_scope)
-            async with trio.open_nursery() as actors:
-                await actors.start(partial(supervise, self.children(), stop=self.stop))
-                self.serving = True
-                _log.info("serving", pid=os.getpid(), driver=self.config.machines.driver_name)
-                notify.notify(notify.READY)
-                nursery.start_soon(self._pulse)
+            nursery.start_soon(self._pulse)
+            await supervise(self.children(), stop=self.stop, task_status=self)
             nursery.cancel_scope.cancel()
+
+    def started(self, value: None = None) -> None:
+        """Every actor serves; not called when the start was cut short."""
+        self.serving = True
+        _log.info("serving", pid=os.getpid(), driver=self.config.machines.driver_name)
+        notify.notify(notify.READY)
 
     async def _signals(self, everything: trio.CancelScope) -> None:
         """The ladder: drain, cancel the jobs, end at once."""

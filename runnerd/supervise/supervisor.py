@@ -66,6 +66,13 @@ class GaveUp(Exception):
     """An actor crashed more often than its policy allows; the cause is its last crash."""
 
 
+def sole(error: BaseException) -> BaseException:
+    """Take the one error out of the groups that nurseries put around it; several stay a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def backoff(crashes: int, policy: RestartPolicy, jitter: Jitter) -> float:
     """Seconds to wait after so many crashes within the period: doubling, bounded, spread by a fifth."""
     # The exponent is bounded too: intensity is configured, and a float would overflow.
@@ -174,16 +181,18 @@ class _Keeper:
             if crash is None:
                 return
             if not self._served:
-                raise StartFailed(f"the {child.name} did not start: {crash}") from crash
+                cause = sole(crash)
+                raise StartFailed(f"the {child.name} did not start: {cause}") from cause
             now = trio.current_time()
             self._crashes.append(now)
             while self._crashes[0] <= now - policy.period:
                 self._crashes.popleft()
             if len(self._crashes) > policy.intensity:
                 given_up = GaveUp(
-                    f"the {child.name} crashed {len(self._crashes)} times within {policy.period:g} s: {crash}"
+                    f"the {child.name} crashed {len(self._crashes)} times within {policy.period:g} s: "
+                    f"{sole(crash)}"
                 )
-                given_up.__cause__ = crash
+                given_up.__cause__ = sole(crash)
                 self._fail(given_up)
                 return
             pause = backoff(len(self._crashes), policy, self._jitter)

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from runnerd import metrics
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, backoff, supervise
+from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, backoff, sole, supervise
 
 
 class Stage:
@@ -243,6 +243,31 @@ async def test_a_failure_at_the_first_start_is_fatal(autojump_clock, when):
     with pytest.raises(StartFailed, match=f"the bad did not start: {reasons[when]}"):
         await supervise([first.child(), bad, last.child()], stop=trio.Event())
     assert diary == ["start first"]
+
+
+async def test_the_cause_of_a_failed_start_is_found_within_an_actors_own_nurseries():
+    """An actor that fails inside nurseries says why as plainly as one that has none."""
+    cause = OSError("the port is taken")
+
+    class FailsAtOnce:
+        name = "bad"
+
+        async def run(self, *, task_status):
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [cause])])
+
+    child = Child(name="bad", make=FailsAtOnce, close=lambda: None)
+    with pytest.raises(StartFailed, match="the bad did not start: the port is taken") as failed:
+        await supervise([child], stop=trio.Event())
+    assert failed.value.__cause__ is cause
+
+
+def test_only_an_error_that_is_alone_is_taken_out_of_its_group():
+    """Groups of one are opened, at any depth; one with several errors, and a plain error, stay."""
+    one, two = ValueError("one"), ValueError("two")
+    both = ExceptionGroup("both", [one, two])
+    assert sole(one) is one
+    assert sole(ExceptionGroup("a", [ExceptionGroup("b", [one])])) is one
+    assert sole(ExceptionGroup("a", [both])) is both
 
 
 async def test_a_restart_that_hangs_counts_as_a_crash(autojump_clock, nursery):
