@@ -146,7 +146,11 @@ async def _parents(objects: Objects, sha: str) -> list[str]:
     if answer is None or answer[0].kind != "commit":
         raise GitError(f"commit {sha} is not in the mirror")
     header = answer[1].partition(b"\n\n")[0]
-    return [line[7:].decode() for line in header.split(b"\n") if line.startswith(b"parent ")]
+    return [
+        names.sha(line[7:].decode(errors="replace"))
+        for line in header.split(b"\n")
+        if line.startswith(b"parent ")
+    ]
 
 
 async def _measure(git: Git, repository: Path, sha: str, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from runnerd.git.process import Git, GitError
 
 _HEADER = 4096
 _ANSWER_TIMEOUT = 10.0
+_TREE_LINE = re.compile(rb"0?([1-7][0-7]{4,5}) ([^\0]+)\0(.{20})", re.DOTALL)
 
 
 class Info(NamedTuple):
@@ -149,14 +151,16 @@ class TooLarge(GitError):
 
 
 def parse_tree(body: bytes) -> list[Entry]:
-    """Read a tree object: `mode SP name NUL` and twenty bytes of id, until its end."""
+    """Read a tree object: `mode SP name NUL` and twenty bytes of id, until its end.
+
+    Raises `GitError` for anything else: git takes objects from a remote without looking into them.
+    """
     entries = []
     at = 0
     while at < len(body):
-        space = body.index(b" ", at)
-        end = body.index(b"\0", space)
-        entries.append(
-            Entry(body[at:space].decode("ascii"), body[space + 1 : end], body[end + 1 : end + 21].hex())
-        )
-        at = end + 21
+        line = _TREE_LINE.match(body, at)
+        if line is None:
+            raise GitError("a tree of the repository is malformed")
+        entries.append(Entry(line[1].decode(), line[2], line[3].hex()))
+        at = line.end()
     return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import trio
 
@@ -16,6 +17,8 @@ from runnerd.jobs.spec import JobLimits
 from runnerd.model import Annotation
 
 _OFF = "GitHub has switched this command off, because anything that prints could use it; write to $%s instead"
+_CHEAP = 2_000_000
+"""Characters that are compared while the event loop waits; it is about a millisecond."""
 _NOT_ECHOED = frozenset(
     {"add-mask", "debug", "error", "notice", "resume-commands", "stop-commands", "warning"}
 )
@@ -86,11 +89,17 @@ class Console:
                 self._dropping.discard(stream)
             return
         mask = self._streams[stream][1]
-        text = self._masker.mask(piece.text) if whole else mask.feed(piece.text)
+        text = await self._hidden(self._masker.mask if whole else mask.feed, piece.text)
         if piece.last and not whole:
             text += mask.end()
         if text or piece.last:
             await self._log.line(text)
+
+    async def _hidden(self, mask: Callable[[str], str], text: str) -> str:
+        # Many secrets and long lines must not hold up every other job.
+        if self._masker.cost(text) < _CHEAP:
+            return mask(text)
+        return await trio.to_thread.run_sync(mask, text)
 
     async def _obey(self, command: WorkflowCommand, line: str) -> None:
         if self._echo and command.name not in _NOT_ECHOED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import NamedTuple
 
-LONGEST = 256 << 10
+LONGEST = 64 << 10
 """Characters after which a line without an end is handed on in pieces."""
 
 

@@ -26,7 +26,7 @@ class JobLimits(msgspec.Struct, frozen=True, kw_only=True):
     """All outputs of a job's steps together."""
     annotations: int = 10
     """Of each level, per step."""
-    masks: int = 1000
+    masks: int = 200
     """Values a job may add with `add-mask`."""
     hash_seconds: float = 120.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import signal
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +28,11 @@ from runnerd.workflow import ExpressionError, condition, interpolate, value_of
 from runnerd.workflow.model import Defaults, Scalar, Step
 
 T = TypeVar("T")
+
+
+_NAMED = 100
+"""Variables that are named in the log, at most."""
+_LARGE = 64 << 10
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,18 +122,24 @@ class StepRun:
             failed = failed or variable != "GITHUB_STEP_SUMMARY"
             await console.error(f"Unable to process the file ${variable}: {problem}.")
         try:
-            outputs |= dict(environment_files.parse_pairs(files.texts["GITHUB_OUTPUT"]))
+            outputs |= dict(await _parsed(files.texts["GITHUB_OUTPUT"]))
         except BadEnvironmentFile as error:
             failed = True
             await console.error(f"Unable to process the file $GITHUB_OUTPUT: {error}.")
         try:
-            pairs = environment_files.parse_pairs(files.texts["GITHUB_ENV"])
+            pairs = await _parsed(files.texts["GITHUB_ENV"])
         except BadEnvironmentFile as error:
             failed = True
             await console.error(f"Unable to process the file $GITHUB_ENV: {error}.")
         else:
-            for name in self._state.take_variables(pairs):
+            before = dict(self._state.environment)
+            refused = self._state.take_variables(pairs)
+            for name in refused[:_NAMED]:
                 await console.error(f"Can't store {name} by way of $GITHUB_ENV: it is the runner's own.")
+            if environment_size(self._state.environment) > limit.environment:
+                failed = True
+                self._state.environment = before
+                await console.error("The variables set by way of $GITHUB_ENV are too large together.")
         self._state.take_paths(environment_files.parse_paths(files.texts["GITHUB_PATH"]))
         summary = files.texts["GITHUB_STEP_SUMMARY"]
         if not self._state.room_for(outputs):
@@ -151,9 +163,9 @@ class StepRun:
         folder = posixpath.join(
             self._state.workspace, await self._optional(defaults.working_directory, "working-directory") or ""
         )
-        await self._introduce(console, text, f"shell: {shell.display}")
         variables = self._state.variables(self.environment, self._place.files(self.number))
-        self._check_size(variables)
+        self._check(variables)
+        await self._introduce(console, text, f"shell: {shell.display}")
         self._place.used = True
         try:
             script = await self._place.put_script(self.number, shell.suffix, shell.script(text))
@@ -207,8 +219,10 @@ class StepRun:
             await console.line(details)
         if self.environment:
             await console.line("env:")
-            for name, value in self.environment.items():
+            for name, value in islice(self.environment.items(), _NAMED):
                 await console.line(f"  {name}: {value}")
+            if len(self.environment) > _NAMED:
+                await console.line(f"  and {len(self.environment) - _NAMED} more")
         await console.line("##[endgroup]")
 
     def _defaults(self) -> Defaults:
@@ -218,8 +232,8 @@ class StepRun:
             folder = defaults.working_directory if folder is None else folder
         return Defaults(shell=shell, working_directory=folder)
 
-    def _check_size(self, variables: Mapping[str, str]) -> None:
-        size = sum(len(name) + len(value) + 2 for name, value in variables.items())
+    def _check(self, variables: Mapping[str, str]) -> None:
+        size = environment_size(variables)
         if size > self._spec.limits.environment:
             raise StepFailed(
                 f"the step's environment has {size >> 10} KiB; at most {self._spec.limits.environment >> 10} "
@@ -248,6 +262,17 @@ class StepRun:
             return await evaluated(compute, status_functions(self._state.status), hash_files)
         except (ExpressionError, OSError, ValueError) as error:
             raise StepFailed(f"`{key}` cannot be evaluated: {error}") from error
+
+
+def environment_size(variables: Mapping[str, str]) -> int:
+    """Return about how many bytes the variables take in a process."""
+    return sum(len(name) + len(value) + 2 for name, value in variables.items())
+
+
+async def _parsed(text: str) -> list[tuple[str, str]]:
+    if len(text) < _LARGE:
+        return environment_files.parse_pairs(text)
+    return await trio.to_thread.run_sync(environment_files.parse_pairs, text)
 
 
 async def _judged(ended: Exit, console: Console) -> Ended:

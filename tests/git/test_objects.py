@@ -114,3 +114,25 @@ async def test_idle_says_whether_a_git_is_kept(objects, origin):
     await objects.close()
     await objects.close()
     assert not objects.idle
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x",
+        b"100644 a",
+        b"100644 a\0short",
+        b"\xff a\0" + bytes(20),
+        b"100644 \0" + bytes(20),
+        b"999 a\0" + bytes(20),
+    ],
+)
+def test_a_malformed_tree_is_a_sentence(body):
+    """A remote can send any bytes as a tree; they cost one error, not the reader."""
+    with pytest.raises(GitError, match="malformed"):
+        parse_tree(body)
+
+
+def test_a_mode_may_be_padded():
+    """Old tools wrote a zero before a folder's mode."""
+    assert parse_tree(b"040000 d\0" + bytes(20))[0].mode == "40000"

@@ -126,7 +126,7 @@ def test_a_stream_of_nothing_but_secrets_does_not_grow():
     """A secret repeated without end is passed on as it comes."""
     stream = Masker(["aa"]).stream()
     for _ in range(100):
-        stream.feed("a" * 1000)
+        stream.feed("a" * 900)
     assert len(stream.end()) < 50
 
 
@@ -136,3 +136,19 @@ def test_a_secret_added_later_is_masked_from_then_on():
     assert masker.mask("later") == "later"
     masker.add("later")
     assert (masker.mask("later"), masker.reveals("later")) == ("***", True)
+
+
+def test_a_text_of_nothing_but_secrets_is_one_mask_at_once():
+    """A guest cannot make the host count a million matches."""
+    masker = Masker(["ab", "ba"])
+    assert masker.mask("ab" * 500_000) == "***"
+    stream = masker.stream()
+    assert {stream.feed("ab" * 30_000) for _ in range(20)} == {"***"}
+    assert stream.end() == ""
+
+
+def test_the_cost_grows_with_secrets_and_text():
+    """Whoever masks can see when it should be done aside."""
+    few, many = Masker(["abcdefgh"]), Masker([f"secret-{n}" for n in range(100)])
+    assert many.cost("x" * 1000) > 40 * few.cost("x" * 1000)
+    assert few.cost("x" * 1000) > few.cost("")

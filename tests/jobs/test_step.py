@@ -359,6 +359,24 @@ async def test_an_environment_no_process_can_have_fails_the_step(bench):
     assert "at most 4 KiB" in result.steps[1].reason
 
 
+async def test_variables_too_large_together_fail_the_step_that_set_them(bench):
+    """They are not taken, so that later steps can run."""
+    result = await bench.steps(
+        "- run: printf 'A=%05000d' 1 >> $GITHUB_ENV\n- if: always()\n  run: echo \"[$A$B]\"",
+        head="env: {B: kept}",
+        limits=JobLimits(environment=4900),
+    )
+    assert [str(step.outcome) for step in result.steps] == ["failure", "success"]
+    assert bench.log.output(2)[-1] == "[kept]"
+
+
+async def test_a_million_variables_are_not_listed(bench):
+    """The log names the first hundred; the event loop is not held while they are read."""
+    await bench.steps("- run: seq 1 20000 | sed 's/.*/V&=1/' >> $GITHUB_ENV\n- run: echo done")
+    listed = [line for line in bench.log.steps[2] if line.startswith("  ")]
+    assert (len(listed), listed[-1]) == (101, "  and 19900 more")
+
+
 async def test_hash_files_sees_what_an_earlier_step_made(bench):
     """The hash is computed in the machine, at the time of the step."""
     from runnerd.jobs import hash_files
