@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from runnerd.config import Config
@@ -53,7 +53,10 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
 
 
 def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
-    """The same as a function without arguments, with the ledger as the machines' journal (I5)."""
+    """The same as a function without arguments, with the ledger as the machines' journal (I5).
+
+    Machines of an earlier daemon are ended and struck from the journal before the driver is handed out.
+    """
 
     async def journal(note: MachineNote) -> None:
         if note.state == "gone":
@@ -63,7 +66,16 @@ def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
                 note.id, note.driver, note.image, note.state, note.pid, note.uid, note.started
             )
 
-    return lambda: open_(config, journal, config.state_directory)
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Driver]:
+        async with open_(config, journal, config.state_directory) as driver:
+            earlier = await ledger.machines()
+            await driver.adopt_or_reap()
+            for row in earlier:  # its daemon, which would have said so, was killed
+                await ledger.forget_machine(row.id)
+            yield driver
+
+    return opened
 
 
 def machine_size(config: Config) -> Size:
