@@ -17,11 +17,14 @@ class StepFailed(Exception):
     """The step cannot go on; the sentence is shown."""
 
 
-def default_name(step: Step) -> str:
-    """Return what a step without a name is called: `Run`, and its action or its script's first line."""
+def default_name(step: Step, script: str | None = None) -> str:
+    """Return what a step without a name is called: `Run`, and its action or its script's first line.
+
+    `script` is the evaluated text, where it is known.
+    """
     if step.uses is not None:
         return f"Run {step.uses}"
-    lines = (step.run or "").strip().splitlines()
+    lines = (script or step.run or "").strip().splitlines()
     return f"Run {lines[0].strip()}"[:NAME] if lines else "Run"
 
 

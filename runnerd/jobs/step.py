@@ -212,7 +212,7 @@ class StepRun:
 
     async def _introduce(self, console: Console, script: str, details: str) -> None:
         """Log what is run, with which variables, in a group as GitHub does."""
-        await console.line(f"##[group]{default_name(self.step)}")
+        await console.line(f"##[group]{default_name(self.step, script)}")
         for line in script.splitlines():
             await console.line(f"\x1b[36;1m{line}\x1b[0m")
         if details:

@@ -23,6 +23,11 @@ def test_a_step_without_a_name_is_called_after_what_it_does(step, name):
     assert default_name(step) == name
 
 
+def test_an_evaluated_script_names_its_step():
+    """Where the expressions are worked out already, the name shows their values."""
+    assert default_name(Step(run="echo ${{ env.A }}"), "echo 1\nmore") == "Run echo 1"
+
+
 def test_an_env_may_be_one_expression():
     """It must give a map; values become text as GitHub prints them."""
     contexts = {"vars": {"E": {"A": True, "B": 1.5, "C": None}}}
