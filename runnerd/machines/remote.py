@@ -107,7 +107,7 @@ class AgentMachine:
         self._running: set[Execution] = set()
 
     async def thaw(self) -> Identity:
-        """Greet the agent, make the machine its own, and put the job's root together."""
+        """Greet the agent unless the driver has, make the machine its own, and mount the job's root."""
         try:
             with self._explained():
                 return await self._thaw()
@@ -165,7 +165,8 @@ class AgentMachine:
         self._channel.close(self.reason)
 
     async def _thaw(self) -> Identity:
-        await self._channel.connect(self._hello_deadline)
+        if not self._channel.hello:
+            await self._channel.connect(self._hello_deadline)
         identity = invent_identity(self._entropy)
         answer = await self._insist(
             "thaw", seed=self._entropy(64).hex(), now=self._now(), **msgspec.to_builtins(identity)

@@ -187,6 +187,13 @@ async def test_agent_that_never_greets_is_given_up(autojump_clock: trio.testing.
         assert box.destroyed == 1
 
 
+async def test_greeted_agent_is_not_greeted_again(agent: Agent) -> None:
+    """A driver that has made sure that its clone answers saves the gate a round trip."""
+    await agent.peer.channel.connect(5)
+    await machine_of(agent, NotedBox(), hello_deadline=0.0).thaw()
+    assert agent.operations() == ["thaw"]
+
+
 async def test_cancelled_thaw_leaves_nothing(agent: Agent) -> None:
     """A gate that is cancelled destroys its machine too."""
     agent.answers["thaw"] = None

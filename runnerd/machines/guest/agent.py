@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import system
+from .names import Names
 from .tree import Tree
 from .wire import (
     DATA,
@@ -140,6 +141,8 @@ class Agent:
         """How many were ever taken; numbers the next one."""
         self.job_root: str | None = None
         self.files = Tree(root, confined=not init)
+        self.names: Names | None = None
+        """Set together with `job_root`."""
         self.identity: dict[str, str] = {}
         self.generation = 0
         self.alive = True

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import system
 from .agent import Agent, end_descendants
+from .names import BOOT_ID, Names
 from .tree import Tree
 
 _STATE = "/run/runnerd"
@@ -54,8 +55,8 @@ def thaw(agent: Agent, stream: int, request: dict[str, Any]) -> dict[str, Any]:
         socket.sethostname(str(request["hostname"]))
     agent.identity = {name: str(request[name]) for name in ("hostname", "machine_id", "boot_id")}
     agent.generation = int(request.get("generation", agent.generation + 1))
-    if agent.job_root is not None:
-        _identify(agent, agent.job_root)
+    if agent.names is not None:
+        agent.names.write(agent.identity)
     return {"probe": hashlib.sha256(os.urandom(32)).hexdigest(), "generation": agent.generation}
 
 
@@ -69,18 +70,23 @@ def clock(agent: Agent, stream: int, request: dict[str, Any]) -> dict[str, Any]:
 def mount_root(agent: Agent, stream: int, request: dict[str, Any]) -> dict[str, Any]:
     """Operation `mount_root`: lower, upper (a device or None), into, folders, user.
 
-    The folders are made for the user. Mounting a second time changes nothing.
+    The folders are made for the user. Mounting the same a second time changes nothing.
     """
     if not agent.init:
         raise ValueError("this agent has no machine of its own to mount anything in")
-    if agent.job_root is None:
-        into = str(request["into"])
-        _overlay(str(request["lower"]), request.get("upper"), into)
-        agent.files.close()
-        agent.files = Tree(into)
-        agent.job_root = into
-        if agent.identity:
-            _identify(agent, into)
+    into = str(request["into"])
+    if agent.job_root is not None:
+        if agent.job_root != into:
+            raise ValueError(f"the job's root is {agent.job_root} already")
+        return {}
+    _overlay(str(request["lower"]), request.get("upper"), into)
+    agent.files.close()
+    agent.files = Tree(into)
+    agent.names = Names(agent.files, _STATE)
+    if agent.identity:
+        agent.names.write(agent.identity)
+    system.mount(f"{_STATE}/{BOOT_ID}", f"{into}/proc/sys/kernel/random/boot_id", flags=system.BIND)
+    agent.job_root = into
     user = int(request["user"])
     for path in request["folders"]:
         folder = agent.files.folder(str(path), user)
@@ -122,37 +128,6 @@ def _overlay(lower: str, upper: str | None, into: str) -> None:
         system.mount(f"/{name}", f"{into}/{name}", flags=system.BIND | system.RECURSIVE)
     system.mount("run", f"{into}/run", "tmpfs", system.NO_SUID | system.NO_DEV, "mode=755,size=20%")
     os.chmod(f"{into}/tmp", 0o1777)
-
-
-def _identify(agent: Agent, root: str) -> None:
-    """Give the job's root the names that thaw invented."""
-    host, machine, boot = (agent.identity[name] for name in ("hostname", "machine_id", "boot_id"))
-    _replace(agent.files, "hostname", f"{host}\n")
-    _replace(agent.files, "hosts", f"127.0.0.1 localhost {host}\n::1 localhost\n")
-    _replace(agent.files, "machine-id", f"{machine}\n")
-    system.write(f"{_STATE}/boot_id", f"{boot}\n")
-    os.chmod(f"{_STATE}/boot_id", 0o444)
-    target = f"{root}/proc/sys/kernel/random/boot_id"
-    if _read(target) != boot:
-        system.mount(f"{_STATE}/boot_id", target, flags=system.BIND)
-
-
-def _replace(files: Tree, name: str, text: str) -> None:
-    """Write a file of the job's /etc anew; a link of the image's is replaced, not followed."""
-    folder = files.folder("/etc", 0)
-    try:
-        temporary = f".runnerd-{name}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644, dir_fd=folder)
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    finally:
-        os.close(folder)
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read().strip()
 
 
 def _claim_resources() -> None:

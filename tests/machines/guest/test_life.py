@@ -62,18 +62,26 @@ from runnerd.machines.guest import life, system
 base = sys.argv[2]
 life._STATE = base + "/state"
 os.makedirs(life._STATE)
-life._overlay(base + "/lower", None, base + "/job")
-from runnerd.machines.guest.tree import Tree
+
 class Agent:
-    files = Tree(base + "/job")
-    identity = {"hostname": "runnerd-1", "machine_id": "abc", "boot_id": "6c13d3f4"}
-life._identify(Agent, base + "/job")
-life._identify(Agent, base + "/job")
+    init, job_root, names = True, None, None
+    files = life.Tree("/")
+    identity = {"hostname": "template", "machine_id": "longer-than-abc", "boot_id": "1"}
+
+wanted = dict(lower=base + "/lower", upper=None, into=base + "/job", folders=["/home/runner/work"], user=1001)
+for _ in range(2):
+    assert life.mount_root(Agent, 4, dict(wanted)) == {}
+try:
+    life.mount_root(Agent, 4, wanted | {"into": "/elsewhere"})
+except ValueError as error:
+    print(str(error) == f"the job's root is {base}/job already")
+Agent.names.write({"hostname": "runnerd-1", "machine_id": "abc", "boot_id": "6c13d3f4"})
 os.chroot(base + "/job")
 os.chdir("/")
 read = lambda path: open(path).read().strip()
 print(read("/etc/hostname"), read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"), read("/kept"))
 open("/written", "w").close()
+print(os.stat("/home/runner/work").st_uid, os.stat("/home/runner").st_uid)
 print(oct(os.stat("/tmp").st_mode & 0o7777), os.path.exists("/proc/self/stat"), os.path.exists("/dev/null"))
 """
 
@@ -96,7 +104,9 @@ def test_jobs_root_is_the_image_under_a_layer(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
+        "True",
         "runnerd-1 abc 6c13d3f4 kept",
+        "1001 1001",
         "0o1777 True True",
     ]
     assert sorted(os.listdir(lower)) == ["etc", "kept"]
