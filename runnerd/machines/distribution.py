@@ -25,6 +25,11 @@ _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 _SUITE = re.compile(r"[a-z][a-z0-9-]*")
 _MIRROR = re.compile(r"(?:https?|file|copy)://?[!-~]+")
 
+_WITHOUT_ROOT = (
+    "; build the image as root, or install the package uidmap and give this user a range of subordinate ids"
+    " in /etc/subuid and /etc/subgid"
+)
+
 _KEPT_OUT = ("man", "locale", "info", "lintian", "doc")
 
 
@@ -130,7 +135,10 @@ class Debian:
             raise BuildFailed(f"{name} was still running after {self._timeout:.0f} s and was stopped")
         if done.returncode != 0:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-2000:]
-            raise BuildFailed(f"{name} ended with status {done.returncode}: {said or 'it said nothing'}")
+            cure = _WITHOUT_ROOT if os.geteuid() != 0 and "chroot mode" in said else ""
+            raise BuildFailed(
+                f"{name} ended with status {done.returncode}: {said or 'it said nothing'}{cure}"
+            )
 
 
 async def _end_group(process: trio.Process) -> None:

@@ -18,6 +18,9 @@ from runnerd.machines.template import Frozen, memory_file
 _FILES = {"kernel": "kernel", "initrd": "initrd", "agent_root": "agent", "image": "rootfs"}
 """Descriptor name -> file of the image."""
 
+PREPARATION = 2
+"""Counts the ways in which a template was brought to rest: one that was saved in another way is made anew."""
+
 _STUB = 65536
 """Bytes of kernel and initrd that a clone's QEMU is shown: the kernel's header, and something to load."""
 
@@ -39,6 +42,8 @@ class Mold:
         """The descriptors that all machines share."""
         self.frozen: Frozen | None = None
         """Set once the template was booted or loaded."""
+        self._users = 0
+        self._closed = False
         self._golden = golden
         self._stubs: dict[str, int] = {}
         self._folder = folder
@@ -74,8 +79,22 @@ class Mold:
             for descriptor in own.values():
                 os.close(descriptor)
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the descriptors open while a machine is being started from them, whoever closes the mold."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._closed:
+                self.close()
+
     def close(self) -> None:
-        """Let go of everything; machines keep what they use. Safe to call twice."""
+        """Let go of everything once nobody uses it; machines keep what they have. Safe to call twice."""
+        self._closed = True
+        if self._users:
+            return
         for files in (self.files, self._stubs):
             while files:
                 os.close(files.popitem()[1])
@@ -100,6 +119,7 @@ class _Key(msgspec.Struct, frozen=True, kw_only=True):
     processor: str
     tsc_mhz: int
     job_slot: int
+    preparation: int
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -120,5 +140,6 @@ def key(spec: vmm.Spec, *, version: str, image: Image, processor: str) -> str:
         processor=processor if spec.accelerator == "kvm" else "",
         tsc_mhz=round(spec.tsc_khz / 1000),
         job_slot=disks.JOB_SLOT,
+        preparation=PREPARATION,
     )
     return hashlib.sha256(msgspec.json.encode([parts, spec.size])).hexdigest()[:32]

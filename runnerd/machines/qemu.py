@@ -35,6 +35,9 @@ from runnerd.machines.template import Frozen
 
 _log = log.get(__name__)
 
+_PATIENCE = 5.0
+"""Seconds for the journal when a machine is gone: its end waits for nobody longer."""
+
 _TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
 """What starting a machine may fail with; anything else is a fault of this program."""
 
@@ -222,7 +225,8 @@ class QemuDriver:
         troubles = []
         for _ in range(2):
             try:
-                return await self._clone(mold, mold.frozen)
+                with mold.in_use():
+                    return await self._clone(mold, mold.frozen)
             except _TROUBLE as error:
                 _log.warning("a clone did not get ready", image=mold.image.name, reason=str(error))
                 troubles.append(str(error))
@@ -340,6 +344,8 @@ class QemuDriver:
                 await machine.exec(Command(argv=argv, env=_WARM_ENVIRONMENT), _ignored)
             except (OSError, ValueError):
                 pass  # an image without this program
+        # Rehearsed on a mounted root, as every clone will do it.
+        await machine.thaw()
         await self._explained(box, channel.call("quiesce", deadline=self._build_timeout))
         return channel
 
@@ -411,7 +417,12 @@ class QemuDriver:
         box = self._boxes.pop(id, None)
         self._names.discard(self._mark + id)
         image = box.image if box else id.rpartition("-")[0]
-        await self._journal(MachineNote(id=id, driver=self.name, image=image, state="gone"))
+        try:
+            with trio.move_on_after(_PATIENCE):
+                await self._journal(MachineNote(id=id, driver=self.name, image=image, state="gone"))
+        except Exception:
+            # What stays in the journal is looked for, and not found, at the next start.
+            _log.exception("the end of a machine could not be written down", machine=id)
 
     async def _explained(self, box: QemuBox, asking: Awaitable[Any]) -> None:
         """Wait for an agent's answer; its loss is told with what is known of the machine."""

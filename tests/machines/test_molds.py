@@ -73,6 +73,21 @@ def test_a_template_gets_all_and_a_clone_the_beginnings(image, tmp_path):
     mold.close()
 
 
+def test_a_mold_in_use_is_closed_later(image, tmp_path):
+    """Closing waits for a start that is under way, so that no descriptor changes its meaning."""
+    mold = Mold(image, SPEC, EMPTY, tmp_path)
+    memory = memory_file("memory", MIB)
+    mold.frozen = Frozen("k", memory, b"state", USED)
+    with mold.in_use():
+        mold.close()
+        assert os.pread(mold.files["image"], 6, 0) == b"rootfs"
+        os.close(mold.frozen.open_state())
+    assert mold.files == {}
+    assert mold.frozen is None
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(memory)
+
+
 def test_nothing_is_held_after_the_end(image, tmp_path):
     """Closing gives every descriptor back; an image with a missing file gives back those already open."""
     before = set(os.listdir("/proc/self/fd"))
