@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,8 +121,8 @@ def max_parallel(job: Job, contexts: Mapping[str, Any]) -> float | None:
     if value is None or value == "":
         return None
     limit = to_number(value)
-    if not limit >= 1:
-        raise ExpressionError(f"max-parallel must be a number of at least 1, not {to_text(value)[:100]!r}")
+    if not 1 <= limit < math.inf:
+        raise ExpressionError(f"max-parallel must be a number from 1, not {to_text(value)[:100]!r}")
     return limit
 
 

@@ -243,6 +243,7 @@ jobs:
         ("runs-on: '${{ github }}'", "no label"),
         ("runs-on: x, continue-on-error: '${{ github.ref }}'", "true or false"),
         ("runs-on: x, strategy: {max-parallel: '${{ 0 }}', matrix: {v: [1]}}", "max-parallel"),
+        ("runs-on: x, strategy: {max-parallel: '${{ 1e999 }}', matrix: {v: [1]}}", "max-parallel"),
     ],
 )
 def test_what_cannot_be_evaluated_fails_the_job(keys, words):
