@@ -182,6 +182,7 @@ class PoolActor:
             self._tickets += 1
             who = pool.Waiting(self._tickets, request.image, self._clock())
             self._waiting = {who.ticket: (who, request), **self._waiting}  # it came first, so it stays first
+            self._ring()
             await self._destroy(machine)
             return
         if not request.reply.give(machine):
@@ -198,7 +199,8 @@ class PoolActor:
         self._ring()
 
     async def _destroy(self, machine: Machine) -> None:
-        if self._slots[machine.id].stage is not pool.Stage.LEAVING:
+        slot = self._slots.get(machine.id)  # none when the machine died, and its watch was quicker
+        if slot is not None and slot.stage is not pool.Stage.LEAVING:
             self._enter(machine.id, pool.Stage.LEAVING)
         await machine.destroy()
 

@@ -121,6 +121,26 @@ async def test_it_keeps_its_minimum_warm(nursery, autojump_clock, driver):
     nursery.cancel_scope.cancel()
 
 
+async def test_a_machine_that_dies_within_its_lease_is_replaced(nursery, autojump_clock, driver):
+    """Its end is noticed before its lease fails: the asker gets the next one, and the pool lives on."""
+    pool = Running(driver)
+    await nursery.start(pool.actor.run)
+    await trio.sleep(1)
+    warm = driver.machines[0]
+
+    async def lease() -> None:
+        warm.die("its kernel panicked")
+        await trio.sleep(1)
+        raise MachineLost("its kernel panicked")
+
+    warm.lease = lease
+    with trio.fail_after(10):
+        machine = await pool.lease()
+    assert machine.leased
+    assert machine is not warm
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_lease_takes_a_warm_machine_and_another_is_made(nursery, autojump_clock, driver):
     """The asker gets a leased machine at once, and the pool is refilled."""
     pool = Running(driver)
