@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -17,14 +17,14 @@ from runnerd.jobs.spec import JobSpec
 from runnerd.machines.driver import Machine, NoMachine
 from runnerd.messages import CancelRun, LeaseMachine, OutboxChanged, PoolRestarted, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
-from runnerd.store.changes import EndJob
-from runnerd.store.ledger import Ledger, StaleEpoch
+from runnerd.store.changes import EndJob, EndRun
+from runnerd.store.ledger import Ledger, LedgerUnavailable, StaleEpoch
 from runnerd.store.progress import nodes, progress
 from runnerd.store.recovery import ATTEMPTS
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 from runnerd.workflow import graph, load_cached
-from runnerd.workflow.model import Workflow
+from runnerd.workflow.model import ExpressionError, Workflow, WorkflowErrors
 
 _log = log.get("executor")
 
@@ -32,6 +32,8 @@ WEAK = (
     "a pull request from a fork is not run on machines that are no security boundary (software emulation or "
     "none): use a host with KVM, or allow it with [machines] allow_emulated_forks"
 )
+SWEEP_EVERY = 10.0
+"""Seconds between looks at the ledger for open runs whose hint was lost."""
 ASK_AGAIN = 0.1
 """Seconds before a machine is asked for again after the pool went down."""
 
@@ -96,6 +98,8 @@ class _Drive:
     def __init__(self) -> None:
         self.bell = trio.Event()
         self.attempts: dict[int, _Attempt] = {}
+        self.script: tuple[Workflow, dict[str, Any]] | None = None
+        """The workflow and the contexts that all jobs share; the same for as long as the run lives."""
 
     def ring(self) -> None:
         """Something changed: look at the ledger again."""
@@ -136,8 +140,8 @@ class ExecutorActor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until the mailbox is closed and every running job has ended.
 
-        What a workflow or a machine does ends its job, never this task; anything else that is raised is
-        a fault of ours, crashes the actor and is repaired from the ledger by the next one.
+        What a workflow or a machine does ends its job, or its run, and never this task. It crashes when the
+        ledger fails; the next one goes on from what the ledger says.
         """
         recovery = await self._ledger.recover(self._clock())
         for run, job, _ in recovery.lost:
@@ -150,14 +154,19 @@ class ExecutorActor:
                 for run in await self._ledger.open_runs():
                     self._take_up(run, drives)
                 task_status.started()
+                watch.start_soon(self._sweep, drives)
                 async for message in self._mailbox:
                     self._take_up(message.run, drives)
-                self._draining = True
-                for drive in self._drives.values():
-                    for attempt in drive.attempts.values():
-                        attempt.stop_waiting()
-                    drive.ring()
+                self._drain()
             watch.cancel_scope.cancel()
+
+    async def _sweep(self, drives: trio.Nursery) -> None:
+        """The ledger is the truth: an open run is walked and a cancelled one stopped, hint or no hint."""
+        while True:
+            await trio.sleep(SWEEP_EVERY)
+            for run in await self._ledger.open_runs():
+                if not self._draining:
+                    self._take_up(run, drives)
 
     def _take_up(self, run: int, nursery: trio.Nursery) -> None:
         if run in self._drives:
@@ -166,8 +175,17 @@ class ExecutorActor:
             self._drives[run] = _Drive()
             nursery.start_soon(self._walk, run, self._drives[run])
 
+    def _drain(self) -> None:
+        """Start nothing more; jobs that wait for a machine stay queued for the next start."""
+        self._draining = True
+        for drive in self._drives.values():
+            for attempt in drive.attempts.values():
+                attempt.stop_waiting()
+            drive.ring()
+
     async def _stop_everything_when_told(self) -> None:
         await self._cancel_all.wait()
+        self._drain()
         for drive in self._drives.values():
             for attempt in drive.attempts.values():
                 attempt.stop("the daemon was told to stop at once")
@@ -186,12 +204,19 @@ class ExecutorActor:
         """Decide and act until nothing more is to be decided now; False when the run needs no more."""
         while True:
             drive.bell = trio.Event()
+            # Jobs with a task may move on while this round looks; of all others its look stays true.
+            busy = frozenset(drive.attempts)
             run = await self._ledger.run(run_id)
             if run is None or run.phase is Phase.DONE:
                 return False
             rows = await self._ledger.jobs(run_id)
-            workflow, contexts = await self._read(run, rows)
-            actions = graph.decide(workflow, nodes(rows), contexts, cancelled=run.cancel_requested)
+            try:
+                workflow, contexts = drive.script = drive.script or await self._read(run, rows)
+                actions = graph.decide(workflow, nodes(rows), contexts, cancelled=run.cancel_requested)
+            except LedgerUnavailable:
+                raise
+            except Exception as error:
+                return await self._give_up(run_id, rows, drive, busy, _blame(error))
             todo = progress(actions, rows, self._clock(), ours=self._ours)
             if todo.changes:
                 await self._ledger.apply(run_id, todo.changes)
@@ -199,14 +224,15 @@ class ExecutorActor:
             if todo.outcome is not None:
                 _log.info("run ended", outcome=todo.outcome.value)
                 return False
-            stopped = self._stop(todo.cancel, rows, drive)
+            stopped = self._stop(todo.cancel, rows, drive, busy)
             if stopped:
                 await self._ledger.apply(run_id, stopped)
+                self._reporter.offer(OutboxChanged())
             if not self._draining:
-                # A row that is queued without a task was left behind by an earlier executor.
-                left = (row.id for row in rows if row.phase is Phase.QUEUED)
+                # A row that is queued without a task was left behind, by an earlier executor for one.
+                left = (row.id for row in rows if row.phase is Phase.QUEUED and row.id not in busy)
                 for job in (*todo.start, *left):
-                    if job not in drive.attempts:
+                    if job not in drive.attempts and job not in todo.cancel:
                         drive.attempts[job] = _Attempt()
                         jobs.start_soon(self._work, run, job, workflow, contexts, drive)
             if not todo.changes and not stopped:
@@ -214,7 +240,8 @@ class ExecutorActor:
 
     async def _read(self, run: RunRecord, rows: Sequence[JobRecord]) -> tuple[Workflow, dict[str, Any]]:
         """The workflow as far as it is ours, and the contexts that all its jobs share."""
-        workflow = load_cached(await self._ledger.source(run.source), run.workflow_path)
+        source = await self._ledger.source(run.source)
+        workflow = await trio.to_thread.run_sync(load_cached, source, run.workflow_path)
         ours = {row.key for row in rows}
         workflow = msgspec.structs.replace(
             workflow,
@@ -230,17 +257,37 @@ class ExecutorActor:
         )
         return workflow, {"github": github, "inputs": run.event.inputs, "vars": self._site.variables}
 
+    async def _give_up(
+        self, run: int, rows: Sequence[JobRecord], drive: _Drive, busy: Collection[int], reason: str
+    ) -> bool:
+        """End a run that cannot be walked, once its tasks have ended; False when that is done."""
+        for attempt in drive.attempts.values():
+            attempt.stop(reason)
+        if busy:
+            return True
+        result = JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
+        undone = (row for row in rows if row.phase is not Phase.DONE)
+        ended = [EndJob(job=row.id, epoch=row.epoch, result=result) for row in undone]
+        await self._ledger.apply(run, [*ended, EndRun(outcome=Outcome.STARTUP_FAILURE, reason=reason)])
+        self._reporter.offer(OutboxChanged())
+        return False
+
     def _ours(self, labels: tuple[str, ...]) -> bool:
         return self._site.foreign_is_failure or self._site.image_for(labels) is not None
 
-    def _stop(self, cancel: Mapping[int, str], rows: Sequence[JobRecord], drive: _Drive) -> list[EndJob]:
-        """Stop the tasks of these jobs; a queued job that has none is ended at once."""
+    def _stop(
+        self, cancel: Mapping[int, str], rows: Sequence[JobRecord], drive: _Drive, busy: Collection[int]
+    ) -> list[EndJob]:
+        """Stop the tasks of these jobs; a queued job that has none is ended at once.
+
+        A task that waits for a machine leaves its job queued: the next round finds it without one.
+        """
         ended = []
         phases = {row.id: row for row in rows}
         for job, reason in cancel.items():
             if job in drive.attempts:
                 drive.attempts[job].stop(reason)
-            elif phases[job].phase is Phase.QUEUED:
+            elif job not in busy and phases[job].phase is Phase.QUEUED:
                 result = JobResult(outcome=Outcome.CANCELLED, reason=reason)
                 ended.append(EndJob(job=job, epoch=phases[job].epoch, result=result))
         return ended
@@ -257,10 +304,10 @@ class ExecutorActor:
                     if ended is None:
                         return
                     epoch, result, claimed = ended
-                    untouched = all(step.started is None for step in result.steps)
-                    if claimed and result.outcome.retryable and untouched and epoch < ATTEMPTS:
+                    if claimed and result.outcome.retryable and await self._may_repeat(job, epoch):
                         _log.warning("job is tried again", outcome=result.outcome, reason=result.reason)
                         await self._ledger.retry_job(job, epoch, result.reason)
+                        self._reporter.offer(OutboxChanged())
                         continue
                     await self._ledger.apply(run.id, [EndJob(job=job, epoch=epoch, result=result)])
                     _log.info("job ended", outcome=result.outcome, reason=result.reason)
@@ -272,6 +319,11 @@ class ExecutorActor:
             del drive.attempts[job]
             drive.ring()
 
+    async def _may_repeat(self, job: int, epoch: int) -> bool:
+        """Whether an attempt that we failed had no effect, and is not the last."""
+        row = await self._ledger.job(job)
+        return epoch < ATTEMPTS and row is not None and not row.step_started
+
     async def _try(
         self,
         run: RunRecord,
@@ -280,7 +332,7 @@ class ExecutorActor:
         contexts: Mapping[str, Any],
         attempt: _Attempt,
     ) -> _Ended | None:
-        """One attempt: a machine, the steps, no machine. None when the job is not to run now."""
+        """One attempt: a machine, the steps, no machine. None when the job is to stay as it is for now."""
         row = await self._ledger.job(job)
         if row is None or row.phase is not Phase.QUEUED:
             return None
@@ -294,16 +346,21 @@ class ExecutorActor:
         except NoMachine as problem:
             return _Ended(row.epoch, JobResult(outcome=Outcome.INFRA_ERROR, reason=str(problem)))
         if machine is None:
-            if attempt.cancel.is_set():
-                return _Ended(row.epoch, JobResult(outcome=Outcome.CANCELLED, reason=attempt.reason))
             return None
         try:
-            epoch = await self._ledger.claim_job(job, machine.id)
+            # What was started in a run known as cancelled is to run all the same.
+            epoch = await self._ledger.claim_job(job, machine.id, though_cancelled=run.cancel_requested)
             if epoch is None:
                 return None
+            self._reporter.offer(OutboxChanged())
             if row.queued is not None:
                 metrics.job_queue_seconds.observe(self._clock() - row.queued)
-            result = await self._run_on(machine, run, row, epoch, workflow, contexts, attempt)
+            try:
+                result = await self._run_on(machine, run, row, epoch, workflow, contexts, attempt)
+            except (StaleEpoch, LedgerUnavailable):
+                raise
+            except Exception as error:
+                result = JobResult(outcome=Outcome.INFRA_ERROR, reason=_blame(error))
             return _Ended(epoch, result, claimed=True)
         finally:
             await machine.destroy()
@@ -352,7 +409,11 @@ class ExecutorActor:
             "needs": graph.needs_context(workflow, jobs, row.key),
             "matrix": row.matrix,
         }
-        contexts["strategy"] = graph.strategy_context(job, contexts, row.leg, row.legs)
+        try:
+            contexts["strategy"] = graph.strategy_context(job, contexts, row.leg, row.legs)
+        except ExpressionError as wrong:
+            reason = f"`strategy` of job {row.key!r}: {wrong}"
+            return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
         spec = JobSpec(
             run=run,
             record=msgspec.structs.replace(row, machine=machine.id, epoch=epoch),
@@ -380,6 +441,14 @@ class ExecutorActor:
         if result.outcome is Outcome.CANCELLED and attempt.reason:
             return msgspec.structs.replace(result, reason=attempt.reason)
         return result
+
+
+def _blame(error: Exception) -> str:
+    """Why something could not be done; what we did not foresee is ours, and costs its own run alone."""
+    if isinstance(error, WorkflowErrors):
+        return f"this version cannot read the workflow any more: {error}"
+    _log.error("a fault of ours", exc_info=error)
+    return f"a fault of runnerd itself ({type(error).__name__}): its log says where"
 
 
 class _Observer:
