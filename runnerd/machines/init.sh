@@ -10,6 +10,12 @@ fail() {
 mount -t devtmpfs dev /dev || fail "no device file system"
 mount -t proc proc /proc || fail "no process file system"
 mount -t sysfs sys /sys || fail "no system file system"
+# A job that wants more memory than there is has to be killed. Without this the kernel would drop the programs that
+# run and read them back for ever instead, and the job would hang until its time is over.
+if [ -e /sys/kernel/mm/lru_gen/min_ttl_ms ]; then
+    echo y >/sys/kernel/mm/lru_gen/enabled
+    echo 1000 >/sys/kernel/mm/lru_gen/min_ttl_ms
+fi
 # A host asks with this word whether its accelerator can run a machine at all.
 case " $(cat /proc/cmdline) " in *" runnerd.probe "*)
     echo "runnerd-probe: alive" >/dev/console
