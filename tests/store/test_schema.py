@@ -1,12 +1,16 @@
 """Migrations bring any older ledger to this version's tables, and leave newer or foreign files alone."""
 
+import sys
+
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from runnerd.store import engine, schema
 from runnerd.store.errors import CannotOpen
+from runnerd.store.migrations import HEAD
 from runnerd.store.tables import metadata
 
 
@@ -24,6 +28,20 @@ def test_migrations_and_tables_say_the_same(database):
     with database.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, metadata) == []
+
+
+def test_the_newest_step_is_the_schema_of_this_version():
+    """What is compared at every start is the head of the steps."""
+    scripts = ScriptDirectory(schema.MIGRATIONS, version_locations=[schema.MIGRATIONS])
+    assert scripts.get_current_head() == HEAD
+
+
+def test_a_current_ledger_is_opened_without_alembic(database, monkeypatch):
+    """A ledger of this version needs no migrating, so nothing for it is loaded."""
+    schema.migrate(database)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "alembic"]:
+        monkeypatch.setitem(sys.modules, name, None)  # importing it now fails
+    schema.migrate(database)
 
 
 def test_migrating_twice_changes_nothing(database):
