@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -16,19 +16,25 @@ from runnerd.jobs.contexts import github_context
 from runnerd.messages import DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome
 from runnerd.store.changes import UNEXPANDED, NewJob, NewRun, WorkflowNote
-from runnerd.store.ledger import Ledger
+from runnerd.store.ledger import DeliveryState, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.workflow import ExpressionError, load_cached, matches
-from runnerd.workflow.graph import expand_job
+from runnerd.workflow import load_cached, matches
+from runnerd.workflow.legs import plan_legs
 from runnerd.workflow.model import Problem, Workflow, WorkflowErrors
 from runnerd.workflow.triggers import dispatch_inputs
 
 _log = log.get("parser")
 
 SWEEP_EVERY = 2.0
-"""Seconds between looks at the ledger for deliveries whose hint was lost."""
+"""Seconds between looks at the ledger for deliveries whose hint was lost or whose pause is over."""
+LOOK = 1000
+"""Pending deliveries that one look takes in."""
 TRIES = 5
-"""How often reading the repository is tried before a delivery is rejected with the reason."""
+"""How often planning is tried before a delivery is rejected with the reason."""
+PAUSE = 2.0
+"""Seconds before the second try; they double with each."""
+LIVES = 10
+"""Daemons that may end while they plan one delivery: after so many it is taken for the cause."""
 PROBLEMS_SHOWN = 10
 
 
@@ -47,10 +53,11 @@ class Site(Protocol):
 
 
 class ParserActor:
-    """A pool of workers that plan deliveries, each at most once, oldest first.
+    """Plans deliveries, each at most once, several at a time but one of each repository, oldest first.
 
     A delivery ends ignored with a reason, rejected with a reason, or planned with its runs (I3). One that
-    cannot be read now (the forge's git does not answer) is tried again, also after a restart.
+    cannot be planned now (the forge's git does not answer) is tried again, also after a restart, while
+    others go on; one repository's slow remote holds up no other repository.
     """
 
     name = "parser"
@@ -73,84 +80,107 @@ class ParserActor:
         self._reporter = reporter
         self._site = site
         self._workers = workers
+        self._bell = trio.Event()
+        self._draining = trio.Event()
         self._busy: set[str] = set()
+        """Repositories of which a delivery is being planned."""
         self._tries: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._inherited: set[str] = set()
+        """Deliveries that an earlier parser left, and may have ended by."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Plan what arrives and what an earlier daemon left, until the mailbox is closed.
 
-        Closing lets each worker finish the delivery it has; the rest stays in the ledger.
+        Closing lets the deliveries in hand be finished; the rest stays in the ledger.
         """
-        work, take = trio.open_memory_channel[str](self._workers)
-        async with trio.open_nursery() as workers, trio.open_nursery() as sources, work:
-            sources.start_soon(self._sweep, work.clone())
-            for _ in range(self._workers):
-                workers.start_soon(self._serve, take.clone())
-            take.close()
+        self._inherited = {delivery for delivery, _ in await self._ledger.backlog(LOOK)}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_mailbox)
             task_status.started()
-            async for message in self._mailbox:
-                await self._hand_out(message.delivery, work)
-            sources.cancel_scope.cancel()
+            while not self._draining.is_set():
+                self._bell = trio.Event()
+                if room := self._workers - len(self._busy):
+                    backlog = await self._ledger.backlog(LOOK)
+                    if self._draining.is_set():
+                        break
+                    chosen = choose(backlog, self._busy, self._not_before, trio.current_time(), room)
+                    for repository, delivery in chosen.items():
+                        self._busy.add(repository)
+                        nursery.start_soon(self._plan, repository, delivery)
+                with trio.move_on_after(SWEEP_EVERY):
+                    await self._bell.wait()
 
-    async def _sweep(self, work: trio.MemorySendChannel[str]) -> None:
-        """The ledger is the truth: whatever it says is pending is planned, hint or no hint."""
-        async with work:
-            while True:
-                now = trio.current_time()
-                for delivery in await self._ledger.pending_deliveries(64):
-                    if self._not_before.get(delivery, now) <= now:
-                        await self._hand_out(delivery, work)
-                await trio.sleep(SWEEP_EVERY)
+    async def _read_mailbox(self) -> None:
+        """A hint says that it is worth looking; what there is to do says the ledger."""
+        async for _ in self._mailbox:
+            self._bell.set()
+        self._draining.set()
+        self._bell.set()
 
-    async def _hand_out(self, delivery: str, work: trio.MemorySendChannel[str]) -> None:
-        if delivery not in self._busy:
-            self._busy.add(delivery)
-            await work.send(delivery)
+    async def _plan(self, repository: str, delivery: str) -> None:
+        try:
+            with log.context(delivery=delivery):
+                if await self._is_deadly(delivery):
+                    reason = f"{LIVES} daemons ended while they planned it: look for crashes in their logs"
+                    await self._reject(delivery, reason)
+                else:
+                    await self._settle(delivery)
+        finally:
+            self._busy.discard(repository)
+            self._bell.set()
 
-    async def _serve(self, take: trio.MemoryReceiveChannel[str]) -> None:
-        async with take:
-            async for delivery in take:
-                try:
-                    with log.context(delivery=delivery):
-                        await self._plan(delivery)
-                finally:
-                    self._busy.discard(delivery)
+    async def _is_deadly(self, delivery: str) -> bool:
+        """Whether planning this delivery ended more daemons than can be chance."""
+        if delivery not in self._inherited:
+            return False
+        self._inherited.discard(delivery)
+        return await self._ledger.try_delivery(delivery) > LIVES
 
-    async def _plan(self, delivery: str) -> None:
+    async def _settle(self, delivery: str) -> None:
         record = await self._ledger.delivery(delivery)
-        if record is None or record.state != "pending":
+        if record is None or record.state != DeliveryState.PENDING:
             return
         try:
-            event = events.decode(record.event, delivery, record.body)
-        except events.Malformed as problem:
-            await self._ledger.reject_delivery(delivery, str(problem))
-            return
-        if isinstance(event, events.Ignored):
-            await self._ledger.ignore_delivery(delivery, event.reason)
-            return
-        try:
+            event = await trio.to_thread.run_sync(events.decode, record.event, delivery, record.body)
+            if isinstance(event, events.Ignored):
+                await self._ledger.ignore_delivery(delivery, event.reason)
+                return
             runs, notes = await self._runs(event)
+            planned = await self._ledger.plan_delivery(delivery, runs, notes)
+        except LedgerUnavailable:
+            raise
+        except events.Malformed as problem:
+            await self._reject(delivery, str(problem))
         except GitError as problem:
-            await self._try_later(delivery, str(problem))
-            return
-        self._tries.pop(delivery, None)
-        self._not_before.pop(delivery, None)
-        for run in await self._ledger.plan_delivery(delivery, runs, notes):
-            await self._executor.send(RunCreated(run))
-        self._reporter.offer(OutboxChanged())
+            await self._try_later(delivery, f"the repository could not be read: {problem}")
+        except Exception as fault:
+            # What a delivery makes us do wrong costs that delivery, not the parser.
+            _log.error("a fault of ours", exc_info=fault)
+            name = type(fault).__name__
+            await self._try_later(delivery, f"a fault of runnerd itself ({name}): its log says where")
+        else:
+            self._forget(delivery)
+            for run in planned:
+                await self._executor.send(RunCreated(run))
+            self._reporter.offer(OutboxChanged())
 
     async def _try_later(self, delivery: str, problem: str) -> None:
         tries = self._tries[delivery] = self._tries.get(delivery, 0) + 1
         if tries < TRIES:
-            self._not_before[delivery] = trio.current_time() + 2.0**tries
-            _log.warning("the repository cannot be read now", problem=problem, tries=tries)
+            self._not_before[delivery] = trio.current_time() + PAUSE * 2.0 ** (tries - 1)
+            _log.warning("a delivery cannot be planned now", problem=problem, tries=tries)
         else:
-            del self._tries[delivery]
-            self._not_before.pop(delivery, None)
-            reason = f"the repository could not be read after {TRIES} tries: {problem}"
-            await self._ledger.reject_delivery(delivery, reason)
-            _log.error("delivery rejected", reason=reason)
+            await self._reject(delivery, f"{problem} (tried {TRIES} times)")
+
+    async def _reject(self, delivery: str, reason: str) -> None:
+        self._forget(delivery)
+        await self._ledger.reject_delivery(delivery, reason)
+        _log.error("delivery rejected", reason=reason)
+
+    def _forget(self, delivery: str) -> None:
+        self._tries.pop(delivery, None)
+        self._not_before.pop(delivery, None)
 
     async def _runs(self, event: Event) -> tuple[list[NewRun], list[WorkflowNote]]:
         """The runs an event starts, and for each workflow file why or why not."""
@@ -168,18 +198,21 @@ class ParserActor:
     async def _resolved(self, event: Event) -> Event:
         """The event with the commit it builds: for a pull request its merge commit, else its head."""
         repository = event.repository
-        if event.name != "pull_request":
+        sha: str | None = event.sha
+        head = event.report_sha
+        if event.sha or event.name != "pull_request":
             await self._mirrors.fetch(repository, event.sha or event.ref)
             sha = event.sha or await self._mirrors.resolve(repository, event.ref)
         else:
-            await self._mirrors.fetch(repository, event.ref, f"refs/pull/{event.number}/head")
-            sha = await self._mirrors.resolve(repository, event.ref)
-            if sha is None:
-                await self._mirrors.fetch(repository, event.report_sha)
-                sha = event.report_sha
-        if sha is None:
+            head_ref = f"refs/pull/{event.number}/head"
+            await self._mirrors.fetch(repository, event.ref, head_ref)
+            head = head or await self._mirrors.resolve(repository, head_ref) or ""
+            sha = await self._mirrors.resolve(repository, event.ref) or head
+            if sha and sha == head:
+                await self._mirrors.fetch(repository, sha)
+        if not sha:
             raise GitError(f"{repository.full_name} has no {event.ref}")
-        return msgspec.structs.replace(event, sha=sha, report_sha=event.report_sha or sha)
+        return msgspec.structs.replace(event, sha=sha, report_sha=head or sha)
 
     async def _one(
         self, event: Event, path: str, text: bytes | Refused
@@ -187,40 +220,48 @@ class ParserActor:
         if isinstance(text, Refused):
             return None, WorkflowNote(path=path, matched=False, reason=text.reason)
         source = text.decode("utf-8", "replace")
-        slim = msgspec.structs.replace(event, payload={})
         try:
-            workflow = load_cached(source, path)
+            workflow = await trio.to_thread.run_sync(load_cached, source, path)
         except WorkflowErrors as errors:
             if event.name not in ("push", "pull_request"):
                 return None, WorkflowNote(path=path, matched=False, reason="the file is not valid")
             # GitHub shows an unreadable file as a failed run, because it cannot tell its triggers.
             reason = "Invalid workflow file\n" + _list(errors.problems)
-            return _failed(slim, path, path, source, reason), WorkflowNote(
-                path=path, matched=True, reason="the file is not valid"
-            )
-        changed = None
-        if _wants_paths(workflow, event.name) and event.name in ("push", "pull_request"):
-            base = event.before if event.name == "push" else event.base_sha
-            changed = await self._mirrors.changed_files(
-                event.repository, base, event.sha, merge_base=event.name == "pull_request"
-            )
+            note = WorkflowNote(path=path, matched=True, reason="the file is not valid")
+            return _failed(event, path, path, source, reason), note
+        changed = await self._changed(event, workflow)
+        return await trio.to_thread.run_sync(self._judge, event, workflow, source, changed)
+
+    async def _changed(self, event: Event, workflow: Workflow) -> tuple[str, ...] | None:
+        """The files the event changed, where a path filter asks; None where it is not known."""
+        if event.name not in ("push", "pull_request") or not _wants_paths(workflow, event.name):
+            return None
+        base = event.before if event.name == "push" else event.base_sha
+        if base:
+            await self._mirrors.fetch(event.repository, base)
+        return await self._mirrors.changed_files(
+            event.repository, base, event.sha, merge_base=event.name == "pull_request"
+        )
+
+    def _judge(
+        self, event: Event, workflow: Workflow, source: str, changed: tuple[str, ...] | None
+    ) -> tuple[NewRun | None, WorkflowNote]:
+        """Whether the event starts this workflow, and with which jobs. Slow where patterns are many."""
+        path = workflow.path
         match = matches(event, event.payload, workflow, changed)
+        note = WorkflowNote(path=path, matched=match.matched, reason=match.reason)
         if not match.matched:
-            return None, WorkflowNote(path=path, matched=False, reason=match.reason)
+            return None, note
         blocking = tuple(p for p in workflow.unsupported if p.severity == "error")
         if blocking:
             reason = "This version of runnerd cannot run this workflow yet\n" + _list(blocking)
-            return _failed(slim, path, workflow.name, source, reason), WorkflowNote(
-                path=path, matched=True, reason=match.reason
-            )
+            return _failed(event, path, workflow.name, source, reason), note
         if event.name == "workflow_dispatch" and match.trigger is not None:
             try:
                 inputs = dispatch_inputs(match.trigger.inputs, event.inputs)
             except ValueError as wrong:
-                return _failed(slim, path, workflow.name, source, str(wrong)), WorkflowNote(
-                    path=path, matched=True, reason=match.reason
-                )
-            event, slim = (msgspec.structs.replace(each, inputs=inputs) for each in (event, slim))
+                return _failed(event, path, workflow.name, source, str(wrong)), note
+            event = msgspec.structs.replace(event, inputs=inputs)
         ours, foreign = self._sort_out(event, workflow)
         reason = "; ".join([match.reason, *(f"job {key} is not ours: {why}" for key, why in foreign.items())])
         note = WorkflowNote(path=path, matched=True, reason=reason)
@@ -231,7 +272,7 @@ class ParserActor:
             workflow_name=workflow.name,
             title=_title(event),
             source_text=source,
-            event=slim,
+            event=event,
             jobs=tuple(NewJob(key=key, leg=UNEXPANDED, name=key) for key in ours),
         ), note
 
@@ -248,10 +289,8 @@ class ParserActor:
         }
         foreign: dict[str, str] = {}
         partly: set[str] = set()
-        for key, job in workflow.jobs.items():
-            try:
-                legs = expand_job(workflow, job, contexts)
-            except ExpressionError:
+        for key, legs in plan_legs(workflow, contexts).items():
+            if legs is None:
                 continue  # its labels depend on other jobs' outputs: the executor will see
             unclaimed = [leg.labels for leg in legs if self._site.image_for(leg.labels) is None]
             if len(unclaimed) == len(legs):
@@ -267,6 +306,26 @@ class ParserActor:
                     foreign[key] = f"it needs {needed}, which is not ours"
                     grew = True
         return [key for key in workflow.jobs if key not in foreign], foreign
+
+
+def choose(
+    backlog: Iterable[tuple[str, str]],
+    busy: Collection[str],
+    not_before: Mapping[str, float],
+    now: float,
+    room: int,
+) -> dict[str, str]:
+    """What to plan now, a delivery for each repository: the oldest of those that are not busy.
+
+    `backlog` has (delivery, repository), oldest first; one whose time in `not_before` is to come is passed.
+    """
+    chosen: dict[str, str] = {}
+    for delivery, repository in backlog:
+        if len(chosen) == room:
+            break
+        if repository not in busy and not_before.get(delivery, now) <= now:
+            chosen.setdefault(repository, delivery)
+    return chosen
 
 
 def _wants_paths(workflow: Workflow, event: str) -> bool:
