@@ -368,10 +368,10 @@ async def test_a_pull_request_builds_its_merge_commit(world):
 async def test_a_pull_request_without_a_merge_ref_builds_its_head(world):
     """Where the remote makes no merge commits the head is built; path filters know what it changes."""
     text = CI.replace("on: push", "on: {pull_request: {paths: ['src/**']}}")
-    head, base = pull_request(world, text)
-    other = text.replace("src/**", "docs/**")
-    world.origin.commit({"docs.yml": other})
-    head = world.origin.git("rev-parse", "HEAD")
+    pull_request(world, text)
+    head = world.origin.commit({"docs.yml": text.replace("src/**", "docs/**")})
+    world.origin.git("checkout", "--quiet", "main")
+    base = world.origin.commit({"docs/news.md": "the base went on"})
     await world.start()
     _, (run,), notes = await world.plan("pull_request", pull(head, base))
     assert (run.event.sha, run.event.report_sha) == (head, head)
