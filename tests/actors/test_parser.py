@@ -370,6 +370,7 @@ async def test_a_pull_request_without_a_merge_ref_builds_its_head(world):
     text = CI.replace("on: push", "on: {pull_request: {paths: ['src/**']}}")
     pull_request(world, text)
     head = world.origin.commit({"docs.yml": text.replace("src/**", "docs/**")})
+    world.origin.git("update-ref", "refs/pull/7/head", head)
     world.origin.git("checkout", "--quiet", "main")
     base = world.origin.commit({"docs/news.md": "the base went on"})
     await world.start()
