@@ -130,7 +130,7 @@ class Connection(TCPServer):
             nonlocal started
             if message["type"] == "http.response.start":
                 started = self._holding = True
-                await send(self._closing(message) if self._must_close() else message)
+                await send(self._closing(message) if self._must_close(scope) else message)
                 self._holding = False
             elif message["type"] != "http.response.body" or message.get("more_body", False):
                 await send(message)
@@ -170,8 +170,10 @@ class Connection(TCPServer):
     def _body_pending(self) -> bool:
         return _http(self.protocol).their_state is h11.SEND_BODY
 
-    def _must_close(self) -> bool:
-        return self._body_pending() or trio.current_time() > self._close_after
+    def _must_close(self, scope: dict[str, Any]) -> bool:
+        # A length beside chunks: whoever stands before us may see another request begin (RFC 9112 §6.1).
+        doubtful = {name for name, _ in scope["headers"]} >= {b"content-length", b"transfer-encoding"}
+        return doubtful or self._body_pending() or trio.current_time() > self._close_after
 
     @staticmethod
     def _closing(message: dict[str, Any]) -> dict[str, Any]:

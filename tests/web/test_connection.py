@@ -115,3 +115,18 @@ async def test_a_peer_that_does_not_read_is_given_up(serving):
         await stream.send_all(GET)
         with trio.fail_after(5):
             await ended.wait()
+
+
+async def test_no_second_request_hides_behind_a_doubtful_end(serving, echo):
+    """After a body with a length and chunks the connection ends: what follows is not taken for a request."""
+    doubtful = (
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    async with serving(echo) as server, await server.connect() as stream:
+        with trio.fail_after(3):
+            await stream.send_all(doubtful + GET)
+            data = b""
+            while chunk := await stream.receive_some():
+                data += chunk
+        assert data.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close" in data.lower()
