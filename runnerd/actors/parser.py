@@ -237,8 +237,6 @@ class ParserActor:
         if event.name not in ("push", "pull_request") or not _wants_paths(workflow, event.name):
             return None
         base = event.before if event.name == "push" else event.base_sha
-        if base:
-            await self._mirrors.fetch(event.repository, base)
         return await self._mirrors.changed_files(
             event.repository, base, event.sha, merge_base=event.name == "pull_request"
         )
