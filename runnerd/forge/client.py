@@ -247,7 +247,7 @@ class GitHub:
         if now < self._blocked_until:
             raise ForgeUnavailable("the forge's rate limit is used up", self._blocked_until)
         status, headers, answer = await self._exchange(method, path, endpoint, body)
-        message = _message(answer) if status >= 300 else ""
+        message = _message(answer, self._token) if status >= 300 else ""
         verdict = limits.judge(status, headers, message, now=now, hits=self._limits_hit)
         what = f"{method} {path.partition('?')[0]}"
         match verdict:
@@ -268,7 +268,7 @@ class GitHub:
         if status == 401:
             raise ForgeDenied(f"{what}: the forge does not know the token (401): is it expired or revoked?")
         if status == 403:
-            named = headers.get("x-accepted-github-permissions", "")[:200]
+            named = _words(headers.get("x-accepted-github-permissions", ""), self._token)[:200]
             raise ForgeDenied(
                 f"{what}: 403 {message}: the token lacks the permission {named or permission!r}"
             )
@@ -342,14 +342,18 @@ def _decode(answer: bytes, kind: type[T]) -> T:
         raise _Doubt("the forge's answer is not what its documentation says") from error
 
 
-def _message(answer: bytes) -> str:
+def _message(answer: bytes, token: str) -> str:
     """Return an error's own words, shortened; an answer that is not GitHub's has none."""
     try:
         said = msgspec.json.decode(answer, type=_Message)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return "without an explanation"
-    words = said.message if not said.errors else f"{said.message} {said.errors}"
-    return re.sub(r"[^ -~]+", " ", words)[:300]
+    return _words(said.message if not said.errors else f"{said.message} {said.errors}", token)[:300]
+
+
+def _words(text: str, token: str) -> str:
+    """Return what the other side said in printable letters, without the token it may say back to us."""
+    return re.sub(r"[^ -~]+", " ", text.replace(token, "***"))
 
 
 def _origin(url: str) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import trio
 
+from runnerd import log
+
 KILL_GRACE = 2.0
 """Seconds between asking a process group to end and ending it."""
 
@@ -247,5 +249,5 @@ def _sentence(errors: bytes) -> str:
     """The last lines git printed, on one line, without what a terminal would act on."""
     lines = [line.strip() for line in errors.decode(errors="replace").replace("\r", "\n").splitlines()]
     kept = [line for line in lines if line][-4:]
-    text = "; ".join(kept)
+    text = log.hide("; ".join(kept))  # the other side may say back what it was told
     return "".join(c if c.isprintable() else "?" for c in text)[:1000]

@@ -209,6 +209,17 @@ async def test_a_wrong_token_is_denied(site):
             await stranger.set_status(REPOSITORY, SHA, CONTEXT, "success", "d", "")
 
 
+@pytest.mark.parametrize("status", [403, 422])
+async def test_a_token_that_is_said_back_is_not_repeated(site, status):
+    """A forge, or a proxy before it, that quotes the token in its error does not bring it into ours."""
+    words = "bad header: Bearer ghp_test"
+    site.fail("answer", method="POST", status=status, message=words,
+              headers={"x-accepted-github-permissions": "ghp_test"})  # fmt: skip
+    with pytest.raises(ForgeDenied, match=r"bad header: Bearer \*\*\*") as caught:
+        await site.status()
+    assert "ghp_test" not in str(caught.value)
+
+
 async def test_a_moved_repository_is_followed_on_the_same_server(site):
     """A renamed repository answers with a redirect, which keeps the method and the body."""
     site.fail(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from runnerd import log
 from runnerd.git import process
 from runnerd.git.process import Git, GitError
 
@@ -35,6 +36,15 @@ async def test_errors_hold_nothing_a_terminal_would_act_on(tmp_path):
         await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=10)
     assert "\x1b" not in str(caught.value)
     assert "bad" in str(caught.value)
+
+
+async def test_errors_hold_no_secret(tmp_path, monkeypatch):
+    """A server that says the token back to git does not bring it into our words."""
+    monkeypatch.setattr(log, "_hidden", ())
+    log.redact("ghp_secret")
+    script = "import sys; sys.stderr.write('remote: I do not like ghp_secret'); sys.exit(128)"
+    with pytest.raises(GitError, match=r"I do not like \*\*\*"):
+        await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=10)
 
 
 async def test_too_much_output_is_stopped(git, tmp_path):
