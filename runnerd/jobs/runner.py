@@ -350,6 +350,8 @@ class _JobRun:
         if not self.machine.capabilities.isolated:
             await console.line("Isolation: none, the job runs as a process of the host")
         await console.line("##[endgroup]")
+        for problem in (*self.spec.workflow.unsupported, *self.spec.workflow.warnings):
+            await console.line(f"##[warning]{problem}")
         short = sorted(name for name, value in self.secrets.items() if 0 < len(value.strip()) < SHORT)
         if short:
             await console.warning(

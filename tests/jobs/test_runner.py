@@ -39,6 +39,13 @@ async def test_steps_run_in_order_and_the_job_succeeds(bench):
     ]
 
 
+async def test_what_is_not_done_as_written_is_said_at_the_head_of_the_log(bench):
+    """What the file asks for and this version leaves out is a warning with its place."""
+    await bench.run("on: push\nconcurrency: c\njobs: {a: {runs-on: x, steps: [{run: 'true'}]}}")
+    (warning,) = [line for line in bench.log.output(0) if line.startswith("##[warning]")]
+    assert ".github/workflows/ci.yml:2:" in warning
+
+
 async def test_a_failing_step_fails_the_job_and_skips_the_rest(bench):
     """The exit status is in the log and the result; `failure()` and `always()` steps still run."""
     result = await bench.steps(

@@ -87,6 +87,7 @@ def permissions(source: Source, value: Any, at: Any, scope: Scope) -> Any:
 
 def concurrency(source: Source, value: Any, at: Any, scope: Scope) -> Concurrency | None:
     """A group by name, or a mapping of `group`, `cancel-in-progress` and `queue`."""
+    source.cannot(at, "concurrency groups are not kept yet: what is in one group may overlap", "warning")
     if type(value) is not Map:
         return Concurrency(group=words(source, value, at, scope))
     table = _RUN_CONCURRENCY if scope == RUN else _JOB_CONCURRENCY
