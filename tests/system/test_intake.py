@@ -104,13 +104,14 @@ def connect(daemon: Daemon) -> socket.socket:
     return socket.create_connection(("127.0.0.1", daemon.port), 20)
 
 
-def exchange(daemon: Daemon, data: bytes) -> bytes:
-    """Send bytes and return what comes back until the daemon closes."""
+def exchange(daemon: Daemon, data: bytes, *, waits: bool = False) -> bytes:
+    """Send bytes and return what comes back until the daemon closes; `waits` keeps our side open."""
     with connect(daemon) as stream:
         received = b""
         try:
             stream.sendall(data)
-            stream.shutdown(socket.SHUT_WR)
+            if not waits:
+                stream.shutdown(socket.SHUT_WR)
             while piece := stream.recv(65536):
                 received += piece
         except (ConnectionResetError, BrokenPipeError):
@@ -178,7 +179,7 @@ def test_sizes_and_times_are_bounded(daemon: Daemon, sample: Sample, tmp_path: P
         slow.sendall(head(len(BODY)) + BODY[:10])
         started = time.monotonic()
 
-        assert status_of(exchange(daemon, head(TOO_LARGE))) == 413
+        assert status_of(exchange(daemon, head(TOO_LARGE), waits=True)) == 413
         piece = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
         assert status_of(exchange(daemon, head("chunked") + piece * 26)) in (0, 413)
         assert status_of(exchange(daemon, head(len(BODY)) + BODY[:-1])) in REFUSED

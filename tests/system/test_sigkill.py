@@ -202,7 +202,6 @@ def check_jobs(daemon: Daemon, place: Path) -> None:
                 assert lines == [], job
             case _:
                 pytest.fail(f"nothing ends like this here: {job}")
-    print(f"{dict(outcomes)}")
     assert outcomes["success"] > 0
     assert outcomes["lost"] > 0, "no job was running at any kill: nothing was tested"
 
