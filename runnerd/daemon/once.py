@@ -334,6 +334,7 @@ class _Once:
             async for _ in signals:
                 if self._interrupted:
                     everything.cancel()
+                    self._ledger.close()  # its writer ends as well: nobody is to wait for a last write
                 self._interrupted = True
                 for run in await self._ledger.open_runs():
                     await self._ledger.request_cancel(run)

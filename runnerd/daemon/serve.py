@@ -292,6 +292,7 @@ class _Daemon:
                 else:
                     _log.error("ending at once: the next start settles what ran")
                     everything.cancel()
+                    self.ledger.close()  # its writer ends as well: nobody is to wait for a last write
 
     async def _pulse(self) -> None:
         """Tell systemd that we live, but only as long as the ledger's writer answers."""

@@ -1,0 +1,126 @@
+"""Which driver is chosen, what it is given, and what the host allows."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from runnerd.config import load
+from runnerd.daemon import drivers
+from runnerd.machines.driver import NoMachine, Size
+from runnerd.machines.fake import open_fake_driver
+from runnerd.machines.journal import MachineNote, unwritten
+from runnerd.machines.process import ProcessDriver
+from runnerd.store.ledger import open_ledger
+from runnerd.supervise.supervisor import sole
+
+
+def configured(tmp_path, **flags):
+    """A configuration with these settings."""
+    environ = {"STATE_DIRECTORY": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    return load(
+        None, environ=environ, flags={name.replace("__", "."): value for name, value in flags.items()}
+    )
+
+
+async def test_the_process_driver_works_in_the_folder_it_is_given(tmp_path):
+    """Machines of two drivers never share a folder."""
+    own = tmp_path / "own"
+    config = configured(tmp_path, machines__driver="process")
+    async with drivers.open_driver(config, unwritten, own) as driver:
+        assert isinstance(driver, ProcessDriver)
+        assert not driver.capabilities.isolated
+        assert (own / "machines").is_dir()
+
+
+async def test_qemu_is_what_nobody_has_to_choose(tmp_path):
+    """Without a word in the configuration machines are microVMs of an image, which must be there."""
+    (tmp_path / "state").mkdir()
+
+    async def start():
+        async with drivers.open_driver(configured(tmp_path), unwritten, tmp_path / "state") as driver:
+            assert driver.name == "qemu"
+            await driver.build_template("default", Size())
+
+    with pytest.raises((NoMachine, ExceptionGroup)) as refused:
+        await start()
+    assert isinstance(sole(refused.value), NoMachine)
+
+
+@pytest.mark.parametrize("how", ["named", "address"])
+def test_a_driver_that_is_not_there_is_refused_with_the_cure(tmp_path, how):
+    """`fcctl` is known to the configuration and not built yet; nothing weaker takes its place."""
+    flags = (
+        {"machines__driver": "fcctl"}
+        if how == "named"
+        else {"machines__firecracker_api_url": "http://127.0.0.1:8080"}
+    )
+    with pytest.raises(NoMachine, match=r"no machine driver 'fcctl': set \[machines\] driver to qemu"):
+        drivers.open_driver(configured(tmp_path, **flags), unwritten, tmp_path)
+
+
+async def test_the_ledger_is_the_journal_of_machines(tmp_path, nursery):
+    """What a driver notes stands in the ledger before it goes on; what is gone is struck."""
+    config = configured(tmp_path)
+    noted = []
+
+    @asynccontextmanager
+    async def open_noting(config, journal, own):
+        async with open_fake_driver() as driver:
+            for state in ("starting", "running", "gone"):
+                await journal(
+                    MachineNote(
+                        id="m1", driver="fake", image="default", state=state, pid=7, uid=8, started=9.0
+                    )
+                )
+                noted.append([(row.state, row.pid) for row in await ledger.machines()])
+            assert own == config.state_directory
+            yield driver
+
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await nursery.start(ledger.serve_writes)
+        async with drivers.opener(config, ledger, open_noting)():
+            assert noted == [[("starting", 7)], [("running", 7)], []]
+        nursery.cancel_scope.cancel()
+
+
+async def test_machines_of_a_killed_daemon_are_reaped_and_struck(tmp_path, nursery):
+    """Before anybody gets a machine, those of an earlier daemon are ended and out of the journal."""
+    order = []
+
+    @asynccontextmanager
+    async def open_reaping(config, journal, own):
+        async with open_fake_driver() as driver:
+
+            async def adopt_or_reap():
+                order.append([row.id for row in await ledger.machines()])
+                return 1
+
+            driver.adopt_or_reap = adopt_or_reap
+            yield driver
+
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await nursery.start(ledger.serve_writes)
+        await ledger.note_machine("old", "fake", "default", "running", 7, 8, 9.0)
+        async with drivers.opener(configured(tmp_path), ledger, open_reaping)():
+            assert order == [["old"]]
+            assert await ledger.machines() == []
+        nursery.cancel_scope.cancel()
+
+
+def test_the_size_of_machines_is_configured(tmp_path):
+    """Processors, MiB of memory and of disk."""
+    config = configured(tmp_path, machines__vcpus=1, machines__memory=256, machines__disk=512)
+    assert drivers.machine_size(config) == Size(vcpus=1, memory=256, disk=512)
+
+
+@pytest.mark.parametrize(("reserve", "left"), [(1024, 7168), (8192, 0), (9000, 0)])
+def test_machines_may_take_what_the_host_has_less_the_reserve(tmp_path, reserve, left):
+    """In MiB, and never less than nothing."""
+    (tmp_path / "meminfo").write_text("MemTotal:        8388608 kB\nMemFree:         1 kB\n")
+    config = configured(tmp_path, pool__memory_reserve=reserve)
+    assert drivers.pool_memory(config, proc=tmp_path) == left
+
+
+def test_a_machine_is_built_by_each_core_that_may_be_used():
+    """At least one, and not more than the scheduler gives us."""
+    assert 1 <= drivers.builders() <= 4096
