@@ -27,13 +27,21 @@ def recover(connection: sa.Connection, now: float) -> Recovery:
     for job in jobs.running(connection):
         here = (job.run, job.id, job.epoch)
         if not job.step_started and job.epoch < ATTEMPTS:
-            jobs.retry(connection, job.id, job.epoch, "the daemon ended before a step had started", now)
+            jobs.retry(
+                connection,
+                job.id,
+                job.epoch,
+                "the daemon or its executor ended before a step had started",
+                now,
+            )
             requeued.append(here)
             continue
         why = (
             "a step had started" if job.step_started else f"it was attempt {job.epoch} of at most {ATTEMPTS}"
         )
-        reason = f"the daemon ended while this job ran, and it is not tried again because {why}"
+        reason = (
+            f"the daemon or its executor ended while this job ran, and it is not tried again because {why}"
+        )
         jobs.end(connection, job, job.epoch, JobResult(outcome=Outcome.LOST, reason=reason), None, now)
         lost.append(here)
     return Recovery(lost=tuple(lost), requeued=tuple(requeued))

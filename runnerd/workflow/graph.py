@@ -106,6 +106,7 @@ class Finish(msgspec.Struct, frozen=True):
 Action = Expand | Skip | Start | Cancel | Fail | Finish
 
 _RESULTS = {Outcome.SUCCESS: "success", Outcome.SKIPPED: "skipped", Outcome.CANCELLED: "cancelled"}
+_PAST = {"failure": "failed", "cancelled": "was cancelled", "skipped": "was skipped"}
 _CANCELLED = "the run was cancelled"
 
 
@@ -314,12 +315,12 @@ class _Decision:
 
     def _why_not(self, job: Job) -> str:
         bad = [
-            f"{key!r} {result}"
+            f"{key!r}, which {_PAST[result]}"
             for key in self._ancestors(job)
             if (result := node_result(self._nodes.get(key))) not in ("success", "")
         ]
         written = to_text(job.condition).strip()
         if bad and not written:
-            return f"it needs {', '.join(bad[:10])}"
-        because = f" (needs: {', '.join(bad[:10])})" if bad else ""
+            return f"it needs {'; '.join(bad[:10])}"
+        because = f" (it needs {'; '.join(bad[:10])})" if bad else ""
         return f"its `if` is false: {written[:200]}{because}"

@@ -197,7 +197,7 @@ def check_jobs(daemon: Daemon, place: Path) -> None:
                 assert lines == ["start", "end"], job
             case "lost":
                 assert lines in ([], ["start"], ["start", "end"]), job
-                assert job["reason"].startswith("the daemon ended while this job ran")
+                assert job["reason"].startswith("the daemon or its executor ended while this job ran")
             case "skipped":
                 assert lines == [], job
             case _:
