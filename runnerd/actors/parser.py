@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -36,6 +36,11 @@ PAUSE = 2.0
 LIVES = 10
 """Daemons that may end while they plan one delivery: after so many it is taken for the cause."""
 PROBLEMS_SHOWN = 10
+FOLDER = ".github/workflows"
+"""What the run is called that stands for the workflow files which are not read."""
+
+_UNPROMPTED = ("push", "pull_request")
+"""Events that ask every workflow file of the commit, so that one which cannot be read is their failure."""
 
 
 class Site(Protocol):
@@ -188,11 +193,20 @@ class ParserActor:
         files = await self._mirrors.workflow_files(event.repository, event.sha)
         runs: list[NewRun] = []
         notes: list[WorkflowNote] = []
+        refused: list[str] = []
         for path, text in files.items():
+            if isinstance(text, Refused):
+                refused.append(f"{path}: {text.reason}")
+                notes.append(WorkflowNote(path=path, matched=False, reason=text.reason))
+                continue
             run, note = await self._one(event, path, text)
             notes.append(note)
             if run is not None:
                 runs.append(run)
+        if refused and event.name in _UNPROMPTED:
+            # One run for all of them: there may be thousands.
+            reason = "Workflow files that are not read\n" + _list(refused)
+            runs.append(_failed(event, FOLDER, FOLDER, "", reason))
         return runs, notes
 
     async def _resolved(self, event: Event) -> Event:
@@ -214,16 +228,12 @@ class ParserActor:
             raise GitError(f"{repository.full_name} has no {event.ref}")
         return msgspec.structs.replace(event, sha=sha, report_sha=head or sha)
 
-    async def _one(
-        self, event: Event, path: str, text: bytes | Refused
-    ) -> tuple[NewRun | None, WorkflowNote]:
-        if isinstance(text, Refused):
-            return None, WorkflowNote(path=path, matched=False, reason=text.reason)
+    async def _one(self, event: Event, path: str, text: bytes) -> tuple[NewRun | None, WorkflowNote]:
         source = text.decode("utf-8", "replace")
         try:
             workflow = await trio.to_thread.run_sync(load_cached, source, path)
         except WorkflowErrors as errors:
-            if event.name not in ("push", "pull_request"):
+            if event.name not in _UNPROMPTED:
                 return None, WorkflowNote(path=path, matched=False, reason="the file is not valid")
             # GitHub shows an unreadable file as a failed run, because it cannot tell its triggers.
             reason = "Invalid workflow file\n" + _list(errors.problems)
@@ -234,7 +244,7 @@ class ParserActor:
 
     async def _changed(self, event: Event, workflow: Workflow) -> tuple[str, ...] | None:
         """The files the event changed, where a path filter asks; None where it is not known."""
-        if event.name not in ("push", "pull_request") or not _wants_paths(workflow, event.name):
+        if event.name not in _UNPROMPTED or not _wants_paths(workflow, event.name):
             return None
         base = event.before if event.name == "push" else event.base_sha
         return await self._mirrors.changed_files(
@@ -354,7 +364,7 @@ def _failed(event: Event, path: str, name: str, source: str, reason: str) -> New
     )
 
 
-def _list(problems: tuple[Problem, ...]) -> str:
+def _list(problems: Sequence[Problem | str]) -> str:
     shown = [str(problem) for problem in problems[:PROBLEMS_SHOWN]]
     more = len(problems) - len(shown)
     return "\n".join([*shown, *([f"and {more} more"] if more else [])])

@@ -153,6 +153,8 @@ def test_what_cannot_run_is_a_failure_on_the_commit(make_daemon: Make, forge: Fo
     """A file that is no workflow, one that needs what is not there yet: a failure, and the reason."""
     daemon = reporting(make_daemon, forge)
     later = "name: Later\non: push\njobs:\n  all:\n    runs-on: ubuntu-latest\n"
+    (sample.folder / ".github" / "workflows").mkdir(parents=True)
+    (sample.folder / ".github" / "workflows" / "link.yml").symlink_to("part.yml")
     sha = sample.commit(
         {
             ".github/workflows/broken.yml": "on: push\njobs: [\n",
@@ -161,10 +163,11 @@ def test_what_cannot_run_is_a_failure_on_the_commit(make_daemon: Make, forge: Fo
         }
     )
     delivery = daemon.deliver(sha)
-    wait_for(lambda: len(daemon.runs_of(delivery)) == 3 and daemon.settled(), 30, "three reports")
+    wait_for(lambda: len(daemon.runs_of(delivery)) == 4 and daemon.settled(), 30, "four reports")
     newest = forge.newest(REPOSITORY, sha)
     reasons = {
         "runnerd / .github/workflows/broken.yml": "Could not start: Invalid workflow file",
+        "runnerd / .github/workflows": "link.yml: it is a symbolic link",
         "runnerd / Later": "Could not start: This version of runnerd cannot run this workflow yet",
         "runnerd / Later / all": "actions/setup-node@v4",
     }
