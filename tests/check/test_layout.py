@@ -33,6 +33,10 @@ def mirror_of(source: Path) -> Path:
     return Path("tests") / inner.parent / f"test_{inner.stem.strip('_')}.py"
 
 
+def is_part(path: Path, test: Path) -> bool:
+    return path.parent == test.parent and path.stem.startswith(f"{test.stem}_") and (ROOT / test).exists()
+
+
 def sources() -> list[Path]:
     return [path for path in python_files("runnerd") if path.name != "__init__.py"]
 
@@ -48,13 +52,16 @@ def test_every_source_has_its_test() -> None:
 
 
 def test_every_test_has_its_source() -> None:
-    """Each test file belongs to one file of runnerd/ or bench/, or lies in a folder about the whole."""
+    """Each test file belongs to one file of runnerd/ or bench/, or lies in a folder about the whole.
+
+    The tests of one source file may be several files: test_NAME.py and test_NAME_TOPIC.py.
+    """
     expected = {mirror_of(source) for source in [*sources(), *python_files("bench")]}
     stray = [
         str(path)
         for path in python_files("tests")
         if path.name.startswith("test_")
-        and path not in expected
+        and not any(path == of or is_part(path, of) for of in expected)
         and not any(below(path, folder) for folder in UNSOURCED)
     ]
     assert stray == []
