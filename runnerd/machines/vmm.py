@@ -105,6 +105,9 @@ def kernel_command_line(spec: Spec) -> str:
     if spec.accelerator == "tcg":
         # Without the rate some boots hang for ever: an emulated microvm has nothing to calibrate against.
         words += ["tsc=reliable", f"tsc_early_khz={spec.tsc_khz}"]
+        # QEMU keeps translated code by its address: with random ones every process is translated anew, which
+        # takes a third of a short step's time and fills the buffer every ten steps.
+        words.append("norandmaps")
     return " ".join(words)
 
 

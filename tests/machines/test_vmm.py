@@ -57,6 +57,13 @@ def test_emulation_is_told_the_rate_of_the_counter():
     assert "tsc" not in vmm.kernel_command_line(native)
 
 
+def test_addresses_are_random_where_that_costs_nothing() -> None:
+    """Under emulation it costs a third of a short step; real processors run with it."""
+    assert "norandmaps" in vmm.kernel_command_line(SPEC).split()
+    native = Spec(qemu="q", accelerator="kvm", size=Size(), tsc_khz=1)
+    assert "norandmaps" not in vmm.kernel_command_line(native)
+
+
 def test_the_size_is_what_was_asked():
     """Memory and processors reach the command line; a probe is small and uses KVM."""
     argv = vmm.command(SPEC, "n", Purpose.TEMPLATE)
