@@ -1,6 +1,5 @@
 """How the executor ends things: cancellation, drain, recovery, and faults of ours."""
 
-
 import pytest
 import trio
 

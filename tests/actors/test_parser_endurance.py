@@ -1,6 +1,5 @@
 """What the parser does when something is slow, broken or killed."""
 
-
 import trio
 
 from runnerd.actors import parser
