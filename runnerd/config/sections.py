@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -167,9 +168,8 @@ class Parser(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(msgspec.Struct, frozen=True, kw_only=True):
-    """`[executor]`: how many jobs run at once and how long one may."""
+    """`[executor]`: how long a job may run."""
 
-    max_jobs: Count = 0
     default_timeout_minutes: Minutes = 360
     cancel_minutes: Minutes = 5
 
@@ -195,6 +195,10 @@ class Llm(msgspec.Struct, frozen=True, kw_only=True):
     ollama_model: str = ""
     openrouter_model: str = ""
     openrouter_api_key: Secret | None = None
+
+
+def _loopback(host: str | None) -> bool:
+    return host is not None and (host in ("localhost", "::1") or host.startswith("127."))
 
 
 def _default_images() -> dict[str, Image]:
@@ -262,5 +266,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             return (
                 "no webhook secret: set GITHUB_WEBHOOK_SECRET, GITHUB_WEBHOOK_SECRET_FILE, the systemd "
                 "credential github_webhook_secret or [webhook] secret to the value entered at the forge"
+            )
+        api = urlsplit(self.forge.api)
+        if self.forge.token is not None and api.scheme != "https" and not _loopback(api.hostname):
+            return (
+                f"the token would travel in plain text to {self.forge.api}: give [forge] api an https:// "
+                "address, or take the token away"
             )
         return None

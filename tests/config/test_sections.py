@@ -123,3 +123,20 @@ def test_why_not_serve() -> None:
     assert reason is not None
     assert "GITHUB_WEBHOOK_SECRET" in reason
     assert config(webhook=Webhook(secret=Secret("s"))).why_not_serve() is None
+
+
+@pytest.mark.parametrize(
+    ("api", "refused"),
+    [
+        ("https://ghe.example/api/v3", False),
+        ("http://ghe.example/api/v3", True),
+        ("http://127.0.0.1:8080", False),
+        ("http://localhost:8080", False),
+    ],
+)
+def test_a_token_does_not_travel_in_plain_text(api: str, refused: bool) -> None:
+    """An API address without TLS is refused together with a token, except on this host itself."""
+    given = config(webhook=Webhook(secret=Secret("s")), forge=Forge(api=api, token=Secret("t")))
+    reason = given.why_not_serve()
+    assert (reason is not None) is refused
+    assert config(webhook=Webhook(secret=Secret("s")), forge=Forge(api=api)).why_not_serve() is None
