@@ -297,6 +297,8 @@ class _Once:
                 )
                 for run in await self._ledger.plan_delivery(DELIVERY, runs, notes):
                     await self._executor.send(RunCreated(run))
+                if self._interrupted:  # a signal during the boot found nothing to cancel yet
+                    await self._cancel_runs()
                 while await self._ledger.open_runs():
                     await self._changes.receive()
                 self._stop.set()
@@ -336,6 +338,9 @@ class _Once:
                     everything.cancel()
                     self._ledger.close()  # its writer ends as well: nobody is to wait for a last write
                 self._interrupted = True
-                for run in await self._ledger.open_runs():
-                    await self._ledger.request_cancel(run)
-                    self._executor.offer(CancelRun(run))
+                await self._cancel_runs()
+
+    async def _cancel_runs(self) -> None:
+        for run in await self._ledger.open_runs():
+            await self._ledger.request_cancel(run)
+            self._executor.offer(CancelRun(run))

@@ -45,7 +45,7 @@ from runnerd.web import listeners
 
 _log = log.get("daemon")
 
-EXIT_OK, EXIT_CRASHED, EXIT_USAGE, EXIT_NO_MACHINE = 0, 1, 2, 5
+EXIT_OK, EXIT_CRASHED, EXIT_USAGE, EXIT_NO_MACHINE, EXIT_INTERRUPTED = 0, 1, 2, 5, 130
 DRAIN_TIMEOUT = 6 * 3600.0 + 600.0
 """Seconds that running jobs may take to end after the first SIGTERM: the longest a job may run, and some."""
 PULSE = 5.0
@@ -67,7 +67,7 @@ def serve(config: Config, *, open_driver: drivers.Open = drivers.open_driver) ->
         )
         return EXIT_USAGE
     try:
-        trio.run(partial(_serve, config, open_driver))
+        abandoned = trio.run(partial(_serve, config, open_driver))
     except Exception as error:
         problem = sole(error)
         if isinstance(problem, CannotOpen):
@@ -79,10 +79,11 @@ def serve(config: Config, *, open_driver: drivers.Open = drivers.open_driver) ->
         _log.error("the daemon ends", problem=str(problem))
         print(f"runnerd: {problem}", file=sys.stderr)
         return status
-    return EXIT_OK
+    return EXIT_INTERRUPTED if abandoned else EXIT_OK
 
 
-async def _serve(config: Config, open_driver: drivers.Open) -> None:
+async def _serve(config: Config, open_driver: drivers.Open) -> bool:
+    """Run the daemon; True when it was made to end at once."""
     state = config.state_directory
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(state / "ledger.db"))
@@ -95,6 +96,7 @@ async def _serve(config: Config, open_driver: drivers.Open) -> None:
         )
         daemon = _Daemon(config, ledger, forge, mirrors, open_driver)
         await daemon.run()
+    return daemon.abandoned
 
 
 @asynccontextmanager
@@ -134,6 +136,7 @@ class _Daemon:
         self.pool: Mailbox[LeaseMachine | DescribePool] = Mailbox(1024)
         self.reporter: Mailbox[OutboxChanged] = Mailbox(64)
         self.stop, self.cancel_jobs = trio.Event(), trio.Event()
+        self.abandoned = False
         self.close_receiver, self.close_control, self.close_health = trio.Event(), trio.Event(), trio.Event()
         self.serving = False
         self.site = Site(
@@ -292,6 +295,7 @@ class _Daemon:
                 else:
                     _log.error("ending at once: the next start settles what ran")
                     everything.cancel()
+                    self.abandoned = True
                     self.ledger.close()  # its writer ends as well: nobody is to wait for a last write
 
     async def _pulse(self) -> None:

@@ -244,7 +244,7 @@ def test_the_third_signal_ends_at_once_and_the_next_start_settles(tmp_path, orig
         daemon.until(lambda: daemon.logged("tidied up"), "the step for a cancelled job, which does not end")
         daemon.terminate()
         before = time.monotonic()
-        daemon.ended()
+        assert daemon.ended() == 130
         assert time.monotonic() - before < 5
         assert daemon.report() is None
         assert not any((tmp_path / "state" / "machines").glob("process-*"))
