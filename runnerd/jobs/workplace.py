@@ -6,7 +6,7 @@ A step costs three round trips: its script goes in, it runs, and its files come 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -25,19 +25,6 @@ _FILES = {
 }
 _READ = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
 
-# Folders first, then the files of every step at once: their making costs a step nothing.
-_PREPARE = """
-set -eu
-umask 022
-mkdir -p -- "$1" "$2"
-step=0
-while [ "$step" -lt "$3" ]; do
-    step=$((step + 1))
-    for name in $4; do : > "$2/${name}_$step"; done
-done
-shift 4
-for program in "$@"; do command -v "$program" || :; done
-"""
 _ANSWER = 64 << 10
 
 
@@ -71,19 +58,15 @@ class Workplace:
 
         Raises `Unusable`, and `MachineLost`.
         """
-        arguments = (self.workspace, self._folder, str(steps), " ".join(_FILES.values()), *PROBED)
+        # The files of every step at once: their making costs a step nothing.
+        files = [path for step in range(1, steps + 1) for path in self.files(step).values()]
         try:
             await self._machine.put(self.event_path, msgspec.json.encode(event))
-            status, found, errors = await self._capture(
-                ("sh", "-c", _PREPARE, "prepare", *arguments), cwd="/", limit=_ANSWER
+            self.shells = await self._machine.lay_out(
+                (self.workspace, self._folder), files, programs=PROBED, search=self._environment["PATH"]
             )
         except (OSError, ValueError) as error:
             raise Unusable(f"the machine's folders could not be made: {error}") from error
-        if status != 0:
-            raise Unusable(f"the machine's folders could not be made: {errors or f'status {status}'}")
-        paths = [path for path in found.splitlines() if path.startswith("/")]
-        # The script ran, so there is a sh.
-        self.shells = {"sh": "sh"} | {path.rpartition("/")[2]: path for path in paths}
 
     def files(self, step: int) -> dict[str, str]:
         """Return the path of each of a step's files, by variable."""
@@ -101,20 +84,17 @@ class Workplace:
         A file that is gone counts as empty; one that is too large, or no regular file, is a problem.
         """
         paths = self.files(step)
+        found = await self._machine.get_all({paths[variable]: limits[variable] for variable in _READ})
         texts: dict[str, str] = {}
         problems: dict[str, str] = {}
-
-        async def read(variable: str) -> None:
-            try:
-                data = await self._machine.get(paths[variable], limit=limits[variable])
-            except FileNotFoundError:
-                data = b""
-            except (OSError, ValueError) as error:
-                problems[variable] = str(error)
-                data = b""
-            texts[variable] = data.decode(errors="replace")
-
-        await together(read, _READ)
+        for variable in _READ:
+            data = found[paths[variable]]
+            if isinstance(data, bytes):
+                texts[variable] = data.decode(errors="replace")
+                continue
+            texts[variable] = ""
+            if not isinstance(data, FileNotFoundError):
+                problems[variable] = str(data)
         return StepFiles(texts=texts, problems=problems)
 
     async def empty(self, folder: str) -> None:
@@ -147,20 +127,3 @@ class Workplace:
         ended = await self._machine.exec(Command(argv=argv, env=self._environment, cwd=cwd), keep)
         texts = [kept[name].decode(errors="replace") for name in ("stdout", "stderr")]
         return ended.code, texts[0], texts[1].strip()[-1000:]
-
-
-async def together(task: Callable[[str], Awaitable[None]], items: Iterable[str]) -> None:
-    """Run the task for every item at once; the first error of any is raised plainly, after all ended."""
-    errors: list[Exception] = []
-
-    async def run(item: str) -> None:
-        try:
-            await task(item)
-        except Exception as error:
-            errors.append(error)
-
-    async with trio.open_nursery() as nursery:
-        for item in items:
-            nursery.start_soon(run, item)
-    if errors:
-        raise errors[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -136,6 +136,29 @@ class Machine(Protocol):
         """Read one regular file of at most `limit` bytes.
 
         Raises FileNotFoundError, and ValueError when it is larger or not a regular file.
+        """
+        ...
+
+    async def get_all(self, limits: Mapping[str, int]) -> dict[str, bytes | OSError | ValueError]:
+        """Read up to 64 regular files at once; `limits` gives the most bytes of each, by its path.
+
+        A file that `get` would raise for has that error as its value.
+        """
+        ...
+
+    async def lay_out(
+        self,
+        folders: Sequence[str],
+        files: Sequence[str],
+        *,
+        programs: Sequence[str] = (),
+        search: str = "",
+        user: int = 1001,
+    ) -> dict[str, str]:
+        """Make folders and empty files that belong to `user`, with their parents, and find programs.
+
+        Folders that are there stay as they are; what has a file's name is replaced. Returns the path of
+        each program that is in a folder of `search`, which is written as PATH is. Raises OSError.
         """
         ...
 

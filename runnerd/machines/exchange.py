@@ -165,7 +165,8 @@ class Exchange:
         item = await self.next()
         if not isinstance(item, Answer):
             raise self.broken("it sent something else than an answer")
-        raise_refusal(item.fields)
+        if error := refusal(item.fields):
+            raise error
         self.accepted = True
         return item.fields
 
@@ -233,18 +234,18 @@ class Exchange:
             await self._news.park()
 
 
-def raise_refusal(fields: dict[str, Any]) -> None:
-    """Raise what an answer says is wrong, if it does: OSError with its number, or ValueError.
+def refusal(fields: dict[str, Any]) -> OSError | ValueError | None:
+    """What an answer says is wrong, if it does: OSError with its number, or ValueError.
 
     The sentence is the guest's: bounded, and made printable.
     """
     if "error" not in fields:
-        return
+        return None
     said = "".join(sign if sign.isprintable() else "?" for sign in str(fields["error"])[:1000])
     number = fields.get("errno")
     if isinstance(number, int) and 0 < number < 4096:
-        raise OSError(number, said)
-    raise ValueError(said)
+        return OSError(number, said)
+    return ValueError(said)
 
 
 def decode(payload: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,10 @@ class Behaviour(Protocol):
         """Return to let the thaw succeed."""
         ...
 
+    async def lay_out(self, machine: FakeMachine) -> None:
+        """Return to let the folders and files be made."""
+        ...
+
     async def exec(self, machine: FakeMachine, command: Command, output: Output) -> Exit:
         """Run a command."""
         ...
@@ -45,6 +49,10 @@ class Succeeds:
     """Thaws, and ends every command at once with exit status 0 and no output."""
 
     async def thaw(self, machine: FakeMachine) -> None:
+        """At once."""
+        await trio.lowlevel.checkpoint()
+
+    async def lay_out(self, machine: FakeMachine) -> None:
         """At once."""
         await trio.lowlevel.checkpoint()
 
@@ -108,6 +116,17 @@ class DiesAtExec(Succeeds):
         return await super().exec(machine, command, output)
 
 
+class DiesAtLayOut(Succeeds):
+    """Is lost before a job can do anything in it: when its folders are made."""
+
+    def __init__(self, reason: str = "its kernel panicked") -> None:
+        self._reason = reason
+
+    async def lay_out(self, machine: FakeMachine) -> None:
+        """Die."""
+        machine.lose(self._reason)
+
+
 class NeverThaws(Succeeds):
     """Does not answer a thaw within `seconds`, which is when the gate gives it up."""
 
@@ -145,6 +164,8 @@ class FakeMachine:
         self.number = number
         self.leased = False
         self.files: dict[str, bytes] = {}
+        self.programs = ("bash", "sh")
+        """Those it has, all in `/usr/bin`."""
         self.commands: list[Command] = []
         self.signals: list[int] = []
         self.signalled = trio.lowlevel.ParkingLot()
@@ -214,6 +235,33 @@ class FakeMachine:
         if len(self.files[path]) > limit:
             raise ValueError(f"{len(self.files[path])} bytes, {limit} are allowed")
         return self.files[path]
+
+    async def get_all(self, limits: Mapping[str, int]) -> dict[str, bytes | OSError | ValueError]:
+        """Return them from `files`."""
+        await self._checkpoint()
+        found: dict[str, bytes | OSError | ValueError] = {}
+        for path, limit in limits.items():
+            try:
+                found[path] = await self.get(path, limit=limit)
+            except (OSError, ValueError) as error:
+                found[path] = error
+        return found
+
+    async def lay_out(
+        self,
+        folders: Sequence[str],
+        files: Sequence[str],
+        *,
+        programs: Sequence[str] = (),
+        search: str = "",
+        user: int = 1001,
+    ) -> dict[str, str]:
+        """Keep the files in `files`; all programs are found in one place."""
+        await self._checkpoint()
+        await self._driver.behaviour(self.number).lay_out(self)
+        self._check()
+        self.files |= dict.fromkeys(files, b"")
+        return {name: f"/usr/bin/{name}" for name in programs if name in self.programs}
 
     async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
         """Keep the archive's regular files in `files`; reads it at once, so let it be small."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,6 +145,26 @@ class AgentMachine:
         """Read one regular file."""
         with self._explained():
             return await transfer.get(self._channel, path, limit=limit)
+
+    async def get_all(self, limits: Mapping[str, int]) -> dict[str, bytes | OSError | ValueError]:
+        """Read regular files in one round trip."""
+        with self._explained():
+            return await transfer.get_all(self._channel, limits)
+
+    async def lay_out(
+        self,
+        folders: Sequence[str],
+        files: Sequence[str],
+        *,
+        programs: Sequence[str] = (),
+        search: str = "",
+        user: int = 1001,
+    ) -> dict[str, str]:
+        """Make folders and empty files and find programs, in one round trip."""
+        with self._explained():
+            return await transfer.lay_out(
+                self._channel, folders, files, programs=programs, search=search, user=user
+            )
 
     async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
         """Unpack a tar, by the job disk where there is one; OSError says what tar could not do."""

@@ -15,7 +15,7 @@ from runnerd.actors.parser import ParserActor
 from runnerd.actors.pool import PoolActor, Rules
 from runnerd.git.mirror import Mirrors
 from runnerd.machines.driver import NoMachine, Size
-from runnerd.machines.fake import Hangs, Succeeds, open_fake_driver
+from runnerd.machines.fake import open_fake_driver
 from runnerd.messages import CancelRun, DeliveryAccepted, RunCreated
 from runnerd.model import Actor, Event, Phase, Repository
 from runnerd.store.changes import UNEXPANDED, NewJob, NewRun
@@ -43,15 +43,6 @@ def flow(**jobs):
 ONE_JOB = flow(build="")
 AT_ONCE = flow(build="runs-on: fast")
 """One whose job has its labels without a look at anything."""
-
-
-class HangsInSteps(Hangs):
-    """Prepares a job as it should, and then runs its first step until it gets a signal."""
-
-    async def exec(self, machine, command, output):
-        if len(machine.commands) == 1:
-            return await Succeeds().exec(machine, command, output)
-        return await super().exec(machine, command, output)
 
 
 class Lines:
@@ -215,7 +206,7 @@ class Executing:
         """Wait until so many machines are within a step."""
 
         async def look():
-            return [m for m in self.driver.machines.values() if len(m.commands) > 1]
+            return [m for m in self.driver.machines.values() if m.commands]
 
         return await self.until(look, lambda machines: len(machines) >= number)
 

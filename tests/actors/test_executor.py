@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from runnerd.machines.fake import DiesAtExec, Replies, Reply, Succeeds
+from runnerd.machines.fake import DiesAtExec, DiesAtLayOut, Replies, Reply, Succeeds
 from runnerd.model import Outcome
 
 from .conftest import ONE_JOB, flow, refuse_machines
@@ -138,7 +138,7 @@ async def test_no_machine_is_an_infrastructure_error(world):
 
 async def test_a_machine_that_dies_before_a_step_is_replaced_twice(world):
     """Three attempts in three machines; then the job is lost and says what happened to the last."""
-    await world.machines(DiesAtExec("its kernel panicked"))
+    await world.machines(DiesAtLayOut("its kernel panicked"))
     await world.executor()
     run, jobs = await world.go(ONE_JOB)
     assert run.outcome is Outcome.LOST
@@ -149,7 +149,7 @@ async def test_a_machine_that_dies_before_a_step_is_replaced_twice(world):
 
 async def test_a_replaced_machine_may_do(world):
     """The attempt after a lost one runs as if nothing had been."""
-    await world.machines(DiesAtExec(), Succeeds())
+    await world.machines(DiesAtLayOut(), Succeeds())
     await world.executor()
     run, jobs = await world.go(ONE_JOB)
     assert run.outcome is Outcome.SUCCESS
@@ -158,7 +158,7 @@ async def test_a_replaced_machine_may_do(world):
 
 async def test_a_machine_that_dies_in_a_step_is_not_replaced(world):
     """A step had started and may have had effects: the job is lost at once."""
-    await world.machines(DiesAtExec(at=2))
+    await world.machines(DiesAtExec())
     await world.executor()
     run, jobs = await world.go(ONE_JOB)
     assert run.outcome is Outcome.LOST

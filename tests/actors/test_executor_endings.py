@@ -5,17 +5,17 @@ import trio
 
 from runnerd.actors import executor
 from runnerd.machines.driver import Capabilities, NoMachine, Size
-from runnerd.machines.fake import DiesAtExec, Succeeds, open_fake_driver
+from runnerd.machines.fake import DiesAtLayOut, Hangs, Succeeds, open_fake_driver
 from runnerd.messages import CancelRun, LeaseMachine, PoolRestarted, RunCreated
 from runnerd.model import Outcome, Phase
 from runnerd.supervise.mailbox import Mailbox
 
-from .conftest import AT_ONCE, ONE_JOB, HangsInSteps, flow, push_event, trio_value
+from .conftest import AT_ONCE, ONE_JOB, flow, push_event, trio_value
 
 
 async def test_a_job_that_waits_is_cancelled_at_once(world):
     """Cancelling reaches a job that waits for a machine; its run ends, and no machine is wasted."""
-    await world.machines(HangsInSteps(), max_total=1)
+    await world.machines(Hangs(), max_total=1)
     await world.executor()
     first = await world.begin(ONE_JOB)
     await world.in_step()
@@ -31,12 +31,12 @@ async def test_a_job_that_waits_is_cancelled_at_once(world):
 
 async def test_a_running_job_is_cancelled_through_its_steps(world):
     """The step is stopped, steps for a cancelled job still run, and the machine is destroyed."""
-    await world.machines(HangsInSteps())
+    await world.machines(Hangs())
     await world.executor()
     run = await world.begin(flow(build="steps: [{run: wait}, {run: next}, {if: cancelled(), run: tidy up}]"))
     (machine,) = await world.in_step()
     await world.cancel(run)
-    await world.until(trio_value(lambda: len(machine.commands)), lambda number: number == 3)
+    await world.until(trio_value(lambda: len(machine.commands)), lambda number: number == 2)
     await machine.signal(15)
     record, jobs = await world.finished(run)
     assert record.outcome is Outcome.CANCELLED
@@ -58,7 +58,7 @@ async def test_a_run_that_is_cancelled_before_it_starts_starts_nothing(world):
 
 async def test_a_job_for_every_case_runs_in_a_cancelled_run(world):
     """`if: always()` holds for a cancelled run too: the job gets one machine and runs to its end."""
-    await world.machines(HangsInSteps(), Succeeds())
+    await world.machines(Hangs(), Succeeds())
     await world.executor()
     run = await world.begin(flow(build="", report="needs: build, if: always()"))
     await world.in_step()
@@ -72,7 +72,7 @@ async def test_a_job_for_every_case_runs_in_a_cancelled_run(world):
 
 async def test_a_queued_job_for_every_case_survives_the_cancellation(world):
     """One that waited for its machine when the run was cancelled is not lost, and not leased twice."""
-    await world.machines(HangsInSteps(), Succeeds(), max_total=1)
+    await world.machines(Hangs(), Succeeds(), max_total=1)
     await world.executor()
     first = await world.begin(ONE_JOB)
     await world.in_step()
@@ -118,7 +118,7 @@ async def test_a_job_that_ends_while_its_cancellation_is_decided_harms_nothing(w
 
 async def test_draining_ends_what_runs_and_leaves_what_waits(world):
     """Closing the mailbox: the running job ends, the queued one stays queued, and the actor ends."""
-    await world.machines(HangsInSteps(), max_total=1)
+    await world.machines(Hangs(), max_total=1)
     _, ended = await world.executor()
     running, waiting = await world.plan(ONE_JOB), await world.plan(ONE_JOB)
     await world.mailbox.send(RunCreated(running))
@@ -151,7 +151,7 @@ async def test_the_next_executor_runs_what_was_left_queued(world):
 
 async def test_being_told_to_stop_cancels_what_runs_and_starts_nothing(world):
     """The second signal: the running job is recorded as cancelled, the queued one waits, no leg follows."""
-    await world.machines(HangsInSteps(), max_total=1)
+    await world.machines(Hangs(), max_total=1)
     _, ended = await world.executor()
     running = await world.begin(
         flow(build="strategy: {max-parallel: 1, fail-fast: false, matrix: {v: [1, 2]}}")
@@ -205,7 +205,7 @@ async def test_a_job_of_an_earlier_daemon_is_lost_once_a_step_had_started(world)
 
 async def test_a_second_executor_finishes_what_a_crashed_one_left(world):
     """Killed in the middle of two runs: each job has exactly one end, and no machine is left over."""
-    await world.machines(HangsInSteps(), DiesAtExec(), Succeeds())
+    await world.machines(Hangs(), DiesAtLayOut(), Succeeds())
     scope, _ = await world.executor()
     in_step = await world.begin(ONE_JOB)
     await world.in_step()
@@ -258,7 +258,7 @@ async def test_strangers_code_gets_no_secret(world):
 
 async def test_runs_do_not_wait_for_each_other(world):
     """A second run starts and ends while the first one hangs."""
-    await world.machines(HangsInSteps(), Succeeds())
+    await world.machines(Hangs(), Succeeds())
     await world.executor()
     first = await world.begin(ONE_JOB)
     await world.in_step()
@@ -302,7 +302,7 @@ async def test_a_machine_that_comes_too_late_is_destroyed(world, monkeypatch):
 async def test_a_run_whose_hint_was_lost_runs_all_the_same(world, monkeypatch):
     """The ledger is looked at again and again: what nobody told of starts, what was cancelled stops."""
     monkeypatch.setattr(executor, "SWEEP_EVERY", 0.05)
-    await world.machines(Succeeds(), HangsInSteps())
+    await world.machines(Succeeds(), Hangs())
     await world.executor()
     run, _ = await world.finished(await world.plan(ONE_JOB))
     assert run.outcome is Outcome.SUCCESS
@@ -315,7 +315,7 @@ async def test_a_run_whose_hint_was_lost_runs_all_the_same(world, monkeypatch):
 
 async def test_a_stale_attempt_ends_without_a_word(world):
     """When another attempt took the job over, the old one stops, writes nothing and crashes nobody."""
-    await world.machines(HangsInSteps())
+    await world.machines(Hangs())
     _, ended = await world.executor()
     run = await world.begin(ONE_JOB)
     (machine,) = await world.in_step()
@@ -331,7 +331,7 @@ async def test_a_stale_attempt_ends_without_a_word(world):
 
 async def test_a_fault_of_ours_costs_one_run_alone(world, monkeypatch):
     """A run that cannot be walked ends with a reason; the others go on, and the actor too."""
-    await world.machines(HangsInSteps(), Succeeds())
+    await world.machines(Hangs(), Succeeds())
     _, ended = await world.executor()
     bad = await world.begin(ONE_JOB.replace("build", "bad"))
     await world.in_step()

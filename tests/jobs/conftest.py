@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tarfile
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ class LocalMachine:
     async def exec(self, command: Command, output: Output) -> Exit:
         self.calls["exec"] += 1
         self.commands.append(command)
-        # The command that prepares the machine is not one of the job's.
-        if self.ends and self.calls["exec"] > 1:
+        if self.ends:
             end = self.ends.pop(0)
             if isinstance(end, Exception):
                 raise end
@@ -106,6 +106,33 @@ class LocalMachine:
         self.calls["get"] += 1
         return _read(Path(path), limit)
 
+    async def get_all(self, limits: Mapping[str, int]) -> dict[str, bytes | OSError | ValueError]:
+        self.calls["get_all"] += 1
+        found: dict[str, bytes | OSError | ValueError] = {}
+        for path, limit in limits.items():
+            try:
+                found[path] = _read(Path(path), limit)
+            except (OSError, ValueError) as error:
+                found[path] = error
+        return found
+
+    async def lay_out(
+        self,
+        folders: Sequence[str],
+        files: Sequence[str],
+        *,
+        programs: Sequence[str] = (),
+        search: str = "",
+        user: int = 1001,
+    ) -> dict[str, str]:
+        self.calls["lay_out"] += 1
+        for folder in folders:
+            _make(Path(folder))
+        for path in files:
+            _write(Path(path), b"", 0o644)
+        found = {name: shutil.which(name, path=search) for name in programs}
+        return {name: path for name, path in found.items() if path is not None}
+
     async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
         self.calls["unpack"] += 1
         with tarfile.open(archive) as opened:
@@ -115,6 +142,10 @@ class LocalMachine:
         self.reason = reason
         self.lost.set()
         return MachineLost(reason)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write(place: Path, data: bytes, mode: int) -> None:

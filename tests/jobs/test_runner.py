@@ -401,7 +401,7 @@ async def test_a_step_costs_three_round_trips(bench):
     """Script in, run, files back: one put, one exec and the reads that go together."""
     await bench.steps("- run: 'true'\n- run: 'true'")
     # The job itself: the event's file, and one command that makes folders and files.
-    assert bench.machine.calls == {"put": 1 + 2, "exec": 1 + 2, "get": 2 * 4}
+    assert bench.machine.calls == {"put": 1 + 2, "lay_out": 1, "exec": 2, "get_all": 2}
 
 
 async def test_many_steps_with_summaries_are_cut_visibly(bench):

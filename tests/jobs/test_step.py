@@ -240,7 +240,7 @@ async def test_without_bash_an_unnamed_shell_is_sh(bench):
         result = await bench.steps("- run: echo hi\n- shell: bash\n  run: echo no")
     finally:
         workplace.PROBED = original
-    assert bench.machine.commands[1].argv[0].endswith("sh")
+    assert bench.machine.commands[0].argv[0].endswith("sh")
     assert bench.log.output(1) == ["hi"]
     assert "the shell 'bash' is not installed" in result.steps[1].reason
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from runnerd.jobs.workplace import Unusable, Workplace, together
-from runnerd.machines.driver import Exit, MachineLost
+from runnerd.jobs.workplace import Unusable, Workplace
 
 LIMITS = dict.fromkeys(("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STEP_SUMMARY"), 100)
 
@@ -37,20 +36,17 @@ async def test_the_workspace_is_made_empty_and_every_steps_files_are_there(place
     assert place.shells["bash"].endswith("/bash")
 
 
-async def test_a_machine_that_says_nothing_still_has_sh(machine):
-    """The preparing script ran, so there is a sh."""
-    place = Workplace(machine, "/w/r/r", {})
-
-    async def silent(command, output):
-        return Exit(code=0)
-
-    machine.exec = silent
+async def test_only_the_programs_that_are_there_are_shells(machine):
+    """Those on the job's PATH; nothing is taken for granted."""
+    folder = machine.root / "bin"
+    await machine.put(str(folder / "sh"), b"", mode=0o755)
+    place = Workplace(machine, machine.paths.work + "/r/r", {"PATH": str(folder)})
     await place.prepare(1, {})
-    assert place.shells == {"sh": "sh"}
+    assert place.shells == {"sh": f"{folder}/sh"}
 
 
 async def test_folders_that_cannot_be_made_are_said(machine):
-    """With what the machine printed."""
+    """With the machine's words."""
     os.makedirs(machine.paths.work)
     write(machine.paths.work + "/r", b"a file in the way")
     place = Workplace(machine, machine.paths.work + "/r/r", {"PATH": os.environ["PATH"]})
@@ -58,22 +54,13 @@ async def test_folders_that_cannot_be_made_are_said(machine):
         await place.prepare(1, {})
 
 
-async def test_files_are_read_at_once(place, machine):
-    """All four in the time of one."""
-    original, active, most = machine.get, 0, 0
-
-    async def slow(path, *, limit):
-        nonlocal active, most
-        active += 1
-        most = max(most, active)
-        await trio.sleep(0.01)
-        active -= 1
-        return await original(path, limit=limit)
-
-    machine.get = slow
+async def test_a_step_costs_three_round_trips(place, machine):
+    """Its script, its run, and its files at once; the preparation is two, however many steps there are."""
+    assert machine.calls == {"put": 1, "lay_out": 1}
+    await place.put_script(1, ".sh", "true")
     write(place.files(1)["GITHUB_ENV"], b"a=\xff")
     files = await place.read(1, LIMITS)
-    assert most == 4
+    assert machine.calls == {"put": 2, "lay_out": 1, "get_all": 1}
     assert files.texts["GITHUB_ENV"] == "a=\ufffd"
     assert files.problems == {}
 
@@ -88,17 +75,6 @@ async def test_what_cannot_be_read_is_a_problem_and_what_is_gone_is_empty(place)
     files = await place.read(1, LIMITS)
     assert set(files.problems) == {"GITHUB_ENV", "GITHUB_OUTPUT"}
     assert files.texts["GITHUB_PATH"] == ""
-
-
-async def test_a_machine_lost_while_reading_is_raised_plainly(place, machine):
-    """No group around it."""
-
-    async def lost(path, *, limit):
-        raise MachineLost("gone")
-
-    machine.get = lost
-    with pytest.raises(MachineLost, match="gone"):
-        await place.read(1, LIMITS)
 
 
 async def test_a_folder_is_emptied_but_stays(place):
@@ -133,18 +109,3 @@ async def test_a_script_is_written_executable(place):
     path = await place.put_script(1, ".sh", "ü\udcff")
     assert os.access(path, os.X_OK)
     assert content(path) == b"\xc3\xbc?"
-
-
-async def test_together_raises_one_error_plainly_after_all_ended():
-    """The others are not abandoned."""
-    done = []
-
-    async def task(item: str) -> None:
-        if item == "bad":
-            raise LookupError("bad")
-        await trio.sleep(0.01)
-        done.append(item)
-
-    with pytest.raises(LookupError):
-        await together(task, ["a", "bad", "b"])
-    assert sorted(done) == ["a", "b"]

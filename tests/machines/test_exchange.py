@@ -10,7 +10,7 @@ import trio.testing
 
 from runnerd.machines import frames
 from runnerd.machines.driver import MachineLost
-from runnerd.machines.exchange import PIECES, Answer, Chunk, End, Exchange, decode, raise_refusal
+from runnerd.machines.exchange import PIECES, Answer, Chunk, End, Exchange, decode, refusal
 from runnerd.machines.frames import Breach
 
 
@@ -157,16 +157,15 @@ def test_refusals_are_errors_with_a_harmless_sentence(
     fields: dict[str, object], kind: type[Exception], said: str
 ) -> None:
     """A sensible errno makes its OSError, everything else a ValueError; no control character gets through."""
-    with pytest.raises(kind) as caught:
-        raise_refusal(fields)
-    assert said in str(caught.value)
+    error = refusal(fields)
+    assert type(error) is kind
+    assert said in str(error)
 
 
 def test_refusal_is_bounded() -> None:
     """However long the agent's sentence is, the host's is not."""
-    with pytest.raises(ValueError, match=r"^x{1000}$"):
-        raise_refusal({"error": "x" * 60_000})
-    raise_refusal({"fine": True})
+    assert str(refusal({"error": "x" * 60_000})) == "x" * 1000
+    assert refusal({"fine": True}) is None
 
 
 def test_control_frames_are_objects() -> None:

@@ -13,6 +13,7 @@ from runnerd.machines.driver import Capabilities, Command, Driver, Exit, Machine
 from runnerd.machines.fake import (
     Behaviour,
     DiesAtExec,
+    DiesAtLayOut,
     FakeDriver,
     FakeMachine,
     Hangs,
@@ -87,6 +88,29 @@ async def test_replies_are_chosen_by_words_and_scripts() -> None:
         assert await machine.get("/t/out", limit=100) == b"v=1\nv=1\n"
         assert await machine.get("/there", limit=100) == b"xx"
         assert await machine.exec(Command(argv=("other",)), hear) == Exit(code=7)
+
+
+async def test_files_of_a_step_are_laid_out_and_read_together() -> None:
+    """Files are empty at first; a missing or large one is its own error, and programs are those it has."""
+    async with open_fake_driver() as driver:
+        machine = await ready(driver)
+        machine.programs = ("sh",)
+        found = await machine.lay_out(["/w"], ["/t/a", "/t/b"], programs=["bash", "sh"], search="/bin")
+        assert found == {"sh": "/usr/bin/sh"}
+        await machine.put("/t/b", b"123")
+        read = await machine.get_all({"/t/a": 2, "/t/b": 2, "/t/c": 2})
+        assert read["/t/a"] == b""
+        assert isinstance(read["/t/b"], ValueError)
+        assert isinstance(read["/t/c"], FileNotFoundError)
+
+
+async def test_machine_may_die_before_its_first_command() -> None:
+    """While a job is being prepared; nothing was made in it then."""
+    async with open_fake_driver(DiesAtLayOut("out of luck")) as driver:
+        machine = await ready(driver)
+        with pytest.raises(MachineLost, match="out of luck"):
+            await machine.lay_out([], ["/t/a"])
+        assert machine.files == {}
 
 
 async def test_first_machines_may_behave_otherwise() -> None:
@@ -214,5 +238,12 @@ async def test_a_thousand_machines_a_second() -> None:
 
 def test_behaviours_are_what_the_driver_takes() -> None:
     """Each behaviour fits the protocol."""
-    behaviours: list[Behaviour] = [Succeeds(), Replies([]), DiesAtExec(), NeverThaws(), Hangs()]
-    assert len(behaviours) == 5
+    behaviours: list[Behaviour] = [
+        Succeeds(),
+        Replies([]),
+        DiesAtExec(),
+        DiesAtLayOut(),
+        NeverThaws(),
+        Hangs(),
+    ]
+    assert len(behaviours) == 6

@@ -109,6 +109,31 @@ async def test_files_and_archives_go_in_and_out(vm_driver, vm_template, tmp_path
     await machine.destroy()
 
 
+async def test_a_place_is_laid_out_for_the_jobs_user(vm_driver, vm_template):
+    """Files are the job user's, programs are looked for in the job's root, and no link leads out of it."""
+    machine = await fresh(vm_driver, vm_template)
+    await run(
+        machine, "cd /tmp && ln -s /run/agent.pyz out && ln -s /proc/1/root/run/agent.pyz magic && mkdir l"
+    )
+    folder = f"{machine.paths.work}/a/b"
+    found = await machine.lay_out(
+        [folder],
+        ["/tmp/f/1", "/tmp/f/2", "/tmp/out"],
+        programs=["bash", "python3", "sh", "pwsh", "out", "magic", "l"],
+        search="/opt/none:/usr/local/bin:/usr/bin:/tmp",
+    )
+    assert found == {name: f"/usr/bin/{name}" for name in ("bash", "python3", "sh")}
+    _, said = await run(machine, f"stat -c '%U %a %s %F' /tmp/f/1 /tmp/f/2 /tmp/out /tmp/f {folder}")
+    assert said.splitlines()[:3] == ["runner 644 0 regular empty file"] * 3
+    assert [line.split()[:2] for line in said.splitlines()[3:]] == [["runner", "755"]] * 2
+    await machine.put("/tmp/f/1", b"x" * 70_000)
+    read = await machine.get_all({"/tmp/f/1": 70_000, "/tmp/f/2": 0, "/tmp/magic": 10, "/tmp/none": 1})
+    assert (read["/tmp/f/1"], read["/tmp/f/2"]) == (b"x" * 70_000, b"")
+    assert str(read["/tmp/magic"]) == "not a regular file"
+    assert isinstance(read["/tmp/none"], FileNotFoundError)
+    await machine.destroy()
+
+
 async def test_every_clone_is_its_own_machine(vm_driver, vm_template):
     """Boot id, machine id and hostname differ from clone to clone and from the host's, as reported."""
     seen = set()

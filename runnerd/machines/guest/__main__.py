@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import archive, files, forward, life, process, system
+from . import archive, files, forward, layout, life, process, system
 from .agent import Agent, Operation, end_descendants
 
 OPERATIONS: dict[str, Operation] = {
@@ -20,6 +20,7 @@ OPERATIONS: dict[str, Operation] = {
     "signal": process.send_signal,
     "put": files.put,
     "get": files.get,
+    "lay_out": layout.lay_out,
     "unpack": archive.unpack,
     "listen": forward.listen,
 }

@@ -208,11 +208,7 @@ class Agent:
 
     def refuse(self, stream: int, error: Exception) -> None:
         """Answer a request with what went wrong."""
-        number = error.errno if isinstance(error, OSError) else None
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            said = f"{said}: {error.filename}"
-        self.answer(stream, {"error": said[:1000], "errno": number})
+        self.answer(stream, refusal(error))
 
     def perform(self, stream: int, request: dict[str, Any], rest: bytes | bytearray = b"{}") -> None:
         """Do one request and answer it."""
@@ -400,6 +396,15 @@ class Agent:
             ended = self.children.pop(pid, None)
             if ended:
                 ended(status)
+
+
+def refusal(error: Exception) -> dict[str, Any]:
+    """An answer's fields that say what went wrong."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        said = f"{said}: {error.filename}"
+    return {"error": said[:1000], "errno": number}
 
 
 def end_descendants(seconds: float) -> bool:

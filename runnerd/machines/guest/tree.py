@@ -31,6 +31,14 @@ class Tree:
         """Open an existing file; the last component is not followed when it is a link."""
         return self._open(self._inside(path), flags | os.O_NOFOLLOW)
 
+    def stat(self, path: str) -> os.stat_result:
+        """What is at the end of all links; raises OSError."""
+        fd = self._open(self._inside(path), os.O_PATH)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
     def folder(self, path: str, user: int | None) -> int:
         """Open a folder (O_PATH), making it and its parents, owned by `user`, where they are missing."""
         return self._folder(self._inside(path), user)

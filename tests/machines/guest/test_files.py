@@ -21,9 +21,22 @@ def put(host: Host, path: str | Path, data: bytes, mode: int = 0o644) -> dict[st
 
 
 def get(host: Host, path: str | Path, limit: int = 1 << 20) -> bytes | dict[str, object]:
-    stream = host.request("get", path=str(path), limit=limit)
-    answer = host.answer(stream)
-    return answer if "error" in answer else host.finish(stream)[1]
+    return get_all(host, {path: limit})[0]
+
+
+def get_all(host: Host, files: dict[str | Path, int]) -> list[bytes | dict[str, object]]:
+    """The content of each file, or the answer's entry that says why there is none."""
+    stream = host.request("get", files=[(str(path), limit) for path, limit in files.items()])
+    entries, content = host.answer(stream)["files"], b""
+    if any(entry.get("size") for entry in entries):
+        ended, content, _ = host.finish(stream)
+        entries = ended["files"]
+    found: list[bytes | dict[str, object]] = []
+    for entry in entries:
+        found.append(entry if "error" in entry else content[: entry["size"]])
+        content = content[entry.get("size", 0) :]
+    assert content == b""
+    return found
 
 
 def test_file_goes_in_and_comes_out(host: Host) -> None:
@@ -107,3 +120,54 @@ def test_half_a_put_is_never_seen(host: Host) -> None:
     assert "taken back" in host.answer(stream)["error"]
     assert (host.root / "file").read_text() == "old"
     assert os.listdir(host.root) == ["file"]
+
+
+def test_files_come_out_together(host: Host) -> None:
+    """One request reads many, each under its own limit; what one of them lacks does not touch the others."""
+    contents = {
+        "a": b"",
+        "b": os.urandom(wire.WINDOW_SIZE + 1),
+        "c": b"c",
+        "big": b"12345",
+        "d": b"d" * 40000,
+    }
+    for name, data in contents.items():
+        (host.root / name).write_bytes(data)
+    limits: dict[str | Path, int] = {host.root / name: len(data) for name, data in contents.items()}
+    found = get_all(host, limits | {host.root / "absent": 5, host.root / "big": 4, host.root: 5})
+    assert [found[0], found[1], found[2], found[4]] == [contents[name] for name in "abcd"]
+    assert found[3]["error"] == "5 bytes, 4 are allowed"
+    assert found[5]["errno"] == 2
+    assert found[6]["error"] == "not a regular file"
+
+
+def test_file_that_shrinks_meanwhile_is_as_long_as_it_says(host: Host) -> None:
+    """What is announced is a bound; what came is said at the end, and the next file begins there."""
+    shrinks = host.root / "shrinks"
+    shrinks.write_bytes(bytes(wire.WINDOW_SIZE * 3))
+    (host.root / "next").write_bytes(b"next")
+    stream = host.request("get", files=[(str(shrinks), 1 << 20), (str(host.root / "next"), 4)])
+    host.answer(stream)
+    shrinks.write_bytes(b"")  # its first window is under way
+    ended, content, _ = host.finish(stream)
+    size = ended["files"][0]["size"]
+    assert 0 < size < wire.WINDOW_SIZE * 3
+    assert (ended["files"][1], content[size:]) == ({"size": 4}, b"next")
+
+
+def test_reading_that_is_taken_back_ends(host: Host) -> None:
+    """Nothing stays open of it."""
+    (host.root / "file").write_bytes(bytes(wire.WINDOW_SIZE * 2))
+    before = len(os.listdir(f"/proc/{host.process.pid}/fd"))
+    stream = host.request("get", files=[(str(host.root / "file"), 1 << 20)] * 3)
+    host.answer(stream)
+    host.send(wire.RESET, stream)
+    host.finish(stream)
+    assert host.call("ping") == {}
+    assert len(os.listdir(f"/proc/{host.process.pid}/fd")) == before
+
+
+def test_number_of_files_is_bounded(host: Host) -> None:
+    """More than can be open at once are refused."""
+    assert "64 are allowed" in host.call("get", files=[("/x", 1)] * 65)["error"]
+    assert "bad request" in host.call("get", files=[1])["error"]

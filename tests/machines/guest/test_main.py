@@ -47,6 +47,7 @@ def test_operations_are_complete(host: Host) -> None:
         "end",
         "exec",
         "get",
+        "lay_out",
         "listen",
         "mount_root",
         "ping",

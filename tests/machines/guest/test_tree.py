@@ -61,6 +61,13 @@ def test_last_component_is_not_followed(tree: Tree) -> None:
         tree.open("/last", os.O_RDONLY)
 
 
+def test_what_links_lead_to_is_told(tree: Tree, root: Path) -> None:
+    """All links are followed, none of them out of the root."""
+    assert tree.stat("/last").st_ino == (root / "etc/name").stat().st_ino
+    with pytest.raises(FileNotFoundError):
+        tree.stat("/out/outside")
+
+
 def test_confined_paths_mean_what_they_say(confined: Tree, root: Path) -> None:
     """A confined tree takes the host's paths, and refuses those outside and links that lead out."""
     assert content(confined.open(f"{root}/etc/name", os.O_RDONLY)) == "inside"
