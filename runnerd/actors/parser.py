@@ -29,6 +29,8 @@ SWEEP_EVERY = 2.0
 """Seconds between looks at the ledger for deliveries whose hint was lost or whose pause is over."""
 LOOK = 1000
 """Pending deliveries that one look takes in."""
+TURN = 8
+"""Deliveries of one repository that are planned in one turn, before others are looked at again."""
 TRIES = 5
 """How often planning is tried before a delivery is rejected with the reason."""
 PAUSE = 2.0
@@ -110,9 +112,9 @@ class ParserActor:
                     if self._draining.is_set():
                         break
                     chosen = choose(backlog, self._busy, self._not_before, trio.current_time(), room)
-                    for repository, delivery in chosen.items():
+                    for repository, deliveries in chosen.items():
                         self._busy.add(repository)
-                        nursery.start_soon(self._plan, repository, delivery)
+                        nursery.start_soon(self._take_turn, repository, deliveries)
                 with trio.move_on_after(SWEEP_EVERY):
                     await self._bell.wait()
 
@@ -123,17 +125,23 @@ class ParserActor:
         self._draining.set()
         self._bell.set()
 
-    async def _plan(self, repository: str, delivery: str) -> None:
+    async def _take_turn(self, repository: str, deliveries: Sequence[str]) -> None:
+        """Plan some deliveries of a repository, one after the other."""
         try:
-            with log.context(delivery=delivery):
-                if await self._is_deadly(delivery):
-                    reason = f"{LIVES} daemons ended while they planned it: look for crashes in their logs"
-                    await self._reject(delivery, reason)
-                else:
-                    await self._settle(delivery)
+            for delivery in deliveries:
+                if not self._draining.is_set():
+                    with log.context(delivery=delivery):
+                        await self._plan(delivery)
         finally:
             self._busy.discard(repository)
             self._bell.set()
+
+    async def _plan(self, delivery: str) -> None:
+        if await self._is_deadly(delivery):
+            reason = f"{LIVES} daemons ended while they planned it: look for crashes in their logs"
+            await self._reject(delivery, reason)
+        else:
+            await self._settle(delivery)
 
     async def _is_deadly(self, delivery: str) -> bool:
         """Whether planning this delivery ended more daemons than can be chance."""
@@ -322,17 +330,19 @@ def choose(
     not_before: Mapping[str, float],
     now: float,
     room: int,
-) -> dict[str, str]:
-    """What to plan now, a delivery for each repository: the oldest of those that are not busy.
+) -> dict[str, list[str]]:
+    """What to plan now: for each of `room` repositories that are not busy a turn of its oldest deliveries.
 
     `backlog` has (delivery, repository), oldest first; one whose time in `not_before` is to come is passed.
     """
-    chosen: dict[str, str] = {}
+    chosen: dict[str, list[str]] = {}
     for delivery, repository in backlog:
-        if len(chosen) == room:
-            break
-        if repository not in busy and not_before.get(delivery, now) <= now:
-            chosen.setdefault(repository, delivery)
+        if repository in busy or not_before.get(delivery, now) > now:
+            continue
+        if repository in chosen or len(chosen) < room:
+            turn = chosen.setdefault(repository, [])
+            if len(turn) < TURN:
+                turn.append(delivery)
     return chosen
 
 

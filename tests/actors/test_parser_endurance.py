@@ -3,7 +3,7 @@
 import trio
 
 from runnerd.actors import parser
-from runnerd.actors.parser import choose
+from runnerd.actors.parser import TURN, choose
 from runnerd.messages import DeliveryAccepted
 
 from .conftest import CI, PATIENCE, push
@@ -203,8 +203,11 @@ async def test_a_delivery_that_ends_daemon_after_daemon_is_rejected(planning, mo
 def test_choosing_what_to_plan():
     """The oldest of each repository, but of none that is busy, and nothing before its time."""
     backlog = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "z"), ("e", "w")]
-    assert choose(backlog, set(), {}, 0.0, 9) == {"x": "a", "y": "c", "z": "d", "w": "e"}
-    assert choose(backlog, set(), {}, 0.0, 2) == {"x": "a", "y": "c"}
-    assert choose(backlog, {"x"}, {}, 0.0, 2) == {"y": "c", "z": "d"}
-    assert choose(backlog, set(), {"a": 5.0, "c": 5.0}, 4.0, 2) == {"x": "b", "z": "d"}
-    assert choose(backlog, set(), {"a": 5.0}, 5.0, 1) == {"x": "a"}
+    assert choose(backlog, set(), {}, 0.0, 9) == {"x": ["a", "b"], "y": ["c"], "z": ["d"], "w": ["e"]}
+    assert choose(backlog, set(), {}, 0.0, 2) == {"x": ["a", "b"], "y": ["c"]}
+    assert choose(backlog, {"x"}, {}, 0.0, 2) == {"y": ["c"], "z": ["d"]}
+    assert choose(backlog, set(), {"a": 5.0, "c": 5.0}, 4.0, 2) == {"x": ["b"], "z": ["d"]}
+    assert choose(backlog, set(), {"a": 5.0}, 5.0, 1) == {"x": ["a", "b"]}
+    assert choose([(str(n), "x") for n in range(20)], set(), {}, 0.0, 1) == {
+        "x": [str(n) for n in range(TURN)]
+    }
