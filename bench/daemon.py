@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -50,8 +52,11 @@ class Daemon:
         return dict(json.loads(answer.stdout))
 
     def reports(self) -> int:
-        """How many runs have their terminal report."""
-        return len(list((self.state / "reports").glob("*.json")))
+        """How many runs have their terminal report, as the ledger says."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.state}/ledger.db?mode=ro", uri=True)) as ledger:
+            sent = "kind = 'run' AND state = 'completed' AND sent IS NOT NULL"
+            (count,) = ledger.execute(f"SELECT count(*) FROM outbox WHERE {sent}").fetchone()
+        return int(count)
 
     def resident(self) -> float:
         """The daemon's resident memory in MiB."""
@@ -60,11 +65,14 @@ class Daemon:
 
 
 @contextmanager
-def daemon(workflow: str, *, fake: bool = False, machines: str = "", pool: str = "") -> Iterator[Daemon]:
+def daemon(
+    workflow: str, *, fake: bool = False, machines: str = "", pool: str = "", starts: int = 1
+) -> Iterator[Daemon]:
     """Start one with this workflow in its repository, and stop it at the end.
 
     `machines` and `pool` are lines of those sections of config.toml. Images and templates are shared
-    between runs; the ledger lies on the disk of the checkout.
+    between runs; the ledger lies on the disk of the checkout. It is the `starts`-th start that is used: the
+    first one makes the ledger, and loads for it what no later one needs.
     """
     STATE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as name:
@@ -84,21 +92,32 @@ def daemon(workflow: str, *, fake: bool = False, machines: str = "", pool: str =
         environ = {**os.environ, "STATE_DIRECTORY": str(state), "RUNTIME_DIRECTORY": str(folder / "run")}
         environ |= {"RUNNERD_LOG": "warning"}
         module = ["bench.fake_daemon"] if fake else ["runnerd", "serve", "--config"]
-        with (folder / "log").open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *module, str(folder / "config.toml")],
-                cwd=ROOT, env=environ, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
-        try:
-            _wait_until_ready(watch, process, folder / "log")
+        command = [sys.executable, "-m", *module, str(folder / "config.toml")]
+        for _ in range(starts - 1):
+            with _started(command, environ, folder / "log", watch):
+                pass
+        with _started(command, environ, folder / "log", watch) as process:
             yield Daemon(folder, process, port, payload)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+
+
+@contextmanager
+def _started(
+    command: list[str], environ: dict[str, str], log: Path, watch: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        _wait_until_ready(watch, process, log)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _sample(folder: Path, workflow: str) -> Path:

@@ -18,7 +18,7 @@ FIRST_OUTPUTS, FAKE_RUNS, VM_RUNS = 25, 400, 60
 def measure(bare_bash: float | None) -> Figures:
     """Every figure that needs the whole daemon; `bare_bash` is the guest's own p50 for a step, in ms."""
     figures: Figures = {}
-    with daemon(HELLO, pool="min_idle = 2") as running:
+    with daemon(HELLO, pool="min_idle = 2", starts=2) as running:
         time.sleep(8)
         figures["idle_rss"] = single(running.resident(), "MiB")
         times = []
