@@ -29,7 +29,7 @@ SWEEP_EVERY = 2.0
 """Seconds between looks at the ledger for deliveries whose hint was lost or whose pause is over."""
 LOOK = 1000
 """Pending deliveries that one look takes in."""
-TURN = 8
+TURN = 25
 """Deliveries of one repository that are planned in one turn, before others are looked at again."""
 TRIES = 5
 """How often planning is tried before a delivery is rejected with the reason."""

@@ -208,6 +208,6 @@ def test_choosing_what_to_plan():
     assert choose(backlog, {"x"}, {}, 0.0, 2) == {"y": ["c"], "z": ["d"]}
     assert choose(backlog, set(), {"a": 5.0, "c": 5.0}, 4.0, 2) == {"x": ["b"], "z": ["d"]}
     assert choose(backlog, set(), {"a": 5.0}, 5.0, 1) == {"x": ["a", "b"]}
-    assert choose([(str(n), "x") for n in range(20)], set(), {}, 0.0, 1) == {
+    assert choose([(str(n), "x") for n in range(TURN + 9)], set(), {}, 0.0, 1) == {
         "x": [str(n) for n in range(TURN)]
     }
