@@ -30,6 +30,7 @@ from runnerd.machines.journal import Journal, MachineNote, unwritten
 from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
 from runnerd.machines.molds import Mold
 from runnerd.machines.qmp import QmpError, migrate
+from runnerd.machines.rehearsal import rehearse
 from runnerd.machines.remote import AgentMachine
 from runnerd.machines.template import Frozen
 
@@ -366,7 +367,14 @@ class QemuDriver:
         except BaseException:
             await box.destroy()
             raise
-        return AgentMachine(box, channel, entropy=self._random, now=self._clock, probes=self._probes)
+        return AgentMachine(
+            box,
+            channel,
+            entropy=self._random,
+            now=self._clock,
+            probes=self._probes,
+            rehearsal=rehearse if self.capabilities.emulated else None,
+        )
 
     async def _start(self, mold: Mold, purpose: vmm.Purpose, files: Mapping[str, int]) -> QemuBox:
         """Start QEMU and write down that it runs; it serves until its box is destroyed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
+from runnerd import log
 from runnerd.machines import transfer
 from runnerd.machines.channel import Channel
 from runnerd.machines.driver import (
@@ -31,6 +32,13 @@ from runnerd.machines.execution import LADDER, Execution, Rung
 
 JOB_USER = 1001
 """uid and gid that the folders of `Paths` belong to."""
+
+IDLE = 0.1
+"""Seconds after its thaw in which a machine that a job waits for is leased; one that is not rehearses."""
+REHEARSAL = 3.0
+"""Seconds a rehearsal may take."""
+
+_log = log.get(__name__)
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +95,12 @@ class AgentMachine:
         probes: set[str],
         hello_deadline: float = 2.0,
         ladder: tuple[Rung, ...] = LADDER,
+        rehearsal: Callable[[AgentMachine], Awaitable[None]] | None = None,
     ) -> None:
-        """`probes` is shared by all machines of a driver: random bytes seen once must not come again."""
+        """`probes` is shared by all machines of a driver: random bytes seen once must not come again.
+
+        `rehearsal` is done while the machine waits for a job; one that is leased at once does without.
+        """
         self.id = box.id
         self.image = box.image
         self.paths = box.paths
@@ -105,18 +117,28 @@ class AgentMachine:
         self.reason = ""
         channel.on_lost = self._note_reason
         self._running: set[Execution] = set()
+        self._rehearsal = rehearsal
+        self._leased = trio.Event()
+        self._rehearsed: trio.Event | None = None
 
     async def thaw(self) -> Identity:
         """Greet the agent unless the driver has, make the machine its own, and mount the job's root."""
         try:
             with self._explained():
-                return await self._thaw()
+                identity = await self._thaw()
+                if self._rehearsal is not None:
+                    self._rehearsed = trio.Event()
+                    self._channel.start(self._rehearse, self._rehearsal, self._rehearsed)
+                return identity
         except BaseException:
             await self.destroy()
             raise
 
     async def lease(self) -> None:
-        """Set the clock again; everything else was mounted by `thaw`."""
+        """Set the clock again; everything else was mounted by `thaw`. A rehearsal that began is awaited."""
+        self._leased.set()
+        if self._rehearsed is not None:
+            await self._rehearsed.wait()
         with self._explained():
             await self._channel.call("clock", now=self._now())
 
@@ -201,6 +223,18 @@ class AgentMachine:
             await self._insist("mount_root", **layout, folders=folders, user=JOB_USER)
         self.identity = identity
         return identity
+
+    async def _rehearse(self, rehearsal: Callable[[AgentMachine], Awaitable[None]], over: trio.Event) -> None:
+        try:
+            with trio.move_on_after(IDLE):
+                await self._leased.wait()
+            if not self._leased.is_set():
+                with trio.move_on_after(REHEARSAL):
+                    await rehearsal(self)
+        except (MachineLost, OSError, ValueError) as error:  # the job will hear of it, if it still matters
+            _log.debug("a rehearsal failed", machine=self.id, error=str(error))
+        finally:
+            over.set()
 
     async def _insist(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """A call without which the machine is of no use."""

@@ -134,6 +134,19 @@ async def test_a_place_is_laid_out_for_the_jobs_user(vm_driver, vm_template):
     await machine.destroy()
 
 
+async def test_a_machine_that_waits_rehearses_and_leaves_nothing(vm_driver, vm_template):
+    """It has the files and processes of a machine that was leased at once and rehearsed nothing."""
+    look = "find /tmp /var/tmp /dev/shm /run $HOME | sort; ps -eo comm | grep -v kworker | sort"
+    leased_at_once = await fresh(vm_driver, vm_template)
+    waiting = await vm_driver.clone(vm_template)
+    await waiting.thaw()
+    await trio.sleep(1.5)
+    await waiting.lease()
+    assert (await run(waiting, look))[1] == (await run(leased_at_once, look))[1]
+    await waiting.destroy()
+    await leased_at_once.destroy()
+
+
 async def test_every_clone_is_its_own_machine(vm_driver, vm_template):
     """Boot id, machine id and hostname differ from clone to clone and from the host's, as reported."""
     seen = set()

@@ -194,6 +194,80 @@ async def test_greeted_agent_is_not_greeted_again(agent: Agent) -> None:
     assert agent.operations() == ["thaw"]
 
 
+class Rehearsal:
+    """Takes a second, and may fail at its end."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.begun = 0
+
+    async def __call__(self, machine: AgentMachine) -> None:
+        self.begun += 1
+        await trio.sleep(1)
+        if self.error is not None:
+            raise self.error
+
+
+async def test_idle_machine_rehearses(agent: Agent, autojump_clock: trio.testing.MockClock) -> None:
+    """Once, soon after its thaw; a lease meanwhile waits for its end, one after it for nothing."""
+    rehearsal = Rehearsal()
+    machine = machine_of(agent, NotedBox(), rehearsal=rehearsal)
+    await machine.thaw()
+    started = trio.current_time()
+    await trio.sleep(0.5)
+    assert rehearsal.begun == 1
+    await machine.lease()
+    assert trio.current_time() - started == pytest.approx(1.1)
+    await trio.sleep(5)
+    assert rehearsal.begun == 1
+
+
+async def test_machine_that_is_leased_at_once_does_not_rehearse(
+    agent: Agent, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A job that waits for its machine does not wait for that too."""
+    rehearsal = Rehearsal()
+    machine = machine_of(agent, NotedBox(), rehearsal=rehearsal)
+    await machine.thaw()
+    started = trio.current_time()
+    await machine.lease()
+    assert trio.current_time() == started
+    await trio.sleep(5)
+    assert rehearsal.begun == 0
+
+
+@pytest.mark.parametrize("error", [OSError(2, "no rm"), ValueError("odd"), MachineLost("gone")])
+async def test_rehearsal_that_fails_is_not_the_machines_end(
+    agent: Agent, autojump_clock: trio.testing.MockClock, error: Exception
+) -> None:
+    """Whether the machine is of use the job will tell."""
+    machine = machine_of(agent, NotedBox(), rehearsal=Rehearsal(error))
+    await machine.thaw()
+    await trio.sleep(5)
+    assert not machine.lost.is_set()
+    await machine.lease()
+
+
+async def test_rehearsal_has_its_time(agent: Agent, autojump_clock: trio.testing.MockClock) -> None:
+    """One that hangs is given up, and one whose machine is destroyed ends with it."""
+
+    async def hang(machine: AgentMachine) -> None:
+        await trio.sleep_forever()
+
+    machine = machine_of(agent, NotedBox(), rehearsal=hang)
+    await machine.thaw()
+    started = trio.current_time()
+    await trio.sleep(0.2)
+    await machine.lease()
+    assert trio.current_time() - started == pytest.approx(3.1)
+    other = machine_of(agent, NotedBox(), rehearsal=hang, probes={"b"})
+    await other.thaw()
+    await trio.sleep(0.2)
+    await other.destroy()
+    with pytest.raises(MachineLost):
+        await other.lease()
+
+
 async def test_cancelled_thaw_leaves_nothing(agent: Agent) -> None:
     """A gate that is cancelled destroys its machine too."""
     agent.answers["thaw"] = None
