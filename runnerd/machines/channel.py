@@ -277,7 +277,8 @@ class Channel:
                 raise Breach("an answer to a HELLO that was never sent")
             return  # what an earlier host asked for
         if fields.get("protocol") != VERSION:
-            raise Breach(f"protocol {fields.get('protocol')!r:.20}, this host speaks {VERSION}")
+            said = f"protocol {fields.get('protocol')!r:.20}, this host speaks {VERSION}"
+            raise Breach(f"{said}: build the image anew")
         self.hello = fields
         self._decoder.synchronised = True
         self._greeted.set()

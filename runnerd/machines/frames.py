@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"RDA1"
 HEADER = struct.Struct("<4sBBHII")
 """Magic, type, flags, zero, stream, length of the payload that follows."""

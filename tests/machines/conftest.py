@@ -90,7 +90,9 @@ class Peer:
         hello = await self.receive()
         assert hello.kind == frames.HELLO
         nonce = json.loads(hello.payload)["nonce"]
-        await self.send(frames.HELLO_ACK, 0, json.dumps({"nonce": nonce, "protocol": 1}).encode())
+        await self.send(
+            frames.HELLO_ACK, 0, json.dumps({"nonce": nonce, "protocol": frames.VERSION}).encode()
+        )
 
 
 @pytest.fixture

@@ -104,13 +104,13 @@ async def test_greeting_is_repeated_behind_a_filler(autojump_clock: trio.testing
                     got += await peer.stream.receive_some()
                 assert got.startswith(frames.FILLER)
                 if answers:
-                    fields = {"nonce": json.loads(first.payload)["nonce"], "protocol": 1}
+                    fields = {"nonce": json.loads(first.payload)["nonce"], "protocol": frames.VERSION}
                     await peer.send(frames.HELLO_ACK, 0, json.dumps(fields).encode())
 
             nursery.start_soon(agent)
             started = trio.current_time()
             if answers:
-                assert (await channel.connect(5))["protocol"] == 1
+                assert (await channel.connect(5))["protocol"] == frames.VERSION
                 assert trio.current_time() - started == 1
             else:
                 with pytest.raises(MachineLost, match="did not answer within 5 s"):
@@ -125,8 +125,8 @@ async def test_another_protocol_is_refused() -> None:
     channel = Channel(ours, nonce=lambda: "n")
     async with trio.open_nursery() as nursery:
         await nursery.start(channel.run)
-        await theirs.send_all(frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "n", "protocol": 2}'))
-        with pytest.raises(MachineLost, match="protocol 2, this host speaks 1"):
+        await theirs.send_all(frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "n", "protocol": 1}'))
+        with pytest.raises(MachineLost, match="protocol 1, this host speaks 2: build the image anew"):
             await channel.connect(5)
 
 
@@ -197,7 +197,7 @@ BREACHES: dict[str, tuple[bytes, str]] = {
     "no credit": (frames.pack(WINDOW, CALL | 1, struct.pack("<I", 0)), "never given"),
     "long credit": (frames.pack(WINDOW, CALL | 1, b"\0" * 8), "never given"),
     "pong": (frames.pack(PONG, 0, b"12345678"), "without its PING"),
-    "second greeting": (frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "x", "protocol": 1}'), "never sent"),
+    "second greeting": (frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "x", "protocol": 2}'), "never sent"),
     "unasked connection": (
         frames.pack(REQ, 0x80000004, b'{"op": "accept", "port": 81}'),
         "none of an agent's",
@@ -253,7 +253,7 @@ async def test_random_frames_never_do_more_than_lose_the_machine() -> None:
         channel._handlers[80] = swallow
         async with trio.open_nursery() as nursery:
             await nursery.start(channel.run)
-            await theirs.send_all(frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "n", "protocol": 1}'))
+            await theirs.send_all(frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "n", "protocol": 2}'))
             await channel.connect(5)
             for _ in range(3):
                 nursery.start_soon(_expect_anything, channel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"RDA1"
 HEADER = struct.Struct("<4sBBHII")
 """Magic, type, flags, zero, stream, length of the payload that follows."""
