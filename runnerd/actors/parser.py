@@ -31,6 +31,11 @@ LOOK = 1000
 """Pending deliveries that one look takes in."""
 TURN = 25
 """Deliveries of one repository that are planned in one turn, before others are looked at again."""
+RUSH = 16
+"""Deliveries within `BREATH` seconds that are a rush: answering their senders then comes before planning."""
+BREATH = 0.1
+PATIENCE = 1.0
+"""Seconds that a rush may put a turn off."""
 TRIES = 5
 """How often planning is tried before a delivery is rejected with the reason."""
 PAUSE = 2.0
@@ -88,6 +93,8 @@ class ParserActor:
         self._site = site
         self._workers = workers
         self._bell = trio.Event()
+        self._hints = 0
+        """Deliveries since the last look."""
         self._draining = trio.Event()
         self._busy: set[str] = set()
         """Repositories of which a delivery is being planned."""
@@ -107,6 +114,7 @@ class ParserActor:
             task_status.started()
             while not self._draining.is_set():
                 self._bell = trio.Event()
+                await self._let_a_rush_pass()
                 if room := self._workers - len(self._busy):
                     backlog = await self._ledger.backlog(LOOK)
                     if self._draining.is_set():
@@ -118,9 +126,18 @@ class ParserActor:
                 with trio.move_on_after(SWEEP_EVERY):
                     await self._bell.wait()
 
+    async def _let_a_rush_pass(self) -> None:
+        """Wait while deliveries pour in, for their senders wait for an answer and nobody for a plan yet."""
+        with trio.move_on_after(PATIENCE):
+            while self._hints > RUSH and not self._draining.is_set():
+                self._hints = 0
+                await trio.sleep(BREATH)
+        self._hints = 0
+
     async def _read_mailbox(self) -> None:
         """A hint says that it is worth looking; what there is to do says the ledger."""
         async for _ in self._mailbox:
+            self._hints += 1
             self._bell.set()
         self._draining.set()
         self._bell.set()

@@ -3,8 +3,9 @@
 import trio
 
 from runnerd.actors import parser
-from runnerd.actors.parser import TURN, choose
+from runnerd.actors.parser import PATIENCE, TURN, ParserActor, choose
 from runnerd.messages import DeliveryAccepted
+from runnerd.supervise.mailbox import Mailbox
 
 from .conftest import CI, PATIENCE, push
 
@@ -211,3 +212,26 @@ def test_choosing_what_to_plan():
     assert choose([(str(n), "x") for n in range(TURN + 9)], set(), {}, 0.0, 1) == {
         "x": [str(n) for n in range(TURN)]
     }
+
+
+async def test_a_rush_puts_planning_off_but_not_for_long(nursery, autojump_clock):
+    """While deliveries pour in planning waits, a second at most; without a rush it does not wait at all."""
+    nothing = dict.fromkeys(("ledger", "mirrors", "executor", "reporter", "site"))
+    mailbox = Mailbox(1)
+    actor = ParserActor(mailbox, workers=1, **nothing)
+    nursery.start_soon(actor._read_mailbox)
+
+    async def pour() -> None:
+        while True:
+            await mailbox.send(DeliveryAccepted("d"))
+            await trio.sleep(0.001)
+
+    began = trio.current_time()
+    await actor._let_a_rush_pass()
+    assert trio.current_time() == began
+    nursery.start_soon(pour)
+    await trio.sleep(0.05)
+    began = trio.current_time()
+    await actor._let_a_rush_pass()
+    assert trio.current_time() - began == PATIENCE
+    nursery.cancel_scope.cancel()
