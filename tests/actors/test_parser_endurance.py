@@ -3,7 +3,7 @@
 import trio
 
 from runnerd.actors import parser
-from runnerd.actors.parser import PATIENCE, TURN, ParserActor, choose
+from runnerd.actors.parser import TURN, ParserActor, choose
 from runnerd.messages import DeliveryAccepted
 from runnerd.supervise.mailbox import Mailbox
 
@@ -233,5 +233,5 @@ async def test_a_rush_puts_planning_off_but_not_for_long(nursery, autojump_clock
     await trio.sleep(0.05)
     began = trio.current_time()
     await actor._let_a_rush_pass()
-    assert trio.current_time() - began == PATIENCE
+    assert trio.current_time() - began == parser.PATIENCE
     nursery.cancel_scope.cancel()
