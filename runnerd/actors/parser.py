@@ -285,9 +285,8 @@ class ParserActor:
         note = WorkflowNote(path=path, matched=match.matched, reason=match.reason)
         if not match.matched:
             return None, note
-        blocking = tuple(p for p in workflow.unsupported if p.severity == "error")
-        if blocking:
-            reason = "This version of runnerd cannot run this workflow yet\n" + _list(blocking)
+        if workflow.blocking:
+            reason = "This version of runnerd cannot run this workflow yet\n" + _list(workflow.blocking)
             return _failed(event, path, workflow.name, source, reason), note
         if event.name == "workflow_dispatch" and match.trigger is not None:
             try:

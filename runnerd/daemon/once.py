@@ -162,9 +162,8 @@ def _plan_file(request: Request, event: Event, path: str, source: str) -> tuple[
     keys = _keys(workflow, request.job)
     if not keys:
         return None, WorkflowNote(path=path, matched=False, reason=f"it has no job {request.job!r}")
-    blocking = [str(problem) for problem in workflow.unsupported if problem.severity == "error"]
-    if blocking:
-        return _failed(event, path, workflow.name, source, "\n".join(blocking)), note
+    if workflow.blocking:
+        return _failed(event, path, workflow.name, source, "\n".join(map(str, workflow.blocking))), note
     inputs = {}
     if event.name == "workflow_dispatch" and match.trigger is not None:
         try:

@@ -159,6 +159,11 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[Problem, ...] = ()
     """What GitHub accepts and is most likely not meant."""
 
+    @property
+    def blocking(self) -> tuple[Problem, ...]:
+        """What of `unsupported` keeps a run of this file from being green."""
+        return tuple(problem for problem in self.unsupported if problem.severity == "error")
+
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """One thing wrong with a file, for people: `path:line:column: severity: message`."""
