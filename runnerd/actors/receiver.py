@@ -143,8 +143,8 @@ def _welcome(event: Event) -> str:
         if event.action in STARTING:
             return "Pull request webhook received and workflow execution started"
         return f"Pull request webhook received (action={event.action})"
-    kind = "Workflow dispatch" if event.name == "workflow_dispatch" else "Push"
-    return f"{kind} webhook received for {event.ref}"
+    kind = event.name.replace("_", " ").capitalize()
+    return f"{kind} webhook received" + (f" for {event.ref}" if event.ref else "")
 
 
 def _acknowledgement(event: str, reason: str) -> str:

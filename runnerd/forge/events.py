@@ -1,8 +1,8 @@
 """A delivery's payload to an `Event`: every body becomes one, is ignored for a reason, or is malformed.
 
-Shapes are those of GitHub's webhook schemas, as far as they are read here; the rule for each event's
-commit and ref is GitHub's table of events that trigger workflows. Nothing in a payload is trusted: names
-that become paths, refs or addresses are checked here once, so that no other room has to.
+Shapes are those of GitHub's webhook schemas, as far as they are read (`forge.shapes`); where each event
+happens is the table in `forge.places`. Gitea's and Forgejo's words for the same things are taken too.
+Nothing in a payload is trusted.
 """
 
 from __future__ import annotations
@@ -10,105 +10,52 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from runnerd.model import Actor, Event, Repository
+from runnerd.model import Event
 
-MAX_DEPTH = 64
-"""How deep a payload may nest; GitHub's own stay under ten."""
+from . import shapes
+from .places import PLACES, Spot
+from .shapes import MAX_DEPTH, ZERO, Malformed, branch, ref, sender, sha
 
-ZERO = re.compile(r"0{40}(0{24})?")
-"""The commit that is none: a ref's before at its creation, its after at its deletion."""
+__all__ = ["MAX_DEPTH", "ZERO", "Ignored", "Malformed", "decode", "delivery_identity", "files_apart", "infer"]
 
 _BY_HAND = "body-"
-_SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_FULL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}")
 _NAME = re.compile(r"[!-~]{1,200}")
-_FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|\.$|\.lock(/|$)")
 
-Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Number = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-ShapeT = TypeVar("ShapeT")
+_IDENTITY = {
+    "event": ("x-github-event", "x-forgejo-event", "x-gitea-event"),
+    "delivery": ("x-github-delivery", "x-forgejo-delivery", "x-gitea-delivery"),
+}
+"""The headers that name an event and a delivery, by forge; Forgejo and Gitea send GitHub's as well."""
+
+_OTHER_NAMES = {
+    "pull_request_approved": "pull_request_review",
+    "pull_request_rejected": "pull_request_review",
+    "pull_request_comment": "pull_request_review",
+    "wiki": "gollum",
+}
+"""Gitea's and Forgejo's names of events -> GitHub's."""
+_OTHER_ACTIONS = {
+    "synchronized": "synchronize",
+    "label_updated": "labeled",
+    "label_cleared": "unlabeled",
+    "reviewed": "submitted",
+}
+"""Gitea's and Forgejo's actions -> GitHub's; no action of GitHub's has such a name."""
 
 
-class Malformed(Exception):
-    """The delivery is not what it says it is; the sentence says where."""
+_OURS_ALONE = frozenset({"pull_request_target", "schedule"})
+"""Events that no forge sends: the daemon makes them. Under such a name a signed body would gain rights."""
 
 
 class Ignored(Struct, frozen=True):
     """A proper delivery that starts nothing, and why."""
 
     reason: str
-
-
-class _Account(Struct):
-    id: Id = 0
-    login: Annotated[str, Meta(max_length=200)] = ""
-
-
-class _Repository(Struct):
-    full_name: str
-    id: Id | UnsetType = UNSET
-    default_branch: Annotated[str, Meta(max_length=255)] | None = None
-    private: bool = False
-    html_url: Annotated[str, Meta(max_length=2000)] | None = None
-
-
-class _Commit(Struct):
-    id: str = ""
-    message: str | None = None
-
-
-class _Push(Struct):
-    repository: _Repository
-    ref: str
-    after: str | UnsetType = UNSET
-    before: str | UnsetType = UNSET
-    deleted: bool = False
-    head_commit: _Commit | None = None
-    sender: _Account | None = None
-
-
-class _HeadRepository(Struct):
-    id: Id
-
-
-class _Side(Struct):
-    ref: str
-    sha: str
-    repo: _HeadRepository | None
-
-
-class _Pull(Struct):
-    number: Number | UnsetType = UNSET
-    head: _Side | UnsetType = UNSET
-    base: _Side | UnsetType = UNSET
-    merged: bool | None = None
-    merge_commit_sha: str | None = None
-
-
-class _PullRequest(Struct):
-    action: Annotated[str, Meta(max_length=100)]
-    number: Number
-    repository: _Repository
-    pull_request: _Pull | UnsetType = UNSET
-    sender: _Account | None = None
-
-
-class _Dispatch(Struct):
-    ref: str
-    repository: _Repository
-    workflow: Annotated[str, Meta(min_length=1, max_length=1000)]
-    inputs: dict[str, str | int | float | bool | None] | None
-    sender: _Account | None = None
-
-
-class _Ping(Struct):
-    hook_id: Id
-    zen: str = ""
 
 
 class _Shape(Struct):
@@ -129,6 +76,9 @@ class _Shape(Struct):
     zen: msgspec.Raw | UnsetType = UNSET
 
 
+_SHAPE = msgspec.json.Decoder(_Shape)
+
+
 def delivery_identity(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     """Return a delivery's id and event name; `headers` has lower-case names.
 
@@ -136,16 +86,24 @@ def delivery_identity(headers: Mapping[str, str], body: bytes) -> tuple[str, str
     its id and the event that its shape shows, or an empty name. Raises `Malformed` for a header that no
     forge sends.
     """
-    name, delivery = headers.get("x-github-event"), headers.get("x-github-delivery")
-    for header, value in (("X-GitHub-Event", name), ("X-GitHub-Delivery", delivery)):
-        if value is not None and not _NAME.fullmatch(value):
+    found: dict[str, str | None] = {}
+    for what, names in _IDENTITY.items():
+        header = next((name for name in names if name in headers), names[0])
+        found[what] = headers.get(header)
+        if header in headers and not _NAME.fullmatch(headers[header]):
             raise Malformed(f"{header} is not 1 to 200 printable characters without spaces")
-    return delivery or _identity(body), name or infer(body)
+    if found["event"] in _OURS_ALONE:
+        raise Malformed(f"no forge delivers {found['event']}: runnerd makes that event itself")
+    return found["delivery"] or _identity(body), found["event"] or infer(body)
 
 
 def infer(body: bytes) -> str:
     """Name the event that a body's shape shows, or return an empty string."""
-    shape = _read(body, _SHAPE)
+    try:
+        shape = _SHAPE.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError):
+        shapes.payload_of(body)  # says what is wrong with it
+        raise Malformed("the body is not a JSON object") from None
 
     def has(*keys: str) -> bool:
         return all(getattr(shape, key) is not UNSET for key in keys)
@@ -166,40 +124,54 @@ def decode(name: str | None, delivery: str | None, body: bytes) -> Event | Ignor
 
     Without a name the event is inferred from the shape. A delivery without an id of its own (None, or the
     one that `delivery_identity` gave it) was made by hand and may lack what a person leaves out: then
-    `sha` and `report_sha` stay empty for the one who reads the repository. A pull request whose payload
-    does not show both repositories counts as one from a fork. Raises `Malformed`, and nothing else, for a
-    body that is not JSON, nests too deep, or has not the shape of its event.
+    `sha` and `report_sha` stay empty for the one who reads the repository, as they do for an event that
+    happens at the tip of a ref. A pull request whose payload does not show both repositories counts as one
+    from a fork. Raises `Malformed`, and nothing else, for a body that is not JSON, nests too deep, or has
+    not the shape of its event.
     """
-    payload = _payload(body)
+    payload = shapes.payload_of(body)
     exact = delivery is not None and (not delivery.startswith(_BY_HAND) or delivery != _identity(body))
     name = name or infer(body)
+    name = _OTHER_NAMES.get(name, name)
     reader = _READERS.get(name)
     if reader is None:
         shown = name if _NAME.fullmatch(name) else "an event without a known shape"
-        return Ignored(f"{shown} starts no workflow here yet")
-    return reader(body, payload, delivery or _identity(body), exact)
+        return Ignored(f"{shown} starts no workflow: it is not among the events that can")
+    action = payload.get("action")
+    if isinstance(action, str) and action in _OTHER_ACTIONS:
+        payload["action"] = _OTHER_ACTIONS[action]
+    shapes.check_keys(name, payload)
+    return reader(name, payload, delivery or _identity(body), exact)
 
 
-def _push(body: bytes, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
-    push = _read(body, _PUSH)
+def files_apart(event: Event) -> str | None:
+    """The ref whose workflow files this event asks, where they are not those of its own commit."""
+    place = PLACES.get(event.name)
+    if place is None or place.files_from is place.runs_on or place.files_from is not Spot.DEFAULT:
+        return None
+    return f"refs/heads/{event.repository.default_branch}"
+
+
+def _push(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    push = shapes.read(payload, shapes.Push)
     if exact and (push.after is UNSET or push.before is UNSET):
         raise Malformed("a push has the commits before and after it: one of them is missing")
-    repository, ref = _repository(push.repository, exact), _ref(push.ref, "ref")
-    after = "" if push.after is UNSET else _sha(push.after, "after")
-    before = "" if push.before is UNSET else _sha(push.before, "before")
+    repository, pushed = shapes.repository(push.repository, exact), ref(push.ref, "ref")
+    after = "" if push.after is UNSET else sha(push.after, "after")
+    before = "" if push.before is UNSET else sha(push.before, "before")
     if push.deleted or ZERO.fullmatch(after):
-        return Ignored(f"{ref} was deleted: there is no commit to build")
-    head = push.head_commit or _Commit()
-    if ref.startswith("refs/tags/") and head.id:
+        return Ignored(f"{pushed} was deleted: there is no commit to build")
+    head = push.head_commit or shapes.Commit()
+    if pushed.startswith("refs/tags/") and head.id:
         # `after` of an annotated tag is the tag object; what is built is the commit it points to.
-        after = _sha(head.id, "head_commit.id")
+        after = sha(head.id, "head_commit.id")
     return Event(
         delivery=delivery,
-        name="push",
+        name=name,
         repository=repository,
-        sender=_sender(push.sender),
+        sender=sender(push.sender),
         sha=after,
-        ref=ref,
+        ref=pushed,
         report_sha=after,
         before=before if before and not ZERO.fullmatch(before) else None,
         message=head.message or "",
@@ -207,148 +179,200 @@ def _push(body: bytes, payload: dict[str, Any], delivery: str, exact: bool) -> E
     )
 
 
-def _pull_request(body: bytes, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
-    event = _read(body, _PULL_REQUEST)
-    pull = _Pull() if event.pull_request is UNSET else event.pull_request
+def _pull_request(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    """A pull request, a review of one or a comment on its diff."""
+    event = shapes.read(payload, shapes.PullRequest)
+    pull = shapes.Pull() if event.pull_request is UNSET else event.pull_request
     if exact and (pull.number is UNSET or pull.head is UNSET or pull.base is UNSET):
         raise Malformed("a pull request has a number, a head and a base: one of them is missing")
-    if pull.number is not UNSET and pull.number != event.number:
-        raise Malformed(
-            f"the pull request is number {pull.number} in one place and {event.number} in another"
-        )
+    own = name in ("pull_request", "pull_request_target")
+    number = event.number if own else pull.number
+    if number is UNSET:
+        raise Malformed("a pull request has a number: it is missing")
+    if pull.number is not UNSET and pull.number != number:
+        raise Malformed(f"the pull request is number {pull.number} in one place and {number} in another")
     fork, head_ref, head_sha, base_ref, base_sha = True, "", "", "", ""
     if pull.head is not UNSET and pull.base is not UNSET:
         head, base = pull.head, pull.base
         fork = head.repo is None or base.repo is None or head.repo.id != base.repo.id
-        head_ref, head_sha = _branch(head.ref, "head.ref"), _sha(head.sha, "head.sha")
-        base_ref, base_sha = _branch(base.ref, "base.ref"), _sha(base.sha, "base.sha")
-    sha, ref = "", f"refs/pull/{event.number}/merge"
-    if event.action == "closed" and pull.merged and base_ref and pull.merge_commit_sha:
+        head_ref, head_sha = branch(head.ref, "head.ref"), sha(head.sha, "head.sha")
+        base_ref, base_sha = branch(base.ref, "base.ref"), sha(base.sha, "base.sha")
+    repository = shapes.repository(event.repository, exact)
+    commit, place = "", f"refs/pull/{number}/merge"
+    if PLACES[name].runs_on is Spot.DEFAULT:
+        place = f"refs/heads/{repository.default_branch}"
+    elif own and event.action == "closed" and pull.merged and base_ref and pull.merge_commit_sha:
         # The merge ref of a merged pull request is gone; GitHub runs what was merged, on the base branch.
-        sha, ref = _sha(pull.merge_commit_sha, "merge_commit_sha"), f"refs/heads/{base_ref}"
+        commit, place = sha(pull.merge_commit_sha, "merge_commit_sha"), f"refs/heads/{base_ref}"
     return Event(
         delivery=delivery,
-        name="pull_request",
+        name=name,
         action=event.action,
-        repository=_repository(event.repository, exact),
-        sender=_sender(event.sender),
-        sha=sha,
-        ref=ref,
+        repository=repository,
+        sender=sender(event.sender),
+        sha=commit,
+        ref=place,
         report_sha=head_sha,
         head_ref=head_ref,
         base_ref=base_ref,
         base_sha=base_sha,
-        number=event.number,
+        number=number,
         fork=fork,
         payload=payload,
     )
 
 
-def _workflow_dispatch(body: bytes, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
-    dispatch = _read(body, _DISPATCH)
-    ref = dispatch.ref if dispatch.ref.startswith("refs/") else f"refs/heads/{dispatch.ref}"
+def _workflow_dispatch(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    dispatch = shapes.read(payload, shapes.Dispatch)
+    place = dispatch.ref if dispatch.ref.startswith("refs/") else f"refs/heads/{dispatch.ref}"
     return Event(
         delivery=delivery,
-        name="workflow_dispatch",
-        repository=_repository(dispatch.repository, exact),
-        sender=_sender(dispatch.sender),
-        ref=_ref(ref, "ref"),
+        name=name,
+        repository=shapes.repository(dispatch.repository, exact),
+        sender=sender(dispatch.sender),
+        ref=ref(place, "ref"),
         inputs=dict(dispatch.inputs or {}),
         workflow=dispatch.workflow,
         payload=payload,
     )
 
 
-def _ping(body: bytes, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
-    _read(body, _PING)
+def _create(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    change = shapes.read(payload, shapes.RefChange)
+    kinds = {"branch": "refs/heads/", "tag": "refs/tags/"}
+    if change.ref_type not in kinds:
+        return Ignored("the repository was created: there is no branch or tag to run on")
+    short = change.ref.removeprefix(kinds[change.ref_type])
+    return Event(
+        delivery=delivery,
+        name=name,
+        repository=shapes.repository(change.repository, exact),
+        sender=sender(change.sender),
+        ref=kinds[change.ref_type] + branch(short, "ref"),
+        payload=payload,
+    )
+
+
+def _release(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    event = shapes.read(payload, shapes.Release)
+    if event.release.draft and event.action in ("created", "edited", "deleted"):
+        return Ignored(f"a draft of a release was {event.action}: GitHub starts nothing for drafts")
+    return Event(
+        delivery=delivery,
+        name=name,
+        action=event.action,
+        repository=shapes.repository(event.repository, exact),
+        sender=sender(event.sender),
+        ref="refs/tags/" + branch(event.release.tag_name, "release.tag_name"),
+        payload=payload,
+    )
+
+
+def _merge_group(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    event = shapes.read(payload, shapes.MergeGroup)
+    group = event.merge_group
+    head = sha(group.head_sha, "merge_group.head_sha")
+    base = group.base_ref.removeprefix("refs/heads/")
+    place = group.head_ref if group.head_ref.startswith("refs/") else f"refs/heads/{group.head_ref}"
+    return Event(
+        delivery=delivery,
+        name=name,
+        action=event.action,
+        repository=shapes.repository(event.repository, exact),
+        sender=sender(event.sender),
+        sha=head,
+        report_sha=head,
+        ref=ref(place, "merge_group.head_ref"),
+        base_ref=branch(base, "merge_group.base_ref"),
+        base_sha=sha(group.base_sha, "merge_group.base_sha"),
+        payload=payload,
+    )
+
+
+def _deployment(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    event = shapes.read(payload, shapes.Deployment)
+    given, commit = event.deployment.ref, sha(event.deployment.sha, "deployment.sha")
+    if given.startswith("refs/"):
+        place = ref(given, "deployment.ref")
+    else:
+        # A branch or a tag, the payload does not say which; who reads the repository finds out.
+        place = "" if shapes.is_sha(given) else f"refs/heads/{branch(given, 'deployment.ref')}"
+    return Event(
+        delivery=delivery,
+        name=name,
+        action=event.action,
+        repository=shapes.repository(event.repository, exact),
+        sender=sender(event.sender),
+        sha=commit,
+        report_sha=commit,
+        ref=place,
+        payload=payload,
+    )
+
+
+def _package(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    event = shapes.read(payload, shapes.Package)
+    repository = shapes.repository(event.repository, exact)
+    version = event.registry_package.package_version
+    commit = (version.target_oid or "") if version else ""
+    if not shapes.is_sha(commit):
+        return Ignored("the package does not say which commit it was made from")
+    place = f"refs/heads/{repository.default_branch}"
+    if version and version.tag_name:
+        place = "refs/tags/" + branch(version.tag_name, "package_version.tag_name")
+    elif version and version.target_commitish and not shapes.is_sha(version.target_commitish):
+        place = "refs/heads/" + branch(version.target_commitish, "package_version.target_commitish")
+    return Event(
+        delivery=delivery,
+        name=name,
+        action=event.action,
+        repository=repository,
+        sender=sender(event.sender),
+        sha=commit,
+        report_sha=commit,
+        ref=place,
+        payload=payload,
+    )
+
+
+def _on_default_branch(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    event = shapes.read(payload, shapes.Anything)
+    repository = shapes.repository(event.repository, exact)
+    return Event(
+        delivery=delivery,
+        name=name,
+        action=event.action,
+        repository=repository,
+        sender=sender(event.sender),
+        ref=f"refs/heads/{repository.default_branch}",
+        payload=payload,
+    )
+
+
+def _ping(name: str, payload: dict[str, Any], delivery: str, exact: bool) -> Event | Ignored:
+    shapes.read(payload, shapes.Ping)
     return Ignored("ping starts no workflow: it only says that the webhook is set up")
 
 
-_READERS: dict[str, Callable[[bytes, dict[str, Any], str, bool], Event | Ignored]] = {
+_READERS: dict[str, Callable[[str, dict[str, Any], str, bool], Event | Ignored]] = {
+    **dict.fromkeys(
+        (name for name, place in PLACES.items() if place.runs_on is Spot.DEFAULT), _on_default_branch
+    ),
+    **dict.fromkeys(
+        ("pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment"),
+        _pull_request,
+    ),
     "push": _push,
-    "pull_request": _pull_request,
     "workflow_dispatch": _workflow_dispatch,
+    "create": _create,
+    "release": _release,
+    "merge_group": _merge_group,
+    "deployment": _deployment,
+    "deployment_status": _deployment,
+    "registry_package": _package,
     "ping": _ping,
 }
-
-_SHAPE = msgspec.json.Decoder(_Shape)
-_PUSH = msgspec.json.Decoder(_Push)
-_PULL_REQUEST = msgspec.json.Decoder(_PullRequest)
-_DISPATCH = msgspec.json.Decoder(_Dispatch)
-_PING = msgspec.json.Decoder(_Ping)
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
-
-
-def _read(body: bytes, decoder: msgspec.json.Decoder[ShapeT]) -> ShapeT:
-    """Decode a body, with every way it can be wrong as one kind of error."""
-    try:
-        return decoder.decode(body)
-    except RecursionError:
-        raise Malformed("the body nests too deep") from None
-    except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
-        # The body's own bytes are never quoted: msgspec names the place and the types alone.
-        detail = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)
-        raise Malformed(f"the body is not as this event's should be: {detail}") from None
-
-
-def _payload(body: bytes) -> dict[str, Any]:
-    """Decode the whole body, refusing what could not be stored or encoded again."""
-    payload = _read(body, _OBJECT)
-    level: list[Any] = [payload]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                below.extend(value.values())
-            elif isinstance(value, list):
-                below.extend(value)
-            elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-                raise Malformed("the body holds a number of more than 64 bits")
-        if not below:
-            return payload
-        level = below
-    raise Malformed(f"the body nests deeper than {MAX_DEPTH} levels")
 
 
 def _identity(body: bytes) -> str:
     return _BY_HAND + hashlib.sha256(body).hexdigest()
-
-
-def _repository(given: _Repository, exact: bool) -> Repository:
-    """Check a repository's name: it becomes part of paths and of the remote's address."""
-    if exact and given.id is UNSET:
-        raise Malformed("the repository has no id")
-    if not _FULL_NAME.fullmatch(given.full_name) or given.full_name.endswith(("/.", "/..", ".git")):
-        raise Malformed("repository.full_name is not OWNER/NAME as a forge writes it")
-    return Repository(
-        id=0 if given.id is UNSET else given.id,
-        full_name=given.full_name,
-        default_branch=_branch(given.default_branch or "main", "repository.default_branch"),
-        private=given.private,
-        html_url=given.html_url or "",
-    )
-
-
-def _sender(given: _Account | None) -> Actor:
-    return Actor(id=given.id, login=given.login) if given else Actor(id=0, login="")
-
-
-def _sha(text: str, where: str) -> str:
-    if not _SHA.fullmatch(text):
-        raise Malformed(f"{where} is not a full commit id")
-    return text
-
-
-def _ref(text: str, where: str) -> str:
-    """Accept a full branch or tag name by git's own rules (git-check-ref-format)."""
-    if not text.startswith(("refs/heads/", "refs/tags/")):
-        raise Malformed(f"{where} is neither a branch nor a tag")
-    _branch(text.split("/", 2)[2], where)
-    return text
-
-
-def _branch(text: str, where: str) -> str:
-    bad = not text or len(text) > 255 or text[0] in "./" or "/." in text or _FORBIDDEN_IN_REF.search(text)
-    if bad:
-        raise Malformed(f"{where} is not a name that git allows")
-    return text

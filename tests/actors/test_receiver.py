@@ -175,7 +175,7 @@ async def test_a_manual_test_without_headers_works_and_is_stored_once(site):
     ("event", "payload", "words"),
     [
         ("ping", {"zen": "Design for failure.", "hook_id": 1}, "pong"),
-        ("issues", {"action": "opened"}, "issues starts no workflow"),
+        ("star", {"action": "created"}, "star starts no workflow"),
         ("no_such_event", {}, "no_such_event starts no workflow"),
         ("push", PUSH | {"deleted": True, "after": "0" * 40}, "deleted"),
         (None, {"action": "created"}, "without a known shape"),
