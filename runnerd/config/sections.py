@@ -145,6 +145,7 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
     allow_emulated_forks: bool = False
     firecracker_api_url: Url = ""
     firecracker_auth_token: Secret | None = None
+    firecracker_vm_type: Word = "bionic-test"
 
     @property
     def driver_name(self) -> str:

@@ -46,10 +46,24 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
         from runnerd.machines.process import open_process_driver
 
         return open_process_driver(root=own / "machines")
-    raise NoMachine(
-        f"this version has no machine driver {name!r}: set [machines] driver to qemu "
-        "(FIRECRACKER_API_URL selects fcctl, which is not built yet: unset it)"
-    )
+    if name == "fcctl":
+        machines = config.machines
+        if not machines.firecracker_api_url:
+            raise NoMachine(
+                "the fcctl driver needs the address of its service: set FIRECRACKER_API_URL, "
+                "or firecracker_api_url under [machines]"
+            )
+        from runnerd.machines.fcctl.driver import open_fcctl_driver
+
+        token = machines.firecracker_auth_token
+        return open_fcctl_driver(
+            machines.firecracker_api_url,
+            token.reveal() if token is not None else None,
+            state=own,
+            vm_type=machines.firecracker_vm_type,
+            journal=journal,
+        )
+    raise NoMachine(f"this version has no machine driver {name!r}: set [machines] driver to qemu")
 
 
 def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:

@@ -46,16 +46,19 @@ async def test_qemu_is_what_nobody_has_to_choose(tmp_path):
     assert isinstance(sole(refused.value), NoMachine)
 
 
-@pytest.mark.parametrize("how", ["named", "address"])
-def test_a_driver_that_is_not_there_is_refused_with_the_cure(tmp_path, how):
-    """`fcctl` is known to the configuration and not built yet; nothing weaker takes its place."""
-    flags = (
-        {"machines__driver": "fcctl"}
-        if how == "named"
-        else {"machines__firecracker_api_url": "http://127.0.0.1:8080"}
-    )
-    with pytest.raises(NoMachine, match=r"no machine driver 'fcctl': set \[machines\] driver to qemu"):
-        drivers.open_driver(configured(tmp_path, **flags), unwritten, tmp_path)
+async def test_the_address_of_a_remote_service_selects_its_driver(tmp_path):
+    """With FIRECRACKER_API_URL alone machines come from there, and nothing weaker takes its place."""
+    config = configured(tmp_path, machines__firecracker_api_url="http://127.0.0.1:1")
+    async with drivers.open_driver(config, unwritten, tmp_path) as driver:
+        assert driver.name == "fcctl"
+        with pytest.raises(NoMachine, match=r"service cannot be used: GET /health at http://127\.0\.0\.1:1"):
+            await driver.build_template("default", Size())
+
+
+def test_remote_driver_without_an_address_is_refused_with_the_cure(tmp_path):
+    """The driver alone says nothing about where its service is."""
+    with pytest.raises(NoMachine, match="set FIRECRACKER_API_URL"):
+        drivers.open_driver(configured(tmp_path, machines__driver="fcctl"), unwritten, tmp_path)
 
 
 async def test_the_ledger_is_the_journal_of_machines(tmp_path, nursery):

@@ -296,7 +296,7 @@ def test_a_driver_that_is_not_there_ends_the_start_with_a_sentence(tmp_path, cap
     """Exit status 5 and the cure, no traceback."""
     assert serve(configured(tmp_path, machines__driver="fcctl")) == 5
     said = capfd.readouterr().err
-    assert "the pool did not start: this version has no machine driver 'fcctl'" in said
+    assert "the pool did not start: the fcctl driver needs the address of its service" in said
     assert "Traceback" not in said
 
 

@@ -1,0 +1,214 @@
+"""Machines of a remote Firecracker service: asked for, kept account of, and given back on every path."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from runnerd import log
+from runnerd.machines.driver import Machine, NoMachine, Paths, Size, Template
+from runnerd.machines.execution import LADDER, Rung
+from runnerd.machines.fcctl.machine import CAPABILITIES, POLL, READY, ServiceMachine
+from runnerd.machines.fcctl.records import Record, Records
+from runnerd.machines.fcctl.service import Service, ServiceDenied, ServiceTrouble, open_service, token_trouble
+from runnerd.machines.fcctl.session import PATIENCE
+from runnerd.machines.journal import Journal, MachineNote, unwritten
+
+SETTLED = 120.0
+"""Seconds after which a request for a machine that never got an answer will not start one any more."""
+
+_log = log.get(__name__)
+
+
+@asynccontextmanager
+async def open_fcctl_driver(
+    address: str,
+    token: str | None,
+    *,
+    state: Path,
+    vm_type: str,
+    journal: Journal = unwritten,
+    paths: Paths | None = None,
+    entropy: Callable[[int], bytes] = os.urandom,
+    now: Callable[[], float] = time.time,
+    ladder: tuple[Rung, ...] = LADDER,
+    patience: float = PATIENCE,
+    ready: float = READY,
+    poll: float = POLL,
+) -> AsyncIterator[FcctlDriver]:
+    """Machines of type `vm_type` at the service; leaving releases them all. `state` keeps account of them."""
+    async with open_service(address, token) as service:
+        make = partial(
+            ServiceMachine,
+            service,
+            paths=paths or Paths(),
+            entropy=entropy,
+            now=now,
+            ladder=ladder,
+            patience=patience,
+            ready=ready,
+            poll=poll,
+        )
+        driver = FcctlDriver(service, token, Records(state / "fcctl"), vm_type, journal, make, entropy, now)
+        try:
+            yield driver
+        finally:
+            with trio.CancelScope(shield=True):
+                await driver.close()
+
+
+class FcctlDriver:
+    """See `open_fcctl_driver`. The size of a machine is the service's affair: its interface takes none."""
+
+    name = "fcctl"
+    capabilities = CAPABILITIES
+    overhead = 0
+
+    def __init__(
+        self,
+        service: Service,
+        token: str | None,
+        records: Records,
+        vm_type: str,
+        journal: Journal,
+        make: Callable[..., ServiceMachine],
+        entropy: Callable[[int], bytes],
+        now: Callable[[], float],
+    ) -> None:
+        self._service = service
+        self._token = token
+        self._records = records
+        self._vm_type = vm_type
+        self._journal = journal
+        self._make = make
+        self._entropy = entropy
+        self._now = now
+        self._seen: set[str] = set()
+        self._machines: dict[str, ServiceMachine] = {}
+        self._asking: set[str] = set()
+        self._blocking = trio.CapacityLimiter(4)
+
+    async def build_template(self, image: str, size: Size) -> Template:
+        """See that the service is there, well, and takes the token. Raises `NoMachine`."""
+        self._look_at_the_token()
+        try:
+            await self._service.health()
+            await self._service.machines()
+        except ServiceTrouble as trouble:
+            raise NoMachine(f"the remote Firecracker service cannot be used: {trouble}") from trouble
+        return Template(key=f"fcctl-{self._vm_type}", image=image, size=size)
+
+    async def clone(self, template: Template) -> Machine:
+        """Ask for a machine. Raises `NoMachine`, and then none is left behind."""
+        name = f"runnerd-fcctl-{self._entropy(8).hex()}"
+        self._asking.add(name)
+        try:
+            return await self._ask_for(name, template.image)
+        finally:
+            self._asking.discard(name)
+
+    async def _ask_for(self, name: str, image: str) -> Machine:
+        record = Record(name=name, asked=self._now())
+        await self._write(record)
+        await self._journal(MachineNote(id=name, driver=self.name, image=image, state="starting"))
+        try:
+            # Once asked, the answer is waited for: it is the only place where the machine's name stands.
+            with trio.CancelScope(shield=True):
+                vm = (await self._service.create(self._vm_type, name)).name
+        except ServiceDenied as denied:
+            await self._forget(name, image)
+            self._look_at_the_token()
+            raise NoMachine(str(denied)) from denied
+        except ServiceTrouble as trouble:
+            # Whether a machine was started is not known: the record stays for the sweep to look after.
+            raise NoMachine(f"the service gives no machine: {trouble}") from trouble
+        machine = self._make(name, vm, image, seen=self._seen, forget=partial(self._forget, name, image))
+        self._machines[name] = machine
+        try:
+            with trio.CancelScope(shield=True):
+                await self._write(Record(name=name, vm=vm, asked=record.asked))
+                await self._journal(MachineNote(id=name, driver=self.name, image=image, state="running"))
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            await machine.destroy()
+            raise
+        return machine
+
+    async def adopt_or_reap(self) -> int:
+        """Release what an earlier daemon left, and what could not be released when its job ended.
+
+        A request whose answer never came is looked after by its name, where the service keeps names; where
+        it does not, the log names the machines that nobody accounts for.
+        """
+        records = await trio.to_thread.run_sync(self._records.all, limiter=self._blocking)
+        left = [record for record in records if not self._in_use(record.name)]
+        released = 0
+        for record in left:
+            if record.vm:
+                released += await self._release(record)
+        unnamed = [record for record in left if not record.vm and self._now() - record.asked > SETTLED]
+        if unnamed:
+            released += await self._look_for(unnamed, {record.vm for record in records if record.vm})
+        return released
+
+    def _in_use(self, name: str) -> bool:
+        machine = self._machines.get(name)
+        return name in self._asking or (machine is not None and not machine.lost.is_set())
+
+    async def _release(self, record: Record) -> bool:
+        try:
+            await self._service.remove(record.vm)
+        except ServiceTrouble as trouble:
+            _log.error("a machine is still not released", machine=record.name, problem=str(trouble))
+            return False
+        await self._forget(record.name, "")
+        return True
+
+    async def _look_for(self, unnamed: list[Record], known: set[str]) -> int:
+        try:
+            there = (await self._service.machines()).vms
+        except ServiceTrouble as trouble:
+            _log.error("the service does not list its machines", problem=str(trouble))
+            return 0
+        released = 0
+        for record in unnamed:
+            ours = [vm.name for vm in there if record.name in (vm.label, vm.name)]
+            if not ours and (strangers := [vm.name for vm in there if vm.name not in known]):
+                _log.warning(
+                    "a request for a machine was never answered; the service may hold one that nobody uses",
+                    asked=record.asked,
+                    unaccounted=strangers[:20],
+                )
+            for vm in ours:
+                released += await self._release(Record(name=record.name, vm=vm, asked=record.asked))
+            if not ours:
+                await self._forget(record.name, "")
+        return released
+
+    async def close(self) -> None:
+        """Release every machine."""
+        async with trio.open_nursery() as nursery:
+            for machine in tuple(self._machines.values()):
+                nursery.start_soon(machine.destroy)
+
+    async def _write(self, record: Record) -> None:
+        await trio.to_thread.run_sync(self._records.write, record, limiter=self._blocking)
+
+    async def _forget(self, name: str, image: str) -> None:
+        self._machines.pop(name, None)
+        await trio.to_thread.run_sync(self._records.drop, name, limiter=self._blocking)
+        await self._journal(MachineNote(id=name, driver=self.name, image=image, state="gone"))
+
+    def _look_at_the_token(self) -> None:
+        now = self._now()
+        if not (trouble := token_trouble(self._token, now)):
+            return
+        if token_trouble(self._token, now, ahead=0.0):
+            raise NoMachine(trouble)
+        _log.warning(trouble)
