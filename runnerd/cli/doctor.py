@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as plain_json
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +53,8 @@ def examine(settings: Config) -> Iterable[Finding]:
 
     yield programs(host.missing(), host.install_command(host.missing(), root=os.geteuid() == 0))
     yield git(shutil.which("git"))
+    if settings.machines.driver_name == "fcctl":
+        yield remote_service(settings, now=time.time())
     probed = settings.state_directory / "snapshots" / "kvm.json"
     yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
     yield privilege(os.geteuid() == 0)
@@ -85,6 +88,39 @@ def programs(missing: tuple[str, ...], command: str) -> Finding:
 def git(path: str | None) -> Finding:
     """Judge whether commits can be read."""
     return Finding("git", "good", path) if path else Finding("git", "problem", "missing", "install git")
+
+
+def remote_service(settings: Config, *, now: float) -> Finding:
+    """Ask the remote Firecracker service whether it would give a machine, and judge its token's time."""
+    import trio
+
+    from runnerd.machines.fcctl.service import Machines, ServiceTrouble, open_service, token_trouble
+
+    about, address = "Firecracker service", settings.machines.firecracker_api_url
+    if not address:
+        return Finding(about, "problem", "its address is not known", "set FIRECRACKER_API_URL")
+    secret = settings.machines.firecracker_auth_token
+    token = secret.reveal() if secret is not None else None
+    if token_trouble(token, now, ahead=0.0):
+        return Finding(about, "problem", token_trouble(token, now))
+
+    async def ask() -> Machines:
+        async with open_service(address, token) as service:
+            await service.health()
+            return await service.machines()
+
+    try:
+        there = trio.run(ask)
+    except ServiceTrouble as trouble:
+        return Finding(
+            about, "problem", str(trouble), "start the service, or set FIRECRACKER_AUTH_TOKEN anew"
+        )
+    if trouble := token_trouble(token, now):
+        return Finding(about, "warning", trouble)
+    if there.usage.at_capacity:
+        found = f"{address} has no room: {len(there.vms)} machines"
+        return Finding(about, "warning", found, "release machines there, or raise the account's quota")
+    return Finding(about, "good", f"{address} is well and takes the token; {len(there.vms)} machines")
 
 
 def kvm(why_not: str, tried: tuple[bool, str] | None, accelerator: str) -> Finding:
