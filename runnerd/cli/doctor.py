@@ -115,8 +115,8 @@ def remote_service(settings: Config, *, now: float) -> Finding:
         return Finding(
             about, "problem", str(trouble), "start the service, or set FIRECRACKER_AUTH_TOKEN anew"
         )
-    if trouble := token_trouble(token, now):
-        return Finding(about, "warning", trouble)
+    if soon := token_trouble(token, now):
+        return Finding(about, "warning", soon)
     if there.usage.at_capacity:
         found = f"{address} has no room: {len(there.vms)} machines"
         return Finding(about, "warning", found, "release machines there, or raise the account's quota")
