@@ -245,15 +245,22 @@ class _LoudLog:
     def __init__(self, sink: LogSink, show: Callable[[str], None]) -> None:
         self._sink = sink
         self._show = show
+        self._background: set[int] = set()
 
-    async def begin_step(self, number: int) -> None:
+    async def begin_step(self, number: int, *, background: bool = False) -> None:
         """See `LogSink`."""
-        await self._sink.begin_step(number)
+        if background:
+            self._background.add(number)
+        await self._sink.begin_step(number, background=background)
 
-    async def line(self, text: str) -> None:
+    async def end_step(self, number: int) -> None:
         """See `LogSink`."""
-        self._show(text)
-        await self._sink.line(text)
+        await self._sink.end_step(number)
+
+    async def line(self, text: str, step: int | None = None) -> None:
+        """See `LogSink`."""
+        self._show(f"[step {step}] {text}" if step in self._background else text)
+        await self._sink.line(text, step)
 
     async def note(self, text: str) -> None:
         """See `LogSink`."""

@@ -93,7 +93,7 @@ class Console:
         if piece.last and not whole:
             text += mask.end()
         if text or piece.last:
-            await self._log.line(text)
+            await self._log.line(text, self._number)
 
     async def _hidden(self, mask: Callable[[str], str], text: str) -> str:
         # Many secrets and long lines must not hold up every other job.
@@ -162,7 +162,7 @@ class Console:
     async def _prefixed(self, prefix: str, text: str) -> None:
         # Masked as a whole first: a secret of several lines is in the message, not in its lines.
         for number, line in enumerate(self._masker.mask(text).splitlines() or [""]):
-            await self._log.line(line if number else prefix + line)
+            await self._log.line(line if number else prefix + line, self._number)
 
     async def _mask(self, value: str) -> None:
         if not value.strip():

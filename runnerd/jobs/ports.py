@@ -25,14 +25,21 @@ class Checkout(Protocol):
 
 
 class LogSink(Protocol):
-    """Keeps the log of one job. Every line it gets is masked already."""
+    """Keeps the log of one job. Every line it gets is masked already. Steps may write side by side."""
 
-    async def begin_step(self, number: int) -> None:
-        """What follows belongs to this step; 0 is the set-up of the job."""
+    async def begin_step(self, number: int, *, background: bool = False) -> None:
+        """A step begins to write; 0 is the set-up of the job.
+
+        Lines of a step in the `background` stand between those of others, and say whose they are.
+        """
         ...
 
-    async def line(self, text: str) -> None:
-        """Add one line of output; waits while the log cannot keep up."""
+    async def end_step(self, number: int) -> None:
+        """The step has written all it has."""
+        ...
+
+    async def line(self, text: str, step: int | None = None) -> None:
+        """Add one line of a step's output (None: the step begun last); waits while the log cannot keep up."""
         ...
 
     async def note(self, text: str) -> None:

@@ -1,12 +1,15 @@
 """A job's log on disk: appended line by line while the job runs, bounded, readable at any moment.
 
-One line is `2026-11-23T18:22:09.123456Z TEXT`. The bytes on disk are bounded by limits per step and per
-job; what is dropped to hold them is said in the log itself.
+One line is `2026-11-23T18:22:09.123456Z TEXT`, or `… [step 3] TEXT` when it is of a step that runs in the
+background. A line that looks so by itself gets its own step's prefix too: no text passes for another's.
+The bytes on disk are bounded by limits per step and per job; what is dropped to hold them is said in the
+log itself.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -35,6 +38,8 @@ PAUSE = 0.1
 
 BUFFER = 256 << 10
 """Bytes that may wait for the disk before whoever logs has to wait as well."""
+
+_ATTRIBUTED = re.compile(rb"\[step \d+\] ").match
 
 _threads = trio.CapacityLimiter(4)
 
@@ -100,7 +105,9 @@ class JobLog:
         self._limit_step = limit_step
         self._left = limit_job
         self._clock = clock
-        self._cap = Cap(self._allowance())
+        self._caps: dict[int, Cap] = {}
+        self._step = 0
+        self._background: set[int] = set()
         self._buffer: list[bytes] = []
         self._size = 0
         self._arrived = trio.Event()
@@ -126,24 +133,30 @@ class JobLog:
             # The flusher never raises, so the block's own error need not pass through the nursery.
             await self._manager.__aexit__(None, None, None)
         finally:
-            self._end_step()
+            for number in list(self._caps):
+                self._end(number)
             with trio.CancelScope(shield=True):
                 await self._flush()
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
 
-    async def line(self, text: str) -> None:
-        """Add one line of a step's output; a text of several lines is added as such.
+    async def line(self, text: str, step: int | None = None) -> None:
+        """Add one line of a step's output (None: the step begun last).
 
-        Control characters stay; NUL and what is not Unicode is replaced.
+        A text of several lines is added as such. Control characters stay; NUL and what is not Unicode is
+        replaced.
         """
+        number = self._step if step is None else step
+        cap = self._caps.get(number)
+        if cap is None:
+            cap = self._caps[number] = Cap(self._allowance())
         for piece in _pieces(text):
-            stamped, passed = self._stamp(piece), self._cap.passing
-            if self._cap.take(stamped):
+            stamped, passed = self._stamp(self._attributed(piece, number)), cap.passing
+            if cap.take(stamped):
                 self._put(stamped)
             elif passed:
-                self._put(self._stamp(b"[runnerd] this step logs too much: from here only the end is kept"))
+                self._say(number, b"this step logs too much: from here only the end is kept")
         await self._settle()
 
     async def note(self, text: str) -> None:
@@ -152,24 +165,40 @@ class JobLog:
             self._put(self._stamp(piece))
         await self._settle()
 
-    async def begin_step(self, number: int) -> None:
-        """From here on the limits are those of the next step; before the first, of the job's set-up."""
-        self._end_step()
-        self._cap = Cap(self._allowance())
+    async def begin_step(self, number: int, *, background: bool = False) -> None:
+        """A step begins, with limits of its own; before the first, the lines are of the job's set-up.
+
+        Unless it is in the `background`, the step before it is over.
+        """
+        if background:
+            self._background.add(number)
+        else:
+            self._end(self._step)
+            self._step = number
         await self._settle()
 
-    def _end_step(self) -> None:
-        cap = self._cap
+    async def end_step(self, number: int) -> None:
+        """The step is over: what was kept of its end is written."""
+        self._end(number)
+        await self._settle()
+
+    def _end(self, number: int) -> None:
+        cap = self._caps.pop(number, None)
+        if cap is None:
+            return
         if cap.dropped_lines:
-            self._put(
-                self._stamp(
-                    b"[runnerd] %d bytes in %d lines were dropped here: the log of this step is too long"
-                    % (cap.dropped_bytes, cap.dropped_lines)
-                )
-            )
+            dropped = b"%d bytes in %d lines" % (cap.dropped_bytes, cap.dropped_lines)
+            self._say(number, dropped + b" were dropped here: the log of this step is too long")
         for line in cap.rest():
             self._put(line)
-        self._cap = Cap(0)
+
+    def _say(self, number: int, text: bytes) -> None:
+        self._put(self._stamp(self._attributed(b"[runnerd] " + text, number)))
+
+    def _attributed(self, text: bytes, number: int) -> bytes:
+        if number in self._background or _ATTRIBUTED(text):
+            return b"[step %d] %s" % (number, text)
+        return text
 
     def _allowance(self) -> int:
         return max(FLOOR, min(self._limit_step, self._left // 2))

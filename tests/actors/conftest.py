@@ -51,10 +51,13 @@ class Lines:
     def __init__(self):
         self.lines = []
 
-    async def begin_step(self, number):
+    async def begin_step(self, number, *, background=False):
         pass
 
-    async def line(self, text):
+    async def end_step(self, number):
+        pass
+
+    async def line(self, text, step=None):
         self.lines.append(text)
 
     note = line

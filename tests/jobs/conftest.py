@@ -169,20 +169,28 @@ class RememberingLog:
 
     def __init__(self) -> None:
         self.steps: dict[int, list[str]] = {}
-        self._current: list[str] = []
+        self.background: set[int] = set()
+        self.ended: list[int] = []
+        self._step = 0
         self._awaited: tuple[str, trio.Event] | None = None
 
-    async def begin_step(self, number: int) -> None:
-        self._current = self.steps.setdefault(number, [])
+    async def begin_step(self, number: int, *, background: bool = False) -> None:
+        self._step = number
+        self.steps.setdefault(number, [])
+        if background:
+            self.background.add(number)
 
-    async def line(self, text: str) -> None:
+    async def end_step(self, number: int) -> None:
+        self.ended.append(number)
+
+    async def line(self, text: str, step: int | None = None) -> None:
         assert "\n" not in text
-        self._current.append(text)
+        self.steps.setdefault(self._step if step is None else step, []).append(text)
         if self._awaited and text == self._awaited[0]:
             self._awaited[1].set()
 
     async def note(self, text: str) -> None:
-        self._current.append(text)
+        self.steps.setdefault(self._step, []).append(text)
 
     async def wait_for(self, line: str) -> None:
         """Return when this line is logged."""

@@ -16,10 +16,13 @@ class Lines:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    async def begin_step(self, number: int) -> None:
+    async def begin_step(self, number: int, *, background: bool = False) -> None:
         pass
 
-    async def line(self, text: str) -> None:
+    async def end_step(self, number: int) -> None:
+        pass
+
+    async def line(self, text: str, step: int | None = None) -> None:
         self.lines.append(text)
 
     note = line

@@ -236,3 +236,41 @@ async def test_an_unusable_folder_does_not_end_the_job(tmp_path):
     async with open_log(log_path(tmp_path, 1, 1)) as log:
         await log.line("nowhere to go")
     assert (tmp_path / "logs").read_text() == "not a folder"
+
+
+async def test_lines_of_background_steps_say_whose_they_are(path):
+    """They stand between those of others; a step in the foreground needs no mark."""
+    async with open_log(path) as log:
+        await log.begin_step(1, background=True)
+        await log.begin_step(2)
+        await log.line("from two", 2)
+        await log.line("from one", 1)
+        await log.end_step(1)
+        await log.line("from two again", 2)
+    lines = [line[len(STAMP) :] for line in path.read_text().splitlines()]
+    assert lines == ["from two", "[step 1] from one", "from two again"]
+
+
+async def test_no_line_passes_for_another_steps(path):
+    """What looks like a mark gets its own step's in front."""
+    async with open_log(path) as log:
+        await log.begin_step(3)
+        await log.line("[step 1] I was not", 3)
+    assert path.read_text() == STAMP + "[step 3] [step 1] I was not\n"
+
+
+async def test_steps_side_by_side_have_limits_of_their_own(path):
+    """One that logs too much keeps its head and tail; the other loses nothing."""
+    async with open_log(path, limit_job=1 << 20, limit_step=10_000) as log:
+        await log.begin_step(1, background=True)
+        await log.begin_step(2)
+        for number in range(3000):
+            await log.line(f"loud {number:04}", 1)
+            if number % 100 == 0:
+                await log.line(f"quiet {number:04}", 2)
+        await log.end_step(1)
+        await log.end_step(2)
+    text = path.read_text()
+    assert "[step 1] loud 2999\n" in text
+    assert text.count("loud") < 400
+    assert text.count(STAMP + "quiet") == 30
