@@ -47,6 +47,27 @@ _VARIABLES = (
     "workspace",
 )
 
+FILES = {
+    "GITHUB_ENV": "set_env",
+    "GITHUB_OUTPUT": "set_output",
+    "GITHUB_PATH": "add_path",
+    "GITHUB_STATE": "save_state",
+    "GITHUB_STEP_SUMMARY": "step_summary",
+}
+"""The files of a step: the variable with the path of each, and how its name begins."""
+
+RUNNERS_OWN = frozenset(
+    {
+        *(f"GITHUB_{name.upper()}" for name in _VARIABLES),
+        *(f"RUNNER_{name}" for name in ("ARCH", "DEBUG", "ENVIRONMENT", "NAME", "OS", "TEMP")),
+        *FILES,
+        "GITHUB_ACTIONS",
+        "RUNNER_TOOL_CACHE",
+        "RUNNER_WORKSPACE",
+    }
+)
+"""Variables that are the runner's own, whatever a workflow or a step says."""
+
 
 def github_context(
     event: Event,

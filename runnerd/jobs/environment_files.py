@@ -5,10 +5,8 @@ Rules of GitHub's runner on Linux: lines end with LF alone, a CR is part of the 
 
 from __future__ import annotations
 
-REFUSED = frozenset({"NODE_OPTIONS"})
+_REFUSED = frozenset({"NODE_OPTIONS"})
 """Variables that a step may not set for later steps: they would run code in actions."""
-PROTECTED = ("GITHUB_", "RUNNER_")
-"""Beginnings of names that are the runner's own."""
 
 _SHOWN = 80
 
@@ -70,9 +68,9 @@ def prepend(paths: list[str], added: list[str]) -> list[str]:
     return paths
 
 
-def is_protected(name: str) -> bool:
-    """Whether a step may not set this variable for later steps, because the runner sets it."""
-    return name.upper().startswith(PROTECTED)
+def is_refused(name: str) -> bool:
+    """Whether no step may set this variable for later steps, however it is spelled."""
+    return name.upper() in _REFUSED
 
 
 def _shown(text: str) -> str:

@@ -20,10 +20,14 @@ class StepFailed(Exception):
 def default_name(step: Step, script: str | None = None) -> str:
     """Return what a step without a name is called: `Run`, and its action or its script's first line.
 
+    Steps that wait or cancel are called by what they do.
+
     `script` is the evaluated text, where it is known.
     """
     if step.uses is not None:
-        return f"Run {step.uses}"
+        return f"Run {step.uses}"[:NAME]
+    if step.run is None:
+        return "Wait for all" if step.wait_all else "Cancel" if step.cancel is not None else "Wait"
     lines = (script or step.run or "").strip().splitlines()
     return f"Run {lines[0].strip()}"[:NAME] if lines else "Run"
 

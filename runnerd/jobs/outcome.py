@@ -1,11 +1,8 @@
-"""What a job came to, from what is written and from how its steps ended. Pure."""
+"""What keeps a job from being run, and how its texts are stored. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from runnerd.jobs.spec import JobSpec
-from runnerd.model import Outcome, StepResult
 
 
 def unrunnable(spec: JobSpec) -> str:
@@ -19,14 +16,6 @@ def unrunnable(spec: JobSpec) -> str:
         if value:
             return f"the job asks for `{key}`, which cannot be had yet"
     return ""
-
-
-def judged(steps: Sequence[StepResult]) -> tuple[Outcome, str]:
-    """Return the outcome and its reason that follow from the steps: the first that failed tells."""
-    for step in steps:
-        if not step.conclusion.green:
-            return Outcome.FAILURE, f"the step {step.name!r} failed: {step.reason}"
-    return Outcome.SUCCESS, ""
 
 
 def joined(summaries: str, limit: int) -> str:

@@ -5,33 +5,32 @@ What a workflow or a guest does never raises here: it becomes the job's outcome.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import trio
 
 import runnerd
+from runnerd.jobs.background import Background
 from runnerd.jobs.console import Console
 from runnerd.jobs.evaluation import status_functions
 from runnerd.jobs.keys import StepFailed, default_name, environment_of, minutes_of
 from runnerd.jobs.masker import SHORT, Masker
-from runnerd.jobs.outcome import joined, judged, storable, unrunnable
+from runnerd.jobs.outcome import storable, unrunnable
 from runnerd.jobs.ports import Checkout, Clock, LogSink, StepObserver
-from runnerd.jobs.spec import JobSpec
+from runnerd.jobs.record import Record
+from runnerd.jobs.sequence import placed
+from runnerd.jobs.spec import JobSpec, wants_debug
 from runnerd.jobs.state import JobState
-from runnerd.jobs.step import Ended, StepRun
+from runnerd.jobs.step import StepRun
+from runnerd.jobs.turn import Desk, Finish, Turn
 from runnerd.jobs.workplace import Unusable, Workplace
 from runnerd.machines.driver import Machine, MachineLost
-from runnerd.model import Annotation, JobResult, Outcome, StepResult
+from runnerd.model import JobResult, Outcome
 from runnerd.workflow import ExpressionError, interpolate, value_of
-from runnerd.workflow.model import Step
-
-_COLLECT_SECONDS = 30.0
-"""How long reading a step's files may take."""
-_RECORD_SECONDS = 10.0
-"""How long telling of a step's end may take while the job is being cancelled."""
 
 
 async def run_job(
@@ -71,26 +70,34 @@ class _JobRun:
         cancel: trio.Event,
         clock: Clock,
     ) -> None:
-        self.spec = spec
+        self.spec = msgspec.structs.replace(spec, debug=spec.debug or wants_debug(spec, secrets))
+        self.steps = placed(spec.job.steps or ())
         self.machine = machine
         self.checkout = checkout
         self.log = log
-        self.observer = observer
         self.cancel = cancel
-        self.clock = clock
         self.secrets = secrets
-        self.state = JobState(spec, secrets, machine.paths, machine.id)
+        self.state = JobState(self.spec, secrets, machine.paths, machine.id)
         self.masker = Masker([*secrets.values(), str(self.state.github.get("token") or "")])
         self.place = Workplace(machine, self.state.workspace, self.state.variables({}, {}))
-        self.results: list[StepResult] = []
-        self.annotations: list[Annotation] = []
-        self.summaries: list[str] = []
+        self.record = Record(self.masker, observer, clock)
+        self.desk = Desk(
+            state=self.state,
+            place=self.place,
+            record=self.record,
+            log=log,
+            observer=observer,
+            clock=clock,
+            limits=spec.limits,
+            console=self.console,
+        )
+        self.background = Background(self.state, self.record, self.beside)
+        self.turns: set[Turn] = set()
+        """Those that are being taken, or queue for it."""
         self.verdict: tuple[Outcome, str] | None = None
         """Set once the job's outcome does not depend on its steps any more."""
         self.fault: Exception | None = None
         """What observer or log raised; kept so that it leaves plainly, in no group."""
-        self.current: StepRun | None = None
-        self.stop_current = trio.CancelScope()
         self.everything = trio.CancelScope()
 
     async def whole(self) -> JobResult:
@@ -102,18 +109,17 @@ class _JobRun:
             return self.result(Outcome.STARTUP_FAILURE, reason)
         with self.everything:
             async with trio.open_nursery() as nursery:
-                try:
-                    await self.begin(nursery)
-                except MachineLost as error:
-                    await self.end_early(Outcome.LOST, f"the machine was lost: {error}")
-                except Exception as error:
-                    self.fault = error
+                with self.blamed():
+                    try:
+                        await self.begin(nursery)
+                    except MachineLost as error:
+                        await self.end_early(Outcome.LOST, f"the machine was lost: {error}")
                 nursery.cancel_scope.cancel()
         if self.fault is not None:
             raise self.fault
         await self.leave_out_the_rest()
         outputs = await self.outputs()
-        outcome, reason = self.verdict or judged(self.results)
+        outcome, reason = self.verdict or self.record.judged()
         return self.result(outcome, reason, outputs)
 
     async def begin(self, nursery: trio.Nursery) -> None:
@@ -134,15 +140,61 @@ class _JobRun:
             (grace or self.spec.cancel_minutes) * 60,
         )
         try:
-            await self.place.prepare(len(self.spec.job.steps), dict(self.state.github.get("event") or {}))
+            await self.place.prepare(len(self.steps), dict(self.state.github.get("event") or {}))
         except Unusable as error:
             await self.end_early(Outcome.INFRA_ERROR, str(error))
             return
         self.state.github["event_path"] = self.place.event_path
-        for number, step in enumerate(self.spec.job.steps, 1):
-            await self.take(number, step)
-            if self.verdict and self.verdict[0] in (Outcome.LOST, Outcome.INFRA_ERROR):
-                return
+        for step in self.steps:
+            run = StepRun(self.spec, step, self.state, self.place, self.machine, self.checkout)
+            turn = Turn(self.desk, step, run)
+            self.turns.add(turn)
+            if not await turn.begins():
+                self.turns.discard(turn)
+            elif step.background:
+                await self.background.start(turn, nursery)
+            else:
+                await self.front(turn)
+                if self.verdict and self.verdict[0] in (Outcome.LOST, Outcome.INFRA_ERROR):
+                    return
+        await self.background.rest()
+
+    async def front(self, turn: Turn) -> None:
+        """Take a step that the next one waits for; what it did shows at once."""
+        finish = await self.taken(turn)
+        self.state.show(turn.placed.step.id, finish.effects, finish.outcome, finish.conclusion)
+        self.state.count(finish.conclusion)
+
+    async def beside(self, turn: Turn) -> Finish | None:
+        """Take a step of the background; when the machine or we are at fault the whole job ends."""
+        finish = None
+        with self.blamed():
+            try:
+                finish = await self.taken(turn)
+            except MachineLost as error:
+                await self.end_early(Outcome.LOST, f"the machine was lost: {error}")
+        if finish is None or finish.outcome is Outcome.INFRA_ERROR:
+            self.everything.cancel()
+            return None
+        return finish
+
+    async def taken(self, turn: Turn) -> Finish:
+        try:
+            finish = await turn.take(self.background.control)
+        finally:
+            self.turns.discard(turn)
+        if finish.outcome is Outcome.INFRA_ERROR:
+            self.verdict = (Outcome.INFRA_ERROR, finish.reason)
+        return finish
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Keep what observer or log raise, and end the job with it."""
+        try:
+            yield
+        except Exception as error:
+            self.fault = self.fault or error
+            self.everything.cancel()
 
     async def watch(self, timeout: float, grace: float) -> None:
         """Wait for a cancellation or the end of the job's time; then stop what must not go on."""
@@ -156,144 +208,20 @@ class _JobRun:
             self.verdict = (Outcome.CANCELLED, reason)
         self.state.status = "cancelled"
         self.everything.deadline = trio.current_time() + grace
-        try:
+        with self.blamed():
             said = f"{reason[0].upper()}{reason[1:]}; only steps that run always go on."
             await self.console(0).warning(said)
-        except Exception as error:
-            self.fault = error
-            self.everything.cancel()
-        if self.current is not None and not await self.goes_on(self.current):
-            self.stop_current.cancel()
-
-    async def goes_on(self, step: StepRun) -> bool:
-        try:
-            return await step.holds()
-        except (StepFailed, MachineLost):
-            return False
-
-    async def take(self, number: int, step: Step) -> None:
-        """Run one step or skip it, and record how it ended, whatever ends it."""
-        run = StepRun(self.spec, step, number, self.state, self.place, self.machine, self.checkout)
-        self.state.github["action"] = step.id or f"__run_{number}"
-        self.current, self.stop_current = run, trio.CancelScope()
-        trouble = ""
-        try:
-            await run.evaluate_env()
-            if not await run.holds():
-                await self.skip(run)
-                return
-        except StepFailed as error:
-            trouble = str(error)
-        name = storable(self.masker.mask(await run.name()))
-        console = self.console(number)
-        started = self.clock()
-        await self.log.begin_step(number)
-        await self.observer.step_started(number, name)
-        ended = Ended(outcome=Outcome.CANCELLED, reason="the job was stopped")
-        conclusion = ended.outcome
-        try:
-            ended = await self.perform(run, console, trouble)
-            conclusion = await self.concluded(run, console, ended)
-        except MachineLost as error:
-            conclusion = Outcome.LOST
-            ended = Ended(outcome=Outcome.LOST, reason=f"the machine was lost: {error}")
-            raise
-        finally:
-            self.current = None
-            self.state.take_step(step.id, ended.outputs, ended.outcome, conclusion)
-            self.annotations += console.annotations
-            if ended.summary.strip():
-                self.summaries.append(ended.summary)
-            # Also when this task is being cancelled: who is shown the step must learn that it ended.
-            with trio.move_on_after(_RECORD_SECONDS, shield=True):
-                await self.put_result(
-                    number, step.id, name, ended.outcome, conclusion, ended.reason, ended.exit_code, started
-                )
-
-    async def perform(self, run: StepRun, console: Console, trouble: str) -> Ended:
-        """Run a step whose `if` holds, within its time and until it is stopped."""
-        ended: Ended | None = None
-        minutes: float | None = None
-        try:
-            if trouble:
-                raise StepFailed(trouble)
-            minutes = await run.minutes()
-            with self.stop_current, trio.move_on_after(math.inf if minutes is None else minutes * 60) as time:
-                ended = await run.run(console)
-            if ended is None and time.cancelled_caught:
-                reason = f"The step has timed out after {minutes:g} minutes."
-                await console.error(reason)
-                ended = Ended(outcome=Outcome.TIMED_OUT, reason=reason)
-            elif ended is None:
-                reason = self.verdict[1] if self.verdict else "it was stopped"
-                await console.error(f"The operation was canceled: {reason}.")
-                ended = Ended(outcome=Outcome.CANCELLED, reason=reason)
-        except StepFailed as error:
-            await console.error(str(error)[0].upper() + str(error)[1:])
-            ended = Ended(outcome=Outcome.FAILURE, reason=str(error))
-        if run.step.run is None or ended.outcome is Outcome.INFRA_ERROR:
-            return ended
-        with trio.move_on_after(_COLLECT_SECONDS):
-            return await run.collect(console, ended)
-        await console.error("The step's files could not be read in time.")
-        return ended if not ended.outcome.green else Ended(outcome=Outcome.FAILURE, reason="no files")
-
-    async def concluded(self, run: StepRun, console: Console, ended: Ended) -> Outcome:
-        """The step's conclusion: its outcome, but success where it may fail."""
-        if ended.outcome is Outcome.INFRA_ERROR:
-            self.verdict = (Outcome.INFRA_ERROR, ended.reason)
-        if ended.outcome not in (Outcome.FAILURE, Outcome.TIMED_OUT):
-            return ended.outcome
-        try:
-            return Outcome.SUCCESS if await run.may_fail() else ended.outcome
-        except StepFailed as error:
-            await console.error(str(error))
-            return ended.outcome
-
-    async def skip(self, run: StepRun) -> None:
-        written = run.step.condition
-        why = {"failure": "an earlier step failed", "cancelled": "the job was cancelled"}
-        reason = (
-            f"its `if` does not hold: {written}" if written is not None else why.get(self.state.status, "")
-        )
-        self.state.take_step(run.step.id, {}, Outcome.SKIPPED, Outcome.SKIPPED)
-        self.current = None
-        name = await run.name()
-        await self.put_result(run.number, run.step.id, name, Outcome.SKIPPED, Outcome.SKIPPED, reason)
-
-    async def put_result(
-        self,
-        number: int,
-        key: str,
-        name: str,
-        outcome: Outcome,
-        conclusion: Outcome,
-        reason: str,
-        exit_code: int | None = None,
-        started: float | None = None,
-    ) -> None:
-        result = StepResult(
-            number=number,
-            id=key,
-            name=storable(self.masker.mask(name)),
-            outcome=outcome,
-            conclusion=conclusion,
-            exit_code=exit_code,
-            started=started,
-            ended=None if started is None else self.clock(),
-            reason=storable(self.masker.mask(reason)),
-        )
-        self.results.append(result)
-        await self.observer.step_ended(result)
+        for turn in tuple(self.turns):
+            if not await turn.goes_on():
+                turn.stop(reason)
 
     async def leave_out_the_rest(self) -> None:
         """Record the steps that were not reached."""
-        done = {result.number for result in self.results}
         reason = self.verdict[1] if self.verdict else "the job ended before it"
-        for number, step in enumerate(self.spec.job.steps, 1):
-            if number not in done:
+        for number, step in ((each.number, each.step) for each in self.steps):
+            if not self.record.has(number):
                 name = default_name(step) if step.name is None else str(step.name)
-                await self.put_result(number, step.id, name, Outcome.SKIPPED, Outcome.SKIPPED, reason)
+                await self.record.put(number, step.id, name, Outcome.SKIPPED, Outcome.SKIPPED, reason=reason)
 
     async def outputs(self) -> dict[str, str]:
         """Evaluate the job's outputs; what holds a secret is dropped with a warning."""
@@ -318,18 +246,11 @@ class _JobRun:
                 self.verdict = self.verdict or (Outcome.FAILURE, reason)
             elif value:
                 outputs[name] = storable(value)
-        self.annotations += console.annotations
+        self.record.annotations += console.annotations
         return outputs
 
     def result(self, outcome: Outcome, reason: str, outputs: Mapping[str, str] | None = None) -> JobResult:
-        return JobResult(
-            outcome=outcome,
-            reason=storable(self.masker.mask(reason)),
-            outputs=dict(outputs or {}),
-            steps=tuple(self.results),
-            annotations=tuple(self.annotations),
-            summary=joined(storable(self.masker.mask("\n\n".join(self.summaries))), self.spec.limits.summary),
-        )
+        return self.record.result(outcome, reason, outputs or {}, summary=self.spec.limits.summary)
 
     async def introduce(self) -> None:
         """Say at the head of the log what runs where."""
@@ -358,13 +279,15 @@ class _JobRun:
                 f"The secret {short[0]} has fewer than {SHORT} characters: masking it will also hide "
                 "other text, and outputs that happen to contain it are dropped."
             )
-            self.annotations += console.annotations
+            self.record.annotations += console.annotations
 
     async def end_early(self, outcome: Outcome, reason: str) -> None:
+        if self.verdict and self.verdict[0] is outcome:
+            return  # several steps may see the machine end
         self.verdict = self.verdict or (outcome, reason)
         console = self.console(0)
         await console.error(reason[0].upper() + reason[1:])
-        self.annotations += console.annotations
+        self.record.annotations += console.annotations
 
     def minutes(self, key: str, written: Any) -> float | None:
         return minutes_of(value_of(written, self.state.contexts({})), key)

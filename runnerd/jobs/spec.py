@@ -46,3 +46,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     """Show `::debug::` lines and set RUNNER_DEBUG."""
     limits: JobLimits = JobLimits()
+
+
+def wants_debug(spec: JobSpec, secrets: Mapping[str, str]) -> bool:
+    """Whether the repository asks for `::debug::` lines: by a secret or variable ACTIONS_STEP_DEBUG."""
+    variables = spec.contexts.get("vars") or {}
+    return "true" in (secrets.get("ACTIONS_STEP_DEBUG"), variables.get("ACTIONS_STEP_DEBUG"))

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from runnerd.jobs import contexts
-from runnerd.jobs.environment_files import REFUSED, is_protected, prepend
+from runnerd.jobs.environment_files import prepend
 from runnerd.jobs.spec import JobSpec
 from runnerd.machines.driver import Paths
 from runnerd.model import Outcome
 
 _SHOWN = {Outcome.TIMED_OUT: "failure", Outcome.LOST: "failure", Outcome.INFRA_ERROR: "failure"}
+
+
+class Effects(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step did to the steps after it; it shows once `JobState.show` is told."""
+
+    outputs: Mapping[str, str] = {}
+    variables: Mapping[str, str] = {}
+    """Written to GITHUB_ENV."""
+    paths: tuple[str, ...] = ()
+    """Written to GITHUB_PATH, in the order written."""
 
 
 class JobState:
@@ -36,11 +48,11 @@ class JobState:
         """GITHUB_WORKSPACE."""
         return str(self.github["workspace"])
 
-    def contexts(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        """Return every context a step's expressions may name; `environment` is its `env`."""
+    def contexts(self, environment: Mapping[str, str], action: str = "") -> dict[str, Any]:
+        """Return every context a step's expressions may name, given its `env` and `github.action`."""
         given = self._spec.contexts
         return {
-            "github": self.github,
+            "github": {**self.github, "action": action},
             "env": dict(environment),
             "job": {"status": self.status},
             "steps": self._steps,
@@ -49,36 +61,30 @@ class JobState:
             **{name: given.get(name) for name in ("strategy", "matrix", "needs", "inputs", "vars")},
         }
 
-    def variables(self, environment: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
-        """Return the whole environment of a step's process, given its `env` and the paths of its files."""
+    def variables(
+        self, environment: Mapping[str, str], files: Mapping[str, str], action: str = ""
+    ) -> dict[str, str]:
+        """Return the environment of a step's process, given its `env`, its files and `github.action`."""
         merged = contexts.base_environment(self._paths) | dict(environment)
         merged["PATH"] = ":".join([*self._path, merged["PATH"]])
-        return merged | contexts.runner_environment(self.github, self._runner, self._paths, files)
+        github = {**self.github, "action": action}
+        return merged | contexts.runner_environment(github, self._runner, self._paths, files)
 
-    def take_variables(self, pairs: list[tuple[str, str]]) -> list[str]:
-        """Take what a step wrote to GITHUB_ENV, and return the names it may not set."""
-        refused = []
-        for name, value in pairs:
-            if name in REFUSED or is_protected(name) or "\0" in name + value:
-                refused.append(name)
-            else:
-                self.environment[name] = value
-        return refused
-
-    def take_paths(self, added: list[str]) -> None:
-        """Take what a step wrote to GITHUB_PATH."""
-        self._path = prepend(self._path, [path for path in added if "\0" not in path])
-
-    def take_step(self, key: str, outputs: Mapping[str, str], outcome: Outcome, conclusion: Outcome) -> None:
-        """Record how a step ended under its id, for the `steps` context; without an id there is no record."""
-        if not conclusion.green and self.status == "success":
-            self.status = "failure"
+    def show(self, key: str, effects: Effects, outcome: Outcome, conclusion: Outcome) -> None:
+        """Let later steps see what a step did: its variables, its paths and, under its id, how it ended."""
+        self.environment |= effects.variables
+        self._path = prepend(self._path, list(effects.paths))
         if key:
             self._steps[key] = {
-                "outputs": dict(outputs),
+                "outputs": dict(effects.outputs),
                 "outcome": _SHOWN.get(outcome, str(outcome)),
                 "conclusion": _SHOWN.get(conclusion, str(conclusion)),
             }
+
+    def count(self, conclusion: Outcome) -> None:
+        """Let a step's conclusion count for the job's status. A cancelled step does not make it a failure."""
+        if not conclusion.green and conclusion is not Outcome.CANCELLED and self.status == "success":
+            self.status = "failure"
 
     def room_for(self, outputs: Mapping[str, str]) -> bool:
         """Whether the outputs of all steps together stay in bounds with these; counts them if so."""

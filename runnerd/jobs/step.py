@@ -11,28 +11,28 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
-from runnerd.jobs import environment_files, shells
+from runnerd.jobs import shells
 from runnerd.jobs.checkout import ACTION, CheckoutRefused, read_inputs
+from runnerd.jobs.collection import environment_size
 from runnerd.jobs.console import Console
-from runnerd.jobs.environment_files import BadEnvironmentFile
 from runnerd.jobs.evaluation import Functions, evaluated, status_functions
 from runnerd.jobs.keys import NAME, StepFailed, default_name, environment_of, minutes_of
 from runnerd.jobs.ports import Checkout
+from runnerd.jobs.sequence import Placed
 from runnerd.jobs.shells import NoShell
 from runnerd.jobs.spec import JobSpec
-from runnerd.jobs.state import JobState
+from runnerd.jobs.state import Effects, JobState
 from runnerd.jobs.workplace import Workplace
 from runnerd.machines.driver import Command, Exit, Machine
 from runnerd.model import Event, Outcome
 from runnerd.workflow import ExpressionError, condition, interpolate, value_of
-from runnerd.workflow.model import Defaults, Scalar, Step
+from runnerd.workflow.model import Defaults, Scalar
 
 T = TypeVar("T")
 
 
 _NAMED = 100
 """Variables that are named in the log, at most."""
-_LARGE = 64 << 10
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     exit_code: int | None = None
     reason: str = ""
-    outputs: Mapping[str, str] = {}
+    effects: Effects = Effects()
     summary: str = ""
 
 
@@ -51,16 +51,16 @@ class StepRun:
     def __init__(
         self,
         spec: JobSpec,
-        step: Step,
-        number: int,
+        placed: Placed,
         state: JobState,
         place: Workplace,
         machine: Machine,
         checkout: Checkout,
     ) -> None:
-        self.step = step
-        self.number = number
+        self.step = placed.step
+        self.number = placed.number
         self.environment: dict[str, str] = dict(state.environment)
+        self._placed = placed
         self._spec = spec
         self._state = state
         self._place = place
@@ -69,20 +69,25 @@ class StepRun:
 
     async def evaluate_env(self) -> None:
         """Work out the step's `env` on top of the job's; raises `StepFailed`."""
-        contexts = self._state.contexts(self.environment)
+        contexts = self._contexts()
         self.environment |= await self._evaluate(lambda f: environment_of(self.step.env, contexts, f), "env")
 
     async def holds(self) -> bool:
         """Whether the step's `if` holds now; raises `StepFailed` when it cannot be told."""
-        contexts = self._state.contexts(self.environment)
-        return await self._evaluate(
-            lambda functions: condition(self.step.condition, contexts, functions=functions), "if"
-        )
+        if self._placed.control:
+            return True
+        written = [self.step.condition]
+        if self._placed.group is not None:
+            written.insert(0, self._placed.group)
+        for each in written:
+            if not await self._holds(each):
+                return False
+        return True
 
     async def name(self) -> str:
         """The step's name as people see it."""
         written = default_name(self.step) if self.step.name is None else self.step.name
-        contexts = self._state.contexts(self.environment)
+        contexts = self._contexts()
         try:
             text = await self._evaluate(lambda f: interpolate(written, contexts, functions=f), "name")
         except StepFailed:
@@ -108,52 +113,9 @@ class StepRun:
             raise StepFailed(
                 f"the action {self.step.uses} cannot be run yet; only `run` steps and actions/checkout can"
             )
-        raise StepFailed("this kind of step (wait, cancel, parallel) cannot be run yet")
-
-    async def collect(self, console: Console, ended: Ended) -> Ended:
-        """Take over what the step wrote to its files; what breaks their format fails the step."""
-        limit = self._spec.limits
-        sizes = dict.fromkeys(("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH"), limit.environment_file)
-        files = await self._place.read(self.number, sizes | {"GITHUB_STEP_SUMMARY": limit.summary})
-        outputs = dict(console.outputs)
-        failed = console.failed
-        summary = ""
-        for variable, problem in files.problems.items():
-            failed = failed or variable != "GITHUB_STEP_SUMMARY"
-            await console.error(f"Unable to process the file ${variable}: {problem}.")
-        try:
-            outputs |= dict(await _parsed(files.texts["GITHUB_OUTPUT"]))
-        except BadEnvironmentFile as error:
-            failed = True
-            await console.error(f"Unable to process the file $GITHUB_OUTPUT: {error}.")
-        try:
-            pairs = await _parsed(files.texts["GITHUB_ENV"])
-        except BadEnvironmentFile as error:
-            failed = True
-            await console.error(f"Unable to process the file $GITHUB_ENV: {error}.")
-        else:
-            before = dict(self._state.environment)
-            refused = self._state.take_variables(pairs)
-            for name in refused[:_NAMED]:
-                await console.error(f"Can't store {name} by way of $GITHUB_ENV: it is the runner's own.")
-            if environment_size(self._state.environment) > limit.environment:
-                failed = True
-                self._state.environment = before
-                await console.error("The variables set by way of $GITHUB_ENV are too large together.")
-        self._state.take_paths(environment_files.parse_paths(files.texts["GITHUB_PATH"]))
-        summary = files.texts["GITHUB_STEP_SUMMARY"]
-        if not self._state.room_for(outputs):
-            failed, outputs = True, {}
-            await console.error("The outputs of this job's steps are too large together; these are dropped.")
-        if failed and ended.outcome is Outcome.SUCCESS:
-            ended = msgspec.structs.replace(
-                ended, outcome=Outcome.FAILURE, reason="a command or file of the step could not be processed"
-            )
-        return msgspec.structs.replace(ended, outputs={**ended.outputs, **outputs}, summary=summary)
+        raise StepFailed("a step that waits or cancels does nothing by itself")
 
     async def _script(self, console: Console) -> Ended:
-        if await self._value(self.step.background, "background"):
-            raise StepFailed("background steps cannot be run yet")
         text = await self._text(self.step.run, "run")
         defaults = self._defaults()
         try:
@@ -163,7 +125,9 @@ class StepRun:
         folder = posixpath.join(
             self._state.workspace, await self._optional(defaults.working_directory, "working-directory") or ""
         )
-        variables = self._state.variables(self.environment, self._place.files(self.number))
+        variables = self._state.variables(
+            self.environment, self._place.files(self.number), self._placed.action
+        )
         self._check(variables)
         await self._introduce(console, text, f"shell: {shell.display}")
         self._place.used = True
@@ -208,7 +172,7 @@ class StepRun:
         await console.line(
             f"{sha}{f' ({ref})' if ref else ''} is in {request.folder}; no token entered the machine"
         )
-        return Ended(outcome=Outcome.SUCCESS, outputs={"commit": sha, "ref": ref})
+        return Ended(outcome=Outcome.SUCCESS, effects=Effects(outputs={"commit": sha, "ref": ref}))
 
     async def _introduce(self, console: Console, script: str, details: str) -> None:
         """Log what is run, with which variables, in a group as GitHub does."""
@@ -243,15 +207,22 @@ class StepRun:
             if "\0" in name + value or "=" in name or not name:
                 raise StepFailed(f"the environment variable {name[:80]!r} has a NUL or '=' where none can be")
 
+    async def _holds(self, written: Scalar) -> bool:
+        contexts = self._contexts()
+        return await self._evaluate(lambda f: condition(written, contexts, functions=f), "if")
+
+    def _contexts(self) -> dict[str, Any]:
+        return self._state.contexts(self.environment, self._placed.action)
+
     async def _text(self, written: Scalar, key: str) -> str:
-        contexts = self._state.contexts(self.environment)
+        contexts = self._contexts()
         return await self._evaluate(lambda f: interpolate(written, contexts, functions=f), key)
 
     async def _optional(self, written: str | None, key: str) -> str | None:
         return None if written is None else await self._text(written, key)
 
     async def _value(self, written: Scalar, key: str) -> Any:
-        contexts = self._state.contexts(self.environment)
+        contexts = self._contexts()
         return await self._evaluate(lambda f: value_of(written, contexts, functions=f), key)
 
     async def _evaluate(self, compute: Callable[[Functions], T], key: str) -> T:
@@ -262,17 +233,6 @@ class StepRun:
             return await evaluated(compute, status_functions(self._state.status), hash_files)
         except (ExpressionError, OSError, ValueError) as error:
             raise StepFailed(f"`{key}` cannot be evaluated: {error}") from error
-
-
-def environment_size(variables: Mapping[str, str]) -> int:
-    """Return about how many bytes the variables take in a process."""
-    return sum(len(name) + len(value) + 2 for name, value in variables.items())
-
-
-async def _parsed(text: str) -> list[tuple[str, str]]:
-    if len(text) < _LARGE:
-        return environment_files.parse_pairs(text)
-    return await trio.to_thread.run_sync(environment_files.parse_pairs, text)
 
 
 async def _judged(ended: Exit, console: Console) -> Ended:

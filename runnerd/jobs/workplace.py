@@ -13,16 +13,10 @@ import msgspec
 import trio
 
 from runnerd.jobs import hashing
+from runnerd.jobs.contexts import FILES
 from runnerd.jobs.shells import PROBED
 from runnerd.machines.driver import Command, Machine
 
-_FILES = {
-    "GITHUB_ENV": "set_env",
-    "GITHUB_OUTPUT": "set_output",
-    "GITHUB_PATH": "add_path",
-    "GITHUB_STATE": "save_state",
-    "GITHUB_STEP_SUMMARY": "step_summary",
-}
 _READ = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
 
 _ANSWER = 64 << 10
@@ -70,7 +64,7 @@ class Workplace:
 
     def files(self, step: int) -> dict[str, str]:
         """Return the path of each of a step's files, by variable."""
-        return {variable: f"{self._folder}/{name}_{step}" for variable, name in _FILES.items()}
+        return {variable: f"{self._folder}/{name}_{step}" for variable, name in FILES.items()}
 
     async def put_script(self, step: int, suffix: str, text: str) -> str:
         """Write a step's script, byte for byte, and return its path; half a surrogate pair becomes `?`."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runnerd.jobs.environment_files import BadEnvironmentFile, is_protected, parse_pairs, parse_paths, prepend
+from runnerd.jobs.environment_files import BadEnvironmentFile, is_refused, parse_pairs, parse_paths, prepend
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,8 @@ def test_the_last_path_comes_first_and_each_once():
     assert prepend(["/x"], ["/a", "/b", "/a"]) == ["/a", "/b", "/x"]
 
 
-@pytest.mark.parametrize(
-    ("name", "protected"),
-    [("GITHUB_SHA", True), ("github_x", True), ("RUNNER_TEMP", True), ("CI", False), ("MY_GITHUB_X", False)],
-)
-def test_the_runners_names_are_protected(name, protected):
-    """Whatever their case; CI may be set."""
-    assert is_protected(name) is protected
+@pytest.mark.parametrize("name", ["NODE_OPTIONS", "node_options"])
+def test_what_would_run_code_in_actions_is_refused(name):
+    """However it is spelled."""
+    assert is_refused(name)
+    assert not is_refused("NODE_ENV")

@@ -1,33 +1,9 @@
-"""What a job came to."""
+"""What cannot be run, and how texts are stored."""
 
 import msgspec
 import pytest
 
-from runnerd.jobs.outcome import joined, judged, storable, unrunnable
-from runnerd.model import Outcome, StepResult
-
-
-def step(number: int, outcome: Outcome, conclusion: Outcome | None = None) -> StepResult:
-    return StepResult(
-        number=number,
-        id="",
-        name=f"s{number}",
-        outcome=outcome,
-        conclusion=conclusion or outcome,
-        reason="why",
-    )
-
-
-def test_the_first_step_that_failed_tells():
-    """Forgiven and skipped steps do not."""
-    steps = [
-        step(1, Outcome.FAILURE, Outcome.SUCCESS),
-        step(2, Outcome.SKIPPED),
-        step(3, Outcome.TIMED_OUT),
-        step(4, Outcome.FAILURE),
-    ]
-    assert judged(steps) == (Outcome.FAILURE, "the step 's3' failed: why")
-    assert judged(steps[:2]) == (Outcome.SUCCESS, "")
+from runnerd.jobs.outcome import joined, storable, unrunnable
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from runnerd.jobs.spec import JobLimits
-from runnerd.jobs.state import JobState
+from runnerd.jobs.state import Effects, JobState
 from runnerd.machines.driver import Paths
 from runnerd.model import Outcome
 
@@ -23,25 +23,26 @@ def state(bench) -> JobState:
         (Outcome.SKIPPED, "success"),
         (Outcome.FAILURE, "failure"),
         (Outcome.TIMED_OUT, "failure"),
+        (Outcome.CANCELLED, "success"),
     ],
 )
 def test_the_status_follows_conclusions(state, conclusion, status):
-    """What was forgiven or skipped changes nothing."""
-    state.take_step("a", {}, Outcome.FAILURE, conclusion)
+    """What was forgiven, skipped or cancelled on purpose changes nothing."""
+    state.count(conclusion)
     assert state.status == status
 
 
 def test_a_cancelled_job_stays_cancelled(state):
     """A failing clean-up step does not turn it into a failure."""
     state.status = "cancelled"
-    state.take_step("a", {}, Outcome.FAILURE, Outcome.FAILURE)
+    state.count(Outcome.FAILURE)
     assert state.status == "cancelled"
 
 
 def test_steps_are_seen_by_id_with_githubs_words(state):
     """A time-out is a failure to expressions; a step without an id is not seen."""
-    state.take_step("a", {"x": "1"}, Outcome.TIMED_OUT, Outcome.TIMED_OUT)
-    state.take_step("", {"x": "2"}, Outcome.SUCCESS, Outcome.SUCCESS)
+    state.show("a", Effects(outputs={"x": "1"}), Outcome.TIMED_OUT, Outcome.TIMED_OUT)
+    state.show("", Effects(outputs={"x": "2"}), Outcome.SUCCESS, Outcome.SUCCESS)
     assert state.contexts({})["steps"] == {
         "a": {"outputs": {"x": "1"}, "outcome": "failure", "conclusion": "failure"}
     }
@@ -56,25 +57,22 @@ def test_contexts_hold_what_expressions_may_name(state):
     assert contexts["runner"]["temp"] == "/home/runner/work/_temp"
 
 
-def test_variables_and_their_protection(state):
-    """Ours win over a step's; refused names are told."""
-    assert state.take_variables([("A", "1"), ("NODE_OPTIONS", "x"), ("GITHUB_X", "y"), ("B", "\0")]) == [
-        "NODE_OPTIONS",
-        "GITHUB_X",
-        "B",
-    ]
-    variables = state.variables({"GITHUB_REF": "fake", "A": "2"}, {"GITHUB_ENV": "/e"})
-    assert (variables["GITHUB_REF"], variables["A"], variables["GITHUB_ENV"]) == (
-        "refs/heads/main",
-        "2",
-        "/e",
-    )
+def test_the_runners_variables_win(state):
+    """Whatever a step's `env` says of them."""
+    variables = state.variables({"GITHUB_REF": "fake", "A": "2"}, {"GITHUB_ENV": "/e"}, "me")
+    names = ("GITHUB_REF", "A", "GITHUB_ENV", "GITHUB_ACTION")
+    assert [variables[name] for name in names] == ["refs/heads/main", "2", "/e", "me"]
+
+
+def test_what_a_step_set_shows_to_later_ones(state):
+    """Variables it wrote are in the job's environment from then on."""
+    state.show("", Effects(variables={"A": "1"}), Outcome.SUCCESS, Outcome.SUCCESS)
     assert state.environment == {"A": "1"}
 
 
 def test_added_folders_come_before_the_search_path(state):
     """Also before one that a workflow's `env` gives."""
-    state.take_paths(["/a", "/b"])
+    state.show("", Effects(paths=("/a", "/b")), Outcome.SUCCESS, Outcome.SUCCESS)
     assert state.variables({"PATH": "/mine"}, {})["PATH"] == "/b:/a:/mine"
 
 

@@ -86,13 +86,7 @@ def _step(source: Source, mapping: Map, at: Any) -> Step | None:
     else:
         _no_kind(source, mapping, at)
         return None
-    if kind not in ("run", "uses") or "background" in mapping:
-        if "background" not in source.features:
-            word = "background" if kind in ("run", "uses") else kind
-            source.cannot(
-                mapping.keys_at[word], f"`{word}` steps are not supported yet: run the steps one by one"
-            )
-    elif not fields.get(kind):
+    if kind in ("run", "uses") and not fields.get(kind):
         return None
     if "with_" in fields and INSERT in fields["with_"]:
         source.cannot(at, "`with` given by an expression is not supported: write its inputs")

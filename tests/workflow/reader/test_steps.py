@@ -6,8 +6,6 @@ import pytest
 
 from runnerd.workflow import load
 
-BACKGROUND = frozenset(("background",))
-
 
 def test_steps_are_read(job):
     """All keys of both kinds come out, with the place of each step."""
@@ -57,7 +55,13 @@ def test_steps_are_read(job):
 )
 def test_wrong_steps_are_named(job_problems, steps, words):
     """Each mistake says what is wrong."""
-    assert words in job_problems("", steps=steps, features=BACKGROUND)[0]
+    assert (
+        words
+        in job_problems(
+            "",
+            steps=steps,
+        )[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,6 @@ def test_background_steps_are_read():
         "on: push\njobs: {a: {runs-on: x, steps: [{id: s, run: x, background: true}, {wait: s}, {cancel: s}, "
         "{wait-all: }, {parallel: [{id: p, run: a}, {run: b}]}, {wait: p}]}}",
         path="w",
-        features=BACKGROUND,
     )
     background, wait, cancel, wait_all, parallel, _ = found.jobs["a"].steps
     assert background.background is True
@@ -88,14 +91,5 @@ def test_waiting_for_a_step_that_is_not_in_the_background_is_warned_about():
     found = load(
         "on: push\njobs: {a: {runs-on: x, steps: [{id: s, run: x}, {wait: [s]}]}}",
         path="w",
-        features=BACKGROUND,
     )
     assert "does not run in the background" in found.warnings[0].message
-
-
-def test_background_steps_are_unsupported_unless_the_caller_can():
-    """Each control word is named with its place."""
-    found = load(
-        "on: push\njobs: {a: {runs-on: x, steps: [{id: s, run: x, background: true}, {wait: s}]}}", path="w"
-    )
-    assert [each.message.split("`")[1] for each in found.unsupported] == ["background", "wait"]

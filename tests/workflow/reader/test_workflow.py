@@ -50,7 +50,7 @@ def examples(cases):
                 if "skip-reusable-workflows" in options or "is-partial-rerun" in options
                 else resolve,
                 limits=Limits(**{key: value for key, value in limits.items() if value is not None}),
-                features=frozenset(("background", "reusable")),
+                features=frozenset(("reusable",)),
                 permissions=POLICIES.get(options.get("permissions-policy")),
             )
         except WorkflowErrors as errors:
@@ -85,7 +85,7 @@ def test_the_places_of_problems_are_github_s(reference):
 
 def test_files_made_from_the_schema_get_the_right_verdict(generated, problems):
     """Hundreds of files that use every definition: the valid are taken, one wrong key is the only problem found."""
-    features = frozenset(("background", "containers", "services"))
+    features = frozenset(("containers", "services"))
     wrong = [
         (text, found)
         for text, valid in generated
@@ -237,7 +237,7 @@ def test_no_text_raises_anything_but_workflow_errors(text):
             found = load(
                 prefix + text,
                 path="w",
-                features=frozenset(("background", "reusable")),
+                features=frozenset(("reusable",)),
                 resolve=lambda name: text,
             )
         except WorkflowErrors as errors:
