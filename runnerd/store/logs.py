@@ -57,6 +57,14 @@ async def read(path: Path, offset: int, limit: int) -> tuple[bytes, int]:
     return await trio.to_thread.run_sync(partial(_read, path, offset, limit), limiter=_threads)
 
 
+async def tail(path: Path, since: float | None, until: float | None, lines: int = 40) -> str:
+    """The last lines that were logged between two times (seconds since the epoch), without their times.
+
+    None leaves a side open. Looked for in the last `TAIL` bytes; empty where there is no log.
+    """
+    return await trio.to_thread.run_sync(partial(_last, path, since, until, lines), limiter=_threads)
+
+
 class Cap:
     """Bounds one step's log: its head passes, then only its tail is kept. Pure.
 
@@ -268,6 +276,28 @@ def _open(path: Path) -> int:
     if size and os.pread(file, 1, size - 1) != b"\n":
         os.write(file, b"\n")  # a daemon died within its last line
     return file
+
+
+def _last(path: Path, since: float | None, until: float | None, lines: int) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            data = file.read(TAIL)
+    except OSError:
+        return ""
+    found = data.split(b"\n")
+    if size > TAIL:
+        found = found[1:]  # begins within a line
+    first = b"" if since is None else _stamp(since)
+    last = b"9" if until is None else _stamp(until + 1.0)  # what was on its way when the step ended
+    kept = deque((line for line in found if line and first <= line[: len(first) or 1] and line < last), lines)
+    return b"\n".join(line.partition(b" ")[2] for line in kept).decode("utf-8", "replace")
+
+
+def _stamp(at: float) -> bytes:
+    """A time as lines begin with it, to the second: earlier lines are smaller."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def _read(path: Path, offset: int, limit: int) -> tuple[bytes, int]:
