@@ -86,7 +86,8 @@ class Api:
             "draining": self._draining,
             "open_runs": await self._ledger.open_runs(),
             "pending_deliveries": len(await self._ledger.pending_deliveries(PENDING_COUNTED)),
-            "reports_owed": await self._ledger.outbox_depth(),
+            "reports_owed": (backlog := await self._ledger.outbox_backlog()).owed,
+            "reports": backlog,
         }
 
     async def runs(self, limit: int, before: int | None, repository: str | None) -> Sequence[RunRecord]:

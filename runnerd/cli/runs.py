@@ -175,11 +175,23 @@ def tree(run: Mapping[str, Any], jobs: list[Mapping[str, Any]]) -> Iterator[str]
             yield f"    {step['number']} {clean(step['name'])}: {step['outcome']}{allowed}{code}, took {took}"
 
 
+def _backlog(reports: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how old the oldest report is that the forge has not heard, and why."""
+    now = status["started"] + status["uptime"]
+    if reports["oldest"] is not None:
+        yield f"oldest report: {duration(now - reports['oldest'])} old"
+    if reports["problem"]:
+        yield f"last report problem: {clean(reports['problem'])}"
+
+
 def described(status: Mapping[str, Any]) -> Iterator[str]:
     """Yield the daemon's status as `key: value` lines."""
     for key, value in status.items():
         if key == "started":
             continue  # the uptime says it
+        if key == "reports":
+            yield from _backlog(value, status)
+            continue
         text = duration(value) if key == "uptime" else value
         if isinstance(value, list):
             text = ", ".join(map(str, value)) or "none"

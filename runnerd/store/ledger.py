@@ -19,6 +19,7 @@ from runnerd.store.deliveries import Accepted
 from runnerd.store.errors import CannotOpen, IllegalTransition, LedgerUnavailable, StaleEpoch
 from runnerd.store.lock import StateLock
 from runnerd.store.records import (
+    Backlog,
     Delivery,
     DeliveryRecord,
     DeliveryState,
@@ -292,6 +293,14 @@ class Ledger:
     async def outbox_retry(self, id: int, at: float, error: str) -> None:
         """Sending failed: the report is due again at `at`."""
         await self._write(partial(outbox.retry, id=id, at=at, error=error))
+
+    async def outbox_put_off(self, repository: str, at: float, error: str) -> None:
+        """No report about this repository is due before `at`; it does not count as an attempt."""
+        await self._write(partial(outbox.put_off, repository=repository, at=at, error=error))
+
+    async def outbox_backlog(self) -> Backlog:
+        """How many reports are owed, since when, and why the last one was put off."""
+        return await self._read(outbox.backlog)
 
     async def outbox_depth(self) -> int:
         """How many reports are owed."""

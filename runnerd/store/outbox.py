@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from runnerd.store.records import Kind, OutboxRow, ReportState
-from runnerd.store.tables import outbox
+from runnerd.store.records import Backlog, Kind, OutboxRow, ReportState
+from runnerd.store.tables import outbox, runs
 
 ERROR_LIMIT = 1000
 """Characters kept of why a report could not be sent."""
@@ -36,6 +36,24 @@ _again = (
     sa.update(outbox)
     .where(_this, outbox.c.sent.is_(None))
     .values(attempts=outbox.c.attempts + 1, due=sa.bindparam("at"), error=sa.bindparam("why"))
+)
+_put_off = (
+    sa.update(outbox)
+    .where(
+        outbox.c.sent.is_(None),
+        outbox.c.due < sa.bindparam("at"),
+        outbox.c.run.in_(sa.select(runs.c.id).where(runs.c.repository == sa.bindparam("of"))),
+    )
+    .values(due=sa.bindparam("at"), error=sa.bindparam("why"))
+)
+_oldest = (
+    sa.select(outbox.c.created, outbox.c.due).where(outbox.c.sent.is_(None)).order_by(outbox.c.id).limit(1)
+)
+_last_error = (
+    sa.select(outbox.c.error)
+    .where(outbox.c.sent.is_(None), outbox.c.error != "")
+    .order_by(outbox.c.due.desc(), outbox.c.id.desc())
+    .limit(1)
 )
 
 
@@ -93,3 +111,17 @@ def retry(connection: sa.Connection, id: int, at: float, error: str) -> None:
 def depth(connection: sa.Connection) -> int:
     """How many reports are owed."""
     return int(connection.execute(_depth).scalar_one())
+
+
+def put_off(connection: sa.Connection, repository: str, at: float, error: str) -> None:
+    """Nothing about this repository is due before `at`; no attempt is counted."""
+    connection.execute(_put_off, {"of": repository, "at": at, "why": error[:ERROR_LIMIT]})
+
+
+def backlog(connection: sa.Connection) -> Backlog:
+    """What is owed, at a glance."""
+    oldest = connection.execute(_oldest).first()
+    if oldest is None:
+        return Backlog(owed=0)
+    error = connection.execute(_last_error).scalar_one_or_none() or ""
+    return Backlog(owed=depth(connection), oldest=oldest.created, due=oldest.due, problem=error)

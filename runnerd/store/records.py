@@ -75,6 +75,18 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     created: float
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """The reports that are owed, at a glance; times in seconds since the epoch, None when none is."""
+
+    owed: int
+    oldest: float | None = None
+    """When the one that waits longest was written down."""
+    due: float | None = None
+    """When that one is tried next."""
+    problem: str = ""
+    """Why the last one that was put off was."""
+
+
 class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
     """One machine that exists or may exist."""
 

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from runnerd.model import JobResult, Outcome
 from runnerd.store import jobs, outbox
 from runnerd.store.changes import EndJob, EndRun
-from runnerd.store.records import Kind, OutboxRow, ReportState
+from runnerd.store.records import Backlog, Kind, OutboxRow, ReportState
 
 
 def test_reports_are_due_oldest_first(desk):
@@ -98,4 +98,33 @@ def test_subjects_do_not_replace_each_other(desk):
             (None, "comment", "queued"),
         ],
         key=str,
+    )
+
+
+def test_a_repository_that_is_limited_waits_as_a_whole(desk):
+    """Nothing about it is due before the time, what waits longer still does, and no attempt is counted."""
+    run = desk.run_with(desk.new_job("a"), desk.new_job("b"), desk.new_job("c"))
+    rows = outbox.due(desk.connection, 100.0, 9)
+    outbox.retry(desk.connection, rows[2].id, 900.0, "later")
+    repository = desk.connection.execute(
+        sa.text(f"SELECT repository FROM runs WHERE id = {run}")
+    ).scalar_one()
+    outbox.put_off(desk.connection, "another/one", 500.0, "limit")
+    assert len(outbox.due(desk.connection, 100.0, 9)) == 2
+    outbox.put_off(desk.connection, repository, 500.0, "limit")
+    assert outbox.due(desk.connection, 499.0, 9) == []
+    assert [row.attempts for row in outbox.due(desk.connection, 500.0, 9)] == [0, 0]
+    assert len(outbox.due(desk.connection, 900.0, 9)) == 3
+
+
+def test_the_backlog_at_a_glance(desk):
+    """How many, how old the oldest is, when it is tried next, and why the last one was put off."""
+    assert outbox.backlog(desk.connection) == Backlog(owed=0)
+    desk.run_with(desk.new_job("a"), desk.new_job("b"))
+    assert outbox.backlog(desk.connection) == Backlog(owed=2, oldest=100.0, due=100.0)
+    first, second = outbox.due(desk.connection, 100.0, 9)
+    outbox.retry(desk.connection, first.id, 200.0, "a first problem")
+    outbox.retry(desk.connection, second.id, 300.0, "the token lacks a permission")
+    assert outbox.backlog(desk.connection) == Backlog(
+        owed=2, oldest=100.0, due=200.0, problem="the token lacks a permission"
     )
