@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from runnerd import log, metrics
-from runnerd.forge import reports
+from runnerd.forge import checks, reports
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.messages import OutboxChanged
 from runnerd.model import JobRecord, RunRecord
@@ -33,8 +33,6 @@ RETRY_MAX = 600.0
 DENIED_RETRY = 3600.0
 DENIED_TRIES = 24
 """How often a report that the forge refuses is offered again, once an hour, in case a right was missing."""
-TAIL_BYTES = 8 << 10
-"""Bytes at the end of a failed job's log that are looked at for its last lines."""
 RUNS_SEEN = 200
 """Newest runs of a repository among which those of one pull request are looked for."""
 
@@ -45,7 +43,8 @@ class ReporterActor:
     """Sends what the outbox holds, oldest first, one after the other; a report is done when it was heard.
 
     `forge` None writes `reports/RUN.json` and `reports/RUN.md` in `directory`. `state_directory` is where
-    the logs lie. `clock` gives the seconds since the epoch that the ledger counts in.
+    the logs lie. `comments` is "on", "off" or "auto": where results are no check runs. `clock` gives the
+    seconds since the epoch that the ledger counts in.
     """
 
     name = "reporter"
@@ -59,7 +58,7 @@ class ReporterActor:
         directory: Path,
         state_directory: Path,
         public_url: str = "",
-        comments: bool = True,
+        comments: str = "auto",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._mailbox = mailbox
@@ -72,6 +71,9 @@ class ReporterActor:
         self._clock = clock
         self._edited: dict[tuple[str, int], float] = {}
         self._paused_until = 0.0
+        self._put_off: set[str] = set()
+        """Repositories of which nothing more is sent from this batch."""
+        self._refused: set[tuple[str, str]] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send reports until the mailbox is closed, and then what is due at that moment."""
@@ -100,6 +102,7 @@ class ReporterActor:
         """Send one batch; returns how many reports were done with."""
         try:
             rows = [] if self._paused else await self._ledger.outbox_due(self._clock(), BATCH)
+            self._put_off.clear()
             done = 0
             for run in dict.fromkeys(row.run for row in rows):
                 done += await self._report(run, [row for row in rows if row.run == run])
@@ -121,7 +124,7 @@ class ReporterActor:
                 return await self._done(rows)
             done = 0
             for row in rows:
-                if not self._paused:
+                if not self._paused and run.repository not in self._put_off:
                     done += await self._tell(self._forge, run, jobs, row)
             return done
 
@@ -133,19 +136,31 @@ class ReporterActor:
         try:
             note = await self._say(forge, run, jobs, row)
         except ForgeUnavailable as error:
-            later = self._clock() + min(5.0 * 2.0 ** min(row.attempts, 10), RETRY_MAX)
-            self._paused_until = error.retry_at  # it would be no better for the others
-            await self._ledger.outbox_retry(row.id, max(error.retry_at, later), str(error))
-            _log.warning("report_delayed", error=str(error), attempts=row.attempts + 1)
+            await self._delay(run, row, error)
             return 0
         except ForgeDenied as error:
-            _log.error("report_refused", error=str(error), attempts=row.attempts + 1)
+            if (run.repository, error.permission) not in self._refused:  # a missing right is said once
+                _log.error("report_refused", error=str(error), attempts=row.attempts + 1)
+            if error.permission:
+                self._refused.add((run.repository, error.permission))
             await self._write(run, jobs, lasting=True)  # so that nothing is lost meanwhile
             if row.attempts < DENIED_TRIES:
                 await self._ledger.outbox_retry(row.id, self._clock() + DENIED_RETRY, str(error))
                 return 0
             note = f"given up: {error}"
         return 0 if note is None else await self._done([row], note)
+
+    async def _delay(self, run: RunRecord, row: OutboxRow, error: ForgeUnavailable) -> None:
+        """Put a report off, and with it those for which it would be no better."""
+        later = self._clock() + min(5.0 * 2.0 ** min(row.attempts, 10), RETRY_MAX)
+        await self._ledger.outbox_retry(row.id, max(error.retry_at, later), str(error))
+        match error.scope:
+            case "forge":
+                self._paused_until = error.retry_at
+            case "repository":
+                await self._ledger.outbox_put_off(run.repository, error.retry_at, str(error))
+                self._put_off.add(run.repository)
+        _log.warning("report_delayed", error=str(error), attempts=row.attempts + 1)
 
     async def _say(self, forge: Forge, run: RunRecord, jobs: list[JobRecord], row: OutboxRow) -> str | None:
         """Tell the forge what one row is about; returns a note, or None when it is to be said later."""
@@ -158,6 +173,11 @@ class ReporterActor:
             return "its jobs speak for it"
         if not run.event.report_sha:
             return "there is no commit to report on"
+        if await forge.has_checks(run.repository):
+            tail = "" if job is None else (await self._tails(run, [job])).get(job.id, "")
+            check = checks.check_of(run, job, public_url=self._public_url, tail=tail)
+            await forge.set_check(run.repository, run.event.report_sha, check)
+            return ""
         status = reports.status_of(run, job, public_url=self._public_url)
         await forge.set_status(
             run.repository,
@@ -171,8 +191,10 @@ class ReporterActor:
 
     async def _comment(self, forge: Forge, run: RunRecord, row: OutboxRow) -> str | None:
         number = run.event.number
-        if number is None or not self._comments:
+        if number is None or self._comments == "off":
             return "comments are off"
+        if self._comments == "auto" and await forge.has_checks(run.repository):
+            return "check runs say it all"
         place = (run.repository, number)
         wait = self._edited.get(place, -COMMENT_PAUSE) + COMMENT_PAUSE - self._clock()
         if wait > 0:
@@ -209,12 +231,15 @@ class ReporterActor:
         self._edited = {place: at for place, at in self._edited.items() if now - at < COMMENT_PAUSE}
 
     async def _tails(self, run: RunRecord, jobs: Sequence[JobRecord]) -> dict[int, str]:
-        """The last lines of the logs of jobs that did not succeed, without their times."""
+        """The last lines that the failing step of each job that did not succeed logged."""
         tails = {}
         for job in jobs:
             if job.outcome is not None and not job.outcome.green:
                 path = logs.log_path(self._state_directory, run.id, job.id)
-                tails[job.id] = await trio.to_thread.run_sync(_tail, path)
+                step = next((step for step in job.steps if not step.conclusion.green), None)
+                tails[job.id] = await logs.tail(
+                    path, step.started if step else None, step.ended if step else None
+                )
         return tails
 
     async def _write(self, run: RunRecord, jobs: list[JobRecord], *, lasting: bool) -> None:
@@ -236,20 +261,6 @@ class ReporterActor:
 
 def _terminal(row: OutboxRow) -> bool:
     return row.state is ReportState.COMPLETED
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            data = file.read(TAIL_BYTES)
-    except OSError:
-        return ""
-    lines = data.decode("utf-8", "replace").splitlines()
-    if size > TAIL_BYTES:
-        lines = lines[1:]  # begins within a line
-    return "\n".join(line.partition(" ")[2] for line in lines)
 
 
 def _replace(directory: Path, files: dict[str, bytes], *, lasting: bool) -> None:

@@ -104,10 +104,22 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 class Forge(msgspec.Struct, frozen=True, kw_only=True):
     """`[forge]`: whom we report to and where repositories are cloned from."""
 
-    kind: Literal["github"] = "github"
+    kind: Literal["github", "gitea"] = "github"
     server: Url = "https://github.com"
     api: Url = "https://api.github.com"
     token: Secret | None = None
+    app_id: Word = ""
+    app_private_key: Secret | None = None
+
+    @property
+    def named(self) -> bool:
+        """Whether we may speak to the forge in anybody's name."""
+        return self.token is not None or self.as_app
+
+    @property
+    def as_app(self) -> bool:
+        """Whether we speak as a GitHub App; a token beside it is not used then."""
+        return self.kind == "github" and bool(self.app_id) and self.app_private_key is not None
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,6 +268,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Return every configured secret, for redaction."""
         found = (
             self.forge.token,
+            self.forge.app_private_key,
             self.machines.firecracker_auth_token,
             self.llm.openrouter_api_key,
         )
@@ -268,8 +281,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                 "no webhook secret: set GITHUB_WEBHOOK_SECRET, GITHUB_WEBHOOK_SECRET_FILE, the systemd "
                 "credential github_webhook_secret or [webhook] secret to the value entered at the forge"
             )
+        if bool(self.forge.app_id) != (self.forge.app_private_key is not None):
+            return "a GitHub App needs its id and its key: set [forge] app_id and app_private_key, or neither"
+        if self.forge.kind == "gitea" and "github.com" in (self.forge.api + self.forge.server):
+            return (
+                "[forge] kind is gitea, but server or api is GitHub's: set server to https://HOST and api "
+                "to https://HOST/api/v1"
+            )
         api = urlsplit(self.forge.api)
-        if self.forge.token is not None and api.scheme != "https" and not _loopback(api.hostname):
+        if self.forge.named and api.scheme != "https" and not _loopback(api.hostname):
             return (
                 f"the token would travel in plain text to {self.forge.api}: give [forge] api an https:// "
                 "address, or take the token away"

@@ -26,9 +26,10 @@ from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
 from runnerd.daemon import drivers
 from runnerd.daemon.site import Site
-from runnerd.forge.client import Forge
+from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.git.checkout import MirrorCheckout
 from runnerd.git.mirror import Mirrors
+from runnerd.git.process import GitError
 from runnerd.machines.driver import NoMachine
 from runnerd.messages import (
     CancelRun,
@@ -101,21 +102,34 @@ async def _serve(config: Config, open_driver: drivers.Open) -> bool:
 
 @asynccontextmanager
 async def open_forge(config: Config) -> AsyncIterator[Forge | None]:
-    """The configured forge, or None where there is no token."""
-    if config.forge.token is None:
+    """The configured forge, or None where we have no name there."""
+    forge = config.forge
+    if not forge.named:
         yield None
         return
-    from runnerd.forge.client import open_github  # the HTTP client is heavy: only who reports loads it
+    # The HTTP client is heavy: only who reports loads it.
+    from runnerd.forge.client import open_github
+    from runnerd.forge.gitea import open_gitea
 
-    async with open_github(config.forge.api, config.forge.token.reveal()) as forge:
-        yield forge
+    token = forge.token.reveal() if forge.token else ""
+    key = forge.app_private_key.reveal() if forge.app_private_key else ""
+    if forge.kind == "gitea":
+        async with open_gitea(forge.api, token) as gitea:
+            yield gitea
+    else:
+        app = forge.app_id if forge.as_app else ""
+        async with open_github(forge.api, token, app=app, private_key=key) as github:
+            yield github
 
 
-def _credential(config: Config, forge: Forge | None, repository: str) -> tuple[str, str] | None:
+async def _credential(config: Config, forge: Forge | None, repository: str) -> tuple[str, str] | None:
     """The forge's token opens the forge's own repositories; a remote elsewhere never sees it."""
     if forge is None or not config.remote_of(repository).startswith(config.forge.server.rstrip("/") + "/"):
         return None
-    return forge.credential(repository)
+    try:
+        return await forge.credential(repository)
+    except (ForgeDenied, ForgeUnavailable) as problem:
+        raise GitError(f"no way in to {repository}: {problem}") from problem
 
 
 class _Daemon:
@@ -186,7 +200,7 @@ class _Daemon:
             directory=self.config.state_directory / "reports",
             state_directory=self.config.state_directory,
             public_url=self.config.server.public_url,
-            comments=self.config.reports.comment != "off",
+            comments=self.config.reports.comment,
         )
 
     def _pool(self) -> PoolActor:

@@ -9,7 +9,7 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[
 _BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 _ENTITY = str.maketrans({sign: f"&#{ord(sign)};" for sign in "&<>\"'\\`*_~|[](){}!:^$"})
 _LINK = re.compile(r"\b(www)\.", re.IGNORECASE)
-_FENCE = re.compile(r"^(`{3,})(\w*)$")
+_FENCE = re.compile(r"^ {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)$")
 LONGEST_RUN = 20
 """Backticks in a row that a code block shows; a longer run is shortened to it."""
 _RUN = re.compile(rf"`{{{LONGEST_RUN},}}")
@@ -67,9 +67,10 @@ def cut(markdown: str, limit: int, note: str) -> str:
     for line in kept.split("\n"):
         match = _FENCE.match(line)
         if fence:
-            fence = "" if line == fence else fence
+            ends = match and match[1].startswith(fence) and not match[2].strip()
+            fence = "" if ends else fence
         elif match:
-            fence = match.group(1)
+            fence = match[1]
         else:
             folds += line.count("<details>") - line.count("</details>")
     closing = (f"\n{fence}" if fence else "") + "\n</details>" * min(folds, 5)

@@ -73,18 +73,18 @@ def status_of(run: RunRecord, job: JobRecord | None, *, public_url: str = "") ->
     """Render the status of a job, or of a run that has no jobs to speak for it."""
     if job is None:
         context = status_name(run.workflow_name, "").rstrip(" /")
-        description = _describe(run, run.outcome, run.reason, ())
+        text = description(run, ())
     else:
         context = status_name(run.workflow_name, job.name)
-        description = _describe(job, job.outcome, job.reason, job.steps)
+        text = description(job, job.steps)
         if job.allowed_to_fail and job.outcome is not None and not job.outcome.green:
-            description = f"Allowed to fail. {description}"
+            text = f"Allowed to fail. {text}"
     subject = run if job is None else job
     return StatusReport(
         context=_context(context),
         state=_state(subject),
-        description=_short(description, DESCRIPTION_LIMIT),
-        target_url=_address(run, job, public_url),
+        description=short(text, DESCRIPTION_LIMIT),
+        target_url=address(run, job, public_url),
     )
 
 
@@ -166,12 +166,14 @@ def _table(runs: Sequence[tuple[RunRecord, Jobs]], public_url: str) -> list[str]
         workflow = inline(run.workflow_name, 100)
         if not jobs:
             reason = f": {inline(run.reason)}" if run.reason else ""
-            lines.append(f"| {_sign(run)} | {workflow} | | {_word(run)}{reason} | {_time(run)} |")
+            took = duration(run.started, run.ended)
+            lines.append(f"| {sign(run.outcome)} | {workflow} | | {_word(run)}{reason} | {took} |")
         for job in jobs:
-            name, address = inline(job.name, 100), _address(run, job, public_url)
-            name = f"[{name}]({address})" if address else name
+            name, place = inline(job.name, 100), address(run, job, public_url)
+            name = f"[{name}]({place})" if place else name
             allowed = " (allowed to fail)" if job.allowed_to_fail and not _green(job) else ""
-            lines.append(f"| {_sign(job)} | {workflow} | {name} | {_word(job)}{allowed} | {_time(job)} |")
+            took = duration(job.started, job.ended)
+            lines.append(f"| {sign(job.outcome)} | {workflow} | {name} | {_word(job)}{allowed} | {took} |")
     return [*lines, ""]
 
 
@@ -193,13 +195,13 @@ def _details(run: RunRecord, job: JobRecord, tail: str) -> list[str]:
     return [*lines, ""]
 
 
-def _describe(
-    subject: RunRecord | JobRecord, outcome: Outcome | None, reason: str, steps: Sequence[StepResult]
-) -> str:
+def description(subject: RunRecord | JobRecord, steps: Sequence[StepResult]) -> str:
+    """Say in one line how something stands, of whatever length."""
+    outcome, reason = subject.outcome, subject.reason
     if outcome is None:
         return "Running" if subject.phase is Phase.RUNNING else "Queued"
     text = _TITLES[outcome]
-    if (time := _time(subject)) and outcome is not Outcome.SKIPPED:
+    if (time := duration(subject.started, subject.ended)) and outcome is not Outcome.SKIPPED:
         text += f" {'in' if outcome is Outcome.SUCCESS else 'after'} {time}"
     step = _failing(steps)
     if reason and outcome is not Outcome.SUCCESS:
@@ -224,8 +226,14 @@ def _green(subject: RunRecord | JobRecord) -> bool:
     return subject.outcome is None or subject.outcome.green
 
 
-def _sign(subject: RunRecord | JobRecord) -> str:
-    return _SIGNS[subject.outcome] if subject.outcome else "🕐"
+def sign(outcome: Outcome | None) -> str:
+    """Return the sign of an outcome; None is still running."""
+    return _SIGNS[outcome] if outcome else "🕐"
+
+
+def title(outcome: Outcome) -> str:
+    """Return an outcome as people read it."""
+    return _TITLES[outcome]
 
 
 def _word(subject: RunRecord | JobRecord) -> str:
@@ -234,10 +242,11 @@ def _word(subject: RunRecord | JobRecord) -> str:
     return "Running" if subject.phase is Phase.RUNNING else "Queued"
 
 
-def _time(subject: RunRecord | JobRecord) -> str:
-    if subject.started is None or subject.ended is None:
+def duration(started: float | None, ended: float | None) -> str:
+    """Return how long something took, shortly; empty for what has not both begun and ended."""
+    if started is None or ended is None:
         return ""
-    seconds = max(0.0, subject.ended - subject.started)
+    seconds = max(0.0, ended - started)
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -245,7 +254,8 @@ def _time(subject: RunRecord | JobRecord) -> str:
     return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
 
 
-def _address(run: RunRecord, job: JobRecord | None, public_url: str) -> str:
+def address(run: RunRecord, job: JobRecord | None, public_url: str) -> str:
+    """Return where people see a run or a job; empty where they cannot."""
     if not public_url:
         return ""
     place = f"{public_url.rstrip('/')}/runs/{run.id}"
@@ -254,14 +264,14 @@ def _address(run: RunRecord, job: JobRecord | None, public_url: str) -> str:
 
 def _context(text: str) -> str:
     """Keep a status's name within GitHub's limit; a longer one stays its own by a hash of the whole."""
-    short = _short(text, CONTEXT_LIMIT)
-    if short == plain(text):
-        return short
+    cropped = short(text, CONTEXT_LIMIT)
+    if cropped == plain(text):
+        return cropped
     mark = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
-    return f"{_short(text, CONTEXT_LIMIT - 9)} {mark}"
+    return f"{short(text, CONTEXT_LIMIT - 9)} {mark}"
 
 
-def _short(text: str, limit: int) -> str:
+def short(text: str, limit: int) -> str:
     """Cut a text to so many UTF-16 units, the strictest way in which a forge may count characters."""
     text = plain(text)
     if len(text.encode("utf-16-le")) // 2 <= limit:

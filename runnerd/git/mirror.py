@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,6 +48,10 @@ _NO_SUCH_COMMIT = re.compile(
 __all__ = ["CHANGED_COMMITS", "Mirrors", "Refused"]
 
 
+async def _nobody(repository: str) -> None:
+    """Nobody's name: anonymous reading."""
+
+
 class Mirrors:
     """The mirrors under one folder.
 
@@ -62,7 +66,7 @@ class Mirrors:
         root: Path,
         *,
         remote_of: Callable[[str], str],
-        credential: Callable[[str], tuple[str, str] | None] = lambda repository: None,
+        credential: Callable[[str], Awaitable[tuple[str, str] | None]] = _nobody,
         timeout: float = 300.0,
         environ: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
@@ -296,7 +300,7 @@ class Mirrors:
             arguments.append(
                 "--upload-pack=git -c safe.directory=* -c uploadpack.allowAnySHA1InWant=true upload-pack"
             )
-        with login(remote, self._credential(repository.full_name)) as way_in:
+        with login(remote, await self._credential(repository.full_name)) as way_in:
             await self.git.run(
                 *arguments,
                 "--end-of-options",

@@ -13,7 +13,8 @@ import trio
 
 from runnerd.actors import reporter
 from runnerd.actors.reporter import ReporterActor
-from runnerd.forge.client import ForgeDenied, ForgeUnavailable, open_github
+from runnerd.forge.client import open_github
+from runnerd.forge.protocol import ForgeDenied, ForgeUnavailable
 from runnerd.messages import OutboxChanged
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository, StepResult
 from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
@@ -38,8 +39,9 @@ class Clock:
 class Recorder:
     """A forge that keeps what it is told, and fails with what stands in `errors`, one for each call."""
 
-    def __init__(self):
+    def __init__(self, *, checks=False):
         self.statuses, self.comments, self.errors = [], [], []
+        self.checks = [] if checks else None
 
     def _fail(self):
         if self.errors:
@@ -55,7 +57,16 @@ class Recorder:
         self._fail()
         self.comments.append((number, body))
 
-    def credential(self, repository):
+    async def has_checks(self, repository):
+        await trio.lowlevel.checkpoint()
+        return self.checks is not None
+
+    async def set_check(self, repository, sha, report):
+        await trio.lowlevel.checkpoint()
+        self._fail()
+        self.checks.append(report)
+
+    async def credential(self, repository):
         return None
 
 
@@ -82,10 +93,20 @@ class Site:
         return actor
 
     async def plan(
-        self, delivery="d-1", *, name="push", number=None, sha=SHA, jobs=("build",), path="ci.yml", **extra
+        self,
+        delivery="d-1",
+        *,
+        name="push",
+        number=None,
+        sha=SHA,
+        jobs=("build",),
+        path="ci.yml",
+        repository="o/r",
+        **extra,
     ):
         event = Event(
-            delivery=delivery, name=name, number=number, repository=Repository(id=1, full_name="o/r"),
+            delivery=delivery, name=name, number=number,
+            repository=Repository(id=len(repository), full_name=repository),
             sender=Actor(id=1, login="o"), sha=sha, ref="refs/heads/main", report_sha=sha,
         )  # fmt: skip
         await self.ledger.accept_delivery(Delivery(id=delivery, event=name, body=b"{}", received=1.0))
@@ -257,8 +278,70 @@ async def test_a_comment_is_about_the_newest_commit(site):
     assert all(f"Commit {'b' * 12}" in body for _, body in forge.comments)
     await site.plan("d-3", name="pull_request", number=9)
     told = len(forge.comments)
-    await site.once(forge, comments=False)
+    await site.once(forge, comments="off")
     assert (len(forge.comments), await site.ledger.outbox_depth()) == (told, 0)
+
+
+async def test_where_there_are_check_runs_they_say_it_all(site):
+    """One for each state of a job, with its steps and the end of the failing one; no status, no comment."""
+    forge = Recorder(checks=True)
+    run = await site.plan("d-1", name="pull_request", number=7)
+    await site.once(forge)
+    await site.finish(run, Outcome.FAILURE)
+    path = log_path(site.folder, run, (await site.ledger.jobs(run))[0].id)
+    path.parent.mkdir(parents=True)
+    path.write_text("2026-11-23T18:22:09.123456Z the last words\n")
+    await site.once(forge)
+    assert [(check.status, check.conclusion) for check in forge.checks] == [
+        ("queued", ""), ("completed", "failure"),
+    ]  # fmt: skip
+    assert len({check.external_id for check in forge.checks}) == 1
+    assert "the last words" in forge.checks[-1].summary
+    assert (forge.statuses, forge.comments) == ([], [])
+    assert await site.ledger.outbox_depth() == 0
+
+
+async def test_a_comment_beside_check_runs_is_asked_for(site):
+    """`comment = "on"` writes it there as well."""
+    forge = Recorder(checks=True)
+    await site.plan("d-1", name="pull_request", number=7)
+    await site.once(forge, comments="on")
+    assert [number for number, _ in forge.comments] == [7]
+
+
+async def test_a_run_without_jobs_has_a_check_run(site):
+    """An unreadable workflow file is a failed check run under the workflow's name."""
+    forge = Recorder(checks=True)
+    await site.plan(jobs=(), outcome=Outcome.STARTUP_FAILURE, reason="Invalid workflow file")
+    await site.once(forge)
+    [check] = forge.checks
+    assert (check.name, check.conclusion) == ("runnerd / CI", "failure")
+
+
+async def test_one_limited_repository_does_not_hold_up_the_others(site):
+    """Its reports are put off without asking again, and the others' are sent."""
+    forge = Recorder()
+    for n in range(3):
+        await site.plan(f"d-{n}", path=f"{n}.yml")
+    await site.plan("d-9", repository="other/one")
+    forge.errors.append(ForgeUnavailable("rate limit", site.clock() + 100, "repository"))
+    await site.once(forge)
+    assert len(forge.statuses) == 1
+    backlog = await site.ledger.outbox_backlog()
+    assert (backlog.owed, backlog.due, backlog.problem) == (3, site.clock() + 100, "rate limit")
+    site.clock.now += 100
+    await site.once(forge)
+    assert (len(forge.statuses), await site.ledger.outbox_depth()) == (4, 0)
+
+
+async def test_a_report_that_has_to_wait_alone_does(site):
+    """What concerns one report only does not keep the next from being sent."""
+    forge = Recorder()
+    for n in range(2):
+        await site.plan(f"d-{n}", path=f"{n}.yml")
+    forge.errors.append(ForgeUnavailable("many comments", site.clock() + 100, "report"))
+    await site.once(forge)
+    assert (len(forge.statuses), await site.ledger.outbox_depth()) == (1, 1)
 
 
 async def test_without_a_forge_the_same_reports_are_files(site):

@@ -66,6 +66,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "hypercorn": ("runnerd.web",),
     "jinja2": ("runnerd.web",),
     "httpx": ("runnerd.forge", "runnerd.llm", "runnerd.machines.fcctl", "runnerd.web.client"),
+    "jwt": ("runnerd.forge",),
+    "cryptography": ("runnerd.forge",),
     "ruamel": ("runnerd.workflow.yaml",),
     "_ruamel_yaml": ("runnerd.workflow.yaml",),
     "sqlalchemy": ("runnerd.store",),

@@ -164,7 +164,7 @@ prot = 1
 port = "3000"
 max_connections = 0
 [forge]
-kind = "gitea"
+kind = "gitlab"
 api = "ftp://x"
 token = 5
 [sever]
@@ -184,7 +184,7 @@ packages = ["ok", "not ok"]
             f"{path}:2:1: error: unknown key 'prot' in [server]; did you mean 'port'?",
             f"{path}:3:1: error: server.port must be a port from 0 to 65535, not '3000'",
             f"{path}:4:1: error: server.max_connections must be a whole number from 1, not 0",
-            f"{path}:6:1: error: forge.kind must be one of \"github\", not 'gitea'",
+            f'{path}:6:1: error: forge.kind must be one of "github", "gitea", not \'gitlab\'',
             f"{path}:7:1: error: forge.api must be an http:// or https:// address, not 'ftp://x'",
             f"{path}:8:1: error: forge.token must be a string",
             f"{path}:9:2: error: unknown section 'sever'; did you mean 'server'?",

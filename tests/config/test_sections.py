@@ -92,11 +92,11 @@ def test_secrets() -> None:
     """Every configured secret is listed for redaction."""
     settings = config(
         webhook=Webhook(secret=Secret("a"), previous_secret=Secret("b")),
-        forge=Forge(token=Secret("c")),
+        forge=Forge(token=Secret("c"), app_private_key=Secret("k")),
         machines=Machines(firecracker_auth_token=Secret("d")),
         llm=sections.Llm(openrouter_api_key=Secret("e")),
     )
-    assert settings.secrets() == ("a", "b", "c", "d", "e")
+    assert settings.secrets() == ("a", "b", "c", "k", "d", "e")
 
 
 def test_secrets_lists_every_secret_field() -> None:
@@ -109,6 +109,7 @@ def test_secrets_lists_every_secret_field() -> None:
         if Secret in getattr(field.type, "__args__", ())
     ]
     assert sorted(names) == [
+        "app_private_key",
         "firecracker_auth_token",
         "openrouter_api_key",
         "previous_secret",
@@ -140,3 +141,27 @@ def test_a_token_does_not_travel_in_plain_text(api: str, refused: bool) -> None:
     reason = given.why_not_serve()
     assert (reason is not None) is refused
     assert config(webhook=Webhook(secret=Secret("s")), forge=Forge(api=api)).why_not_serve() is None
+
+
+@pytest.mark.parametrize(
+    ("forge", "words"),
+    [
+        (Forge(app_id="7"), "app_private_key"),
+        (Forge(app_private_key=Secret("k")), "app_id"),
+        (Forge(kind="gitea"), "https://HOST/api/v1"),
+        (Forge(app_id="7", app_private_key=Secret("k"), api="http://github.example/api/v3"), "plain text"),
+    ],
+)
+def test_half_an_identity_does_not_serve(forge: Forge, words: str) -> None:
+    """An App without its key, Gitea at GitHub's address, a plain text address: said before the start."""
+    reason = config(webhook=Webhook(secret=Secret("s")), forge=forge).why_not_serve()
+    assert reason is not None
+    assert words in reason
+
+
+def test_an_app_goes_before_a_token() -> None:
+    """With both configured the App speaks; without either nobody does."""
+    app = Forge(app_id="7", app_private_key=Secret("k"), token=Secret("t"))
+    assert (app.as_app, app.named) == (True, True)
+    assert (Forge(token=Secret("t")).as_app, Forge(token=Secret("t")).named) == (False, True)
+    assert not Forge().named

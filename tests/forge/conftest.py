@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from runnerd.forge.client import open_github
 
 ZERO = "0" * 40
 
@@ -107,3 +112,85 @@ def _load_fake() -> Any:
 def fake_github() -> Any:
     """The module with `FakeGitHub` and `Fault`."""
     return _load_fake()
+
+
+REPOSITORY, SHA = "octo-org/hello", "b" * 40
+CONTEXT = "runnerd / CI / build (ubuntu, 3.12)"
+MARKER = "<!-- runnerd:v1 repository=1 pull=7 -->"
+
+
+class Site:
+    """A client, the server behind it, and a clock that moves only by sleeping."""
+
+    def __init__(self, module: Any, key: str = "") -> None:
+        self.module = module
+        self.server = module.FakeGitHub()
+        self.key = key
+        self.now = 1_000_000.0
+        self.slept: list[float] = []
+        self.server.clock = lambda: self.now
+        self.address = ""
+        self.github: Any = None
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def fail(self, kind: str, **details: Any) -> None:
+        self.server.faults.append(self.module.Fault(kind, **details))
+
+    def client(self, address: str, token: str = "ghp_test") -> Any:
+        who = {"app": "7", "private_key": self.key} if self.key else {}
+        return open_github(
+            address, token, **who, clock=lambda: self.now, sleep=self.sleep, jitter=lambda: 0.5
+        )
+
+    async def status(
+        self, state: str = "success", description: str = "Successful in 12s", context: str = CONTEXT
+    ) -> None:
+        await self.github.set_status(REPOSITORY, SHA, context, state, description, "")
+
+    async def comment(self, text: str) -> None:
+        await self.github.upsert_comment(REPOSITORY, 7, MARKER, f"{MARKER}\n{text}\n")
+
+    @property
+    def bodies(self) -> list[str]:
+        return [comment["body"] for comment in self.server.comments.get((REPOSITORY, 7), [])]
+
+
+@pytest.fixture
+async def site(fake_github: Any) -> AsyncIterator[Site]:
+    """A GitHub and its client with a personal token."""
+    site = Site(fake_github)
+    async with site.server.served() as site.address, site.client(site.address) as site.github:
+        yield site
+    assert site.server.problems == []
+
+
+@pytest.fixture(scope="session")
+def app_key() -> tuple[str, str]:
+    """A private and a public key, as PEM text."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private.decode(), public.decode()
+
+
+@pytest.fixture
+async def app_site(fake_github: Any, app_key: tuple[str, str]) -> AsyncIterator[Site]:
+    """A GitHub with an App that is installed at octo-org, and a client that is this App."""
+    site = Site(fake_github, app_key[0])
+    site.server.app = ("7", "our-runner", app_key[1])
+    site.server.installed = {"octo-org": 42}
+    site.server.granted = {
+        "checks": "write", "contents": "write", "statuses": "write", "pull_requests": "write",
+    }  # fmt: skip
+    async with site.server.served() as site.address, site.client(site.address, "") as site.github:
+        yield site
+    assert site.server.problems == []

@@ -6,18 +6,23 @@ kept in `problems`. `faults` makes it fail: before or after applying a write, by
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import trio
 
 from runnerd.web import guard
 
+CONCLUSIONS = ("action_required", "cancelled", "failure", "neutral", "success", "skipped", "timed_out")
+ACTION = {"label": 20, "description": 40, "identifier": 20}
 STATES = ("error", "failure", "pending", "success")
 NAME = r"/repos/([\w.-]+/[\w.-]+)"
 
@@ -67,7 +72,18 @@ class FakeGitHub:
         self.requests: list[Request] = []
         self.problems: list[str] = []
         self.faults: list[Fault] = []
-        self.per_page = 100
+        self.checks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """By repository and commit, oldest first; each with all its `annotations`."""
+        self.app: tuple[str, str, str] | None = None
+        """Id, slug and public key (PEM) of the one App, where there is one."""
+        self.installed: dict[str, int] = {}
+        """Installation by the owner's name."""
+        self.granted: dict[str, str] = {}
+        """What every installation was allowed."""
+        self.clock: Callable[[], float] = time.time
+        self.tokens: dict[str, dict[str, Any]] = {}
+        """Living tokens of installations: `expires`, `permissions`, `repositories` (None: all), `owner`."""
+        self.revoked: list[str] = []
         self._ids = 0
 
     # --- what a test looks at ---
@@ -134,6 +150,8 @@ class FakeGitHub:
         data = (
             b"<html>Unicorn!</html>"
             if fault is not None and fault.kind == "garbage"
+            else b""
+            if answer is None
             else json.dumps(answer).encode()
         )
         fields = {"content-type": "application/json; charset=utf-8", "content-length": str(len(data)),
@@ -163,7 +181,7 @@ class FakeGitHub:
             self._problem(f"{where}: a body")
 
     def _handle(self, request: Request) -> Reply:
-        if request.headers.get("authorization") != f"Bearer {self.token}":
+        if self._who(request) is None:
             return 401, {}, {"message": "Bad credentials"}
         routes: list[tuple[str, str, Callable[..., Reply]]] = [
             ("GET", r"/user", self._user),
@@ -172,6 +190,13 @@ class FakeGitHub:
             ("GET", NAME + r"/issues/(\d+)/comments", self._list_comments),
             ("POST", NAME + r"/issues/(\d+)/comments", self._create_comment),
             ("PATCH", NAME + r"/issues/comments/(\d+)", self._update_comment),
+            ("POST", NAME + r"/check-runs", self._create_check),
+            ("PATCH", NAME + r"/check-runs/(\d+)", self._update_check),
+            ("GET", NAME + r"/commits/([0-9a-f]{40})/check-runs", self._list_checks),
+            ("GET", r"/app", self._app),
+            ("GET", NAME + r"/installation", self._installation),
+            ("POST", r"/app/installations/(\d+)/access_tokens", self._create_token),
+            ("DELETE", r"/installation/token", self._revoke_token),
         ]
         for method, pattern, handler in routes:
             match = re.fullmatch(pattern, request.path)
@@ -180,7 +205,88 @@ class FakeGitHub:
         self._problem(f"{request.method} {request.path}: GitHub has no such endpoint in use here")
         return 404, {}, {"message": "Not Found"}
 
+    def _who(self, request: Request) -> str | None:
+        """`token`, `app` or an installation's token; None for nobody we know."""
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        if scheme != "Bearer":
+            return None
+        if value == self.token:
+            return "token"
+        if value in self.tokens:
+            return value if self.clock() < self.tokens[value]["expires"] else None
+        return "app" if self.app is not None and self._signed(value) else None
+
+    def _signed(self, value: str) -> bool:
+        """Whether it is the App's signature, by GitHub's rules for its times."""
+        import jwt
+
+        assert self.app is not None
+        try:
+            claims = jwt.decode(value, self.app[2], algorithms=["RS256"], options={"verify_exp": False,
+                                "verify_iat": False, "require": ["iat", "exp", "iss"]})  # fmt: skip
+        except jwt.InvalidTokenError:
+            return False
+        if claims["exp"] - claims["iat"] > 600 or claims["iat"] > self.clock():
+            self._problem(f"a signature with impossible times: {claims}")
+            return False
+        return claims["exp"] > self.clock() and claims["iss"] == self.app[0]
+
+    def _may(self, request: Request, repository: str, name: str, level: str = "write") -> Reply | None:
+        """None when the asking token may; otherwise GitHub's answer."""
+        who = self._who(request)
+        if who == "token":
+            return None
+        token = self.tokens.get(who or "")
+        if token is None or repository.partition("/")[0] != token["owner"]:
+            return 404, {}, {"message": "Not Found"}
+        if token["repositories"] is not None and repository.partition("/")[2] not in token["repositories"]:
+            return 404, {}, {"message": "Not Found"}
+        if token["permissions"].get(name) not in (level, "write"):
+            wanted = {"x-accepted-github-permissions": f"{name}={level}"}
+            return 403, wanted, {"message": "Resource not accessible by integration"}
+        return None
+
+    def _app(self, request: Request) -> Reply:
+        if self._who(request) != "app" or self.app is None:
+            return 401, {}, {"message": "A JSON web token could not be decoded"}
+        return 200, {}, {"id": 1, "slug": self.app[1], "permissions": self.granted, "events": ["push"]}
+
+    def _installation(self, request: Request, repository: str) -> Reply:
+        id = self.installed.get(repository.partition("/")[0])
+        if self._who(request) != "app" or id is None:
+            return 404, {}, {"message": "Not Found"}
+        return 200, {}, {"id": id, "permissions": self.granted, "events": ["push"]}
+
+    def _create_token(self, request: Request, id: str) -> Reply:
+        owner = next((owner for owner, number in self.installed.items() if number == int(id)), None)
+        if self._who(request) != "app" or owner is None:
+            return 404, {}, {"message": "Not Found"}
+        body = request.body or {}
+        wanted = body.get("permissions") or self.granted  # GitHub reads nothing as everything
+        for name, level in wanted.items():
+            if name != "metadata" and self.granted.get(name) not in (level, "write"):
+                return self._refuse(
+                    request, "The permissions requested are not granted to this installation."
+                )
+        self._ids += 1
+        value = f"ghs_{self._ids}_" + "x" * 700  # of no fixed length
+        expires = self.clock() + 3600
+        self.tokens[value] = {"expires": expires, "permissions": dict(wanted), "owner": owner,
+                              "repositories": body.get("repositories")}  # fmt: skip
+        at = datetime.datetime.fromtimestamp(expires, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return 201, {}, {"token": value, "expires_at": at, "permissions": wanted}
+
+    def _revoke_token(self, request: Request) -> Reply:
+        who = self._who(request)
+        if who not in self.tokens:
+            return 403, {}, {"message": "Resource not accessible"}
+        del self.tokens[who]
+        self.revoked.append(who)
+        return 204, {}, None
+
     def _user(self, request: Request) -> Reply:
+        if self._who(request) != "token":
+            return 403, {}, {"message": "Resource not accessible by integration"}
         return 200, {}, {"login": self.login, "id": 7, "type": "User"}
 
     def _shape(self, request: Request, required: dict[str, type], optional: dict[str, type]) -> str | None:
@@ -249,6 +355,101 @@ class FakeGitHub:
             self._problem(f"{request.path}: per_page is at most 100 and page starts at 1")
         return items[(number - 1) * size : number * size], {}
 
+    def _create_check(self, request: Request, repository: str) -> Reply:
+        refused = self._may(request, repository, "checks")
+        if refused is not None or self._who(request) == "token":
+            return refused or (403, {}, {"message": "You must authenticate via a GitHub App."})
+        error = self._check_fault(request, {"name": str, "head_sha": str})
+        if error is not None:
+            return self._refuse(request, error)
+        body = request.body
+        mine = self.checks.setdefault((repository, body["head_sha"]), [])
+        if any(check["external_id"] == body.get("external_id") for check in mine):
+            self._problem(f"a second check run for {body.get('external_id')}")
+        self._ids += 1
+        check = {"id": self._ids, "name": body["name"], "head_sha": body["head_sha"], "annotations": [],
+                 "external_id": body.get("external_id", ""), "status": "queued", "conclusion": None,
+                 "actions": [], "output": {}, "app": {"slug": self.app[1] if self.app else ""}}  # fmt: skip
+        mine.append(check)
+        return 201, {}, self._apply_check(check, body)
+
+    def _update_check(self, request: Request, repository: str, id: str) -> Reply:
+        refused = self._may(request, repository, "checks")
+        error = self._check_fault(request, {})
+        if refused is not None or error is not None:
+            return refused or self._refuse(request, error or "")
+        for (name, _), checks in self.checks.items():
+            for check in checks:
+                if name == repository and check["id"] == int(id):
+                    if check["app"]["slug"] != (self.app[1] if self.app else ""):
+                        return 403, {}, {"message": "Invalid app_id"}
+                    return 200, {}, self._apply_check(check, request.body)
+        return 404, {}, {"message": "Not Found"}
+
+    def _apply_check(self, check: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        before = json.dumps(check)
+        output = dict(body.get("output", {}))
+        check["annotations"] = check["annotations"] + output.pop("annotations", [])
+        check["output"] = {"title": None, "summary": None, "text": None} | output
+        check |= {key: value for key, value in body.items() if key not in ("output", "head_sha")}
+        if "conclusion" in body:
+            check["status"] = "completed"
+        elif check["status"] != "completed":
+            check["conclusion"] = None
+        if json.dumps(check) == before:
+            self._problem(f"a check run was written that says what it said: {check['external_id']}")
+        return self._seen(check)
+
+    def _seen(self, check: dict[str, Any]) -> dict[str, Any]:
+        shown = {key: value for key, value in check.items() if key not in ("annotations", "actions")}
+        shown["output"] = check["output"] | {"annotations_count": len(check["annotations"])}
+        return shown
+
+    def _check_fault(self, request: Request, required: dict[str, type]) -> str | None:
+        """What GitHub would refuse of a check run."""
+        kinds = {"name": str, "external_id": str, "status": str, "conclusion": str, "started_at": str,
+                 "completed_at": str, "details_url": str, "output": dict, "actions": list}  # fmt: skip
+        error = self._shape(request, required, kinds)
+        if error is not None:
+            return error
+        body = request.body
+        output = body.get("output", {"title": "", "summary": ""})
+        if not {"title", "summary"} <= output.keys():
+            return "output needs a title and a summary"
+        for key in ("summary", "text"):
+            if len(output.get(key, "").encode()) > 65535:
+                return f"{key} exceeds a maximum bytesize of 65535"
+        if body.get("status") == "completed" and "conclusion" not in body:
+            return "a completed check run needs a conclusion"
+        if body.get("conclusion", "neutral") not in CONCLUSIONS or len(output["title"]) > 255:
+            return "no such conclusion, or a title that is too long"
+        annotations, actions = output.get("annotations", []), body.get("actions", [])
+        if len(annotations) > 50 or len(actions) > 3:
+            return "at most 50 annotations and 3 actions"
+        for action in actions:
+            if any(not 0 < len(action[key]) <= size for key, size in ACTION.items()):
+                return f"a button whose words are too long: {action}"
+        for each in annotations:
+            if not {"path", "start_line", "end_line", "annotation_level", "message"} <= each.keys():
+                return f"an annotation lacks something: {each}"
+            if each["start_line"] != each["end_line"] and "start_column" in each:
+                return "columns need one line"
+        return None
+
+    def _list_checks(self, request: Request, repository: str, sha: str) -> Reply:
+        refused = self._may(request, repository, "checks", "read")
+        if refused is not None:
+            return refused
+        query = dict(part.split("=") for part in request.query.split("&") if part)
+        found = self.checks.get((repository, sha), [])
+        wanted = [
+            check for check in found if check["name"] == unquote(query.get("check_name", check["name"]))
+        ]
+        if query.get("filter") != "all":
+            wanted = list({check["name"]: check for check in wanted}.values())
+        page, extra = self._page(request, [self._seen(check) for check in wanted])
+        return 200, extra, {"total_count": len(wanted), "check_runs": page}
+
     def _list_comments(self, request: Request, repository: str, number: str) -> Reply:
         page, extra = self._page(request, self.comments.get((repository, int(number)), []))
         return 200, extra, page
@@ -257,7 +458,9 @@ class FakeGitHub:
         error = self._check_comment(request)
         if error is not None:
             return self._refuse(request, error)
-        return 201, {}, self.comment(repository, int(number), request.body["body"], self.login)
+        bot = self.app is not None and self._who(request) != "token"
+        login = f"{self.app[1]}[bot]" if bot and self.app else self.login
+        return 201, {}, self.comment(repository, int(number), request.body["body"], login)
 
     def _update_comment(self, request: Request, repository: str, id: str) -> Reply:
         error = self._check_comment(request)
@@ -266,7 +469,10 @@ class FakeGitHub:
         for (name, _), comments in self.comments.items():
             for comment in comments:
                 if name == repository and comment["id"] == int(id):
-                    if comment["user"]["login"] != self.login:
+                    if comment["user"]["login"] not in (
+                        self.login,
+                        f"{self.app[1]}[bot]" if self.app else "",
+                    ):
                         self._problem("somebody else's comment was written over")
                     if comment["body"] == request.body["body"]:
                         self._problem("a comment was written that says what it said")

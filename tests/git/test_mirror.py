@@ -117,7 +117,7 @@ async def test_the_remote_and_its_login_are_not_written_down(tmp_path, origin):
     origin.commit()
     remote = str(origin.folder)
     async with Mirrors(
-        tmp_path / "m", remote_of=lambda name: remote, credential=lambda name: ("me", "ghs_secret")
+        tmp_path / "m", remote_of=lambda name: remote, credential=known_as("me", "ghs_secret")
     ) as mirrors:
         await mirrors.fetch(REPOSITORY, "refs/heads/main")
         for path in mirrors.folder(REPOSITORY).rglob("*"):
@@ -341,7 +341,7 @@ async def test_a_private_remote_over_http_gets_the_token(tmp_path, origin):
         async with Mirrors(
             tmp_path / "m",
             remote_of=lambda name: f"http://127.0.0.1:{port}/repo",
-            credential=lambda name: ("me", "ghs_secret"),
+            credential=known_as("me", "ghs_secret"),
             environ={"PATH": _recording_git(tmp_path, seen) + ":" + os.environ["PATH"]},
         ) as mirrors:
             await mirrors.fetch(REPOSITORY, "refs/heads/main")
@@ -357,7 +357,7 @@ async def test_a_wrong_token_fails_at_once(tmp_path, origin):
         async with Mirrors(
             tmp_path / "m",
             remote_of=lambda name: f"http://127.0.0.1:{port}/repo",
-            credential=lambda name: ("me", "wrong"),
+            credential=known_as("me", "wrong"),
         ) as mirrors:
             with pytest.raises(GitError, match="Authentication failed"):
                 await mirrors.fetch(REPOSITORY, "refs/heads/main")
@@ -377,6 +377,13 @@ def _recording_git(folder: Path, seen: Path) -> str:
     (place / "git").write_text(f'#!/bin/sh\n{{ echo "$@"; env; }} >> {seen}\nexec {real} "$@"\n')
     (place / "git").chmod(0o755)
     return str(place)
+
+
+def known_as(user, password):
+    async def credential(repository):
+        return user, password
+
+    return credential
 
 
 class serving:
