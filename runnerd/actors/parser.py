@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 import trio
 
 from runnerd import log
 from runnerd.forge import events
-from runnerd.git.mirror import Mirrors, Refused
 from runnerd.git.process import GitError
-from runnerd.jobs.contexts import github_context
 from runnerd.messages import DeliveryAccepted, OutboxChanged, RunCreated
-from runnerd.model import Event, Outcome
-from runnerd.store.changes import UNEXPANDED, NewJob, NewRun, WorkflowNote
+from runnerd.planning.place import Absent, NotMerged, Passed
+from runnerd.planning.planner import Planner
 from runnerd.store.ledger import DeliveryState, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.workflow import load_cached, matches
-from runnerd.workflow.legs import plan_legs
-from runnerd.workflow.model import Problem, Workflow, WorkflowErrors
-from runnerd.workflow.triggers import dispatch_inputs
 
 _log = log.get("parser")
 
@@ -42,26 +35,6 @@ PAUSE = 2.0
 """Seconds before the second try; they double with each."""
 LIVES = 10
 """Daemons that may end while they plan one delivery: after so many it is taken for the cause."""
-PROBLEMS_SHOWN = 10
-FOLDER = ".github/workflows"
-"""What the run is called that stands for the workflow files which are not read."""
-
-_UNPROMPTED = ("push", "pull_request")
-"""Events that ask every workflow file of the commit, so that one which cannot be read is their failure."""
-
-
-class Site(Protocol):
-    """What planning depends on beside the delivery; the daemon fills it in."""
-
-    server_url: str
-    api_url: str
-    variables: Mapping[str, str]
-    foreign_is_failure: bool
-    """Whether a job that no image claims is ours to fail, or not ours."""
-
-    def image_for(self, labels: tuple[str, ...]) -> str | None:
-        """The image that claims these labels, or None."""
-        ...
 
 
 class ParserActor:
@@ -79,18 +52,16 @@ class ParserActor:
         mailbox: Mailbox[DeliveryAccepted],
         *,
         ledger: Ledger,
-        mirrors: Mirrors,
+        planner: Planner,
         executor: Mailbox[Any],
         reporter: Mailbox[OutboxChanged],
-        site: Site,
         workers: int,
     ) -> None:
         self._mailbox = mailbox
         self._ledger = ledger
-        self._mirrors = mirrors
+        self._planner = planner
         self._executor = executor
         self._reporter = reporter
-        self._site = site
         self._workers = workers
         self._bell = trio.Event()
         self._hints = 0
@@ -176,12 +147,18 @@ class ParserActor:
             if isinstance(event, events.Ignored):
                 await self._ledger.ignore_delivery(delivery, event.reason)
                 return
-            runs, notes = await self._runs(event)
-            planned = await self._ledger.plan_delivery(delivery, runs, notes)
+            last = self._tries.get(delivery, 0) + 1 >= TRIES
+            plan = await self._planner.plan(event, last=last)
+            planned = await self._ledger.plan_delivery(delivery, plan.runs, plan.notes)
         except LedgerUnavailable:
             raise
         except events.Malformed as problem:
             await self._reject(delivery, str(problem))
+        except Passed as over:
+            await self._ledger.ignore_delivery(delivery, str(over))
+            self._forget(delivery)
+        except (Absent, NotMerged) as problem:
+            await self._try_later(delivery, str(problem))
         except GitError as problem:
             await self._try_later(delivery, f"the repository could not be read: {problem}")
         except Exception as fault:
@@ -212,133 +189,6 @@ class ParserActor:
         self._tries.pop(delivery, None)
         self._not_before.pop(delivery, None)
 
-    async def _runs(self, event: Event) -> tuple[list[NewRun], list[WorkflowNote]]:
-        """The runs an event starts, and for each workflow file why or why not."""
-        event = await self._resolved(event)
-        files = await self._mirrors.workflow_files(event.repository, event.sha)
-        runs: list[NewRun] = []
-        notes: list[WorkflowNote] = []
-        refused: list[str] = []
-        for path, text in files.items():
-            if isinstance(text, Refused):
-                refused.append(f"{path}: {text.reason}")
-                notes.append(WorkflowNote(path=path, matched=False, reason=text.reason))
-                continue
-            run, note = await self._one(event, path, text)
-            notes.append(note)
-            if run is not None:
-                runs.append(run)
-        if refused and event.name in _UNPROMPTED:
-            # One run for all of them: there may be thousands.
-            reason = "Workflow files that are not read\n" + _list(refused)
-            runs.append(_failed(event, FOLDER, FOLDER, "", reason))
-        return runs, notes
-
-    async def _resolved(self, event: Event) -> Event:
-        """The event with the commit it builds: for a pull request its merge commit, else its head."""
-        repository = event.repository
-        sha: str | None = event.sha
-        head = event.report_sha
-        if event.sha or event.name != "pull_request":
-            await self._mirrors.fetch(repository, event.sha or event.ref)
-            sha = event.sha or await self._mirrors.resolve(repository, event.ref)
-        else:
-            head_ref = f"refs/pull/{event.number}/head"
-            await self._mirrors.fetch(repository, event.ref, head_ref)
-            head = head or await self._mirrors.resolve(repository, head_ref) or ""
-            sha = await self._mirrors.resolve(repository, event.ref) or head
-            if sha and sha == head:
-                await self._mirrors.fetch(repository, sha)
-        if not sha:
-            raise GitError(f"{repository.full_name} has no {event.ref}")
-        return msgspec.structs.replace(event, sha=sha, report_sha=head or sha)
-
-    async def _one(self, event: Event, path: str, text: bytes) -> tuple[NewRun | None, WorkflowNote]:
-        source = text.decode("utf-8", "replace")
-        try:
-            workflow = await trio.to_thread.run_sync(load_cached, source, path)
-        except WorkflowErrors as errors:
-            if event.name not in _UNPROMPTED:
-                return None, WorkflowNote(path=path, matched=False, reason="the file is not valid")
-            # GitHub shows an unreadable file as a failed run, because it cannot tell its triggers.
-            reason = "Invalid workflow file\n" + _list(errors.problems)
-            note = WorkflowNote(path=path, matched=True, reason="the file is not valid")
-            return _failed(event, path, path, source, reason), note
-        changed = await self._changed(event, workflow)
-        return await trio.to_thread.run_sync(self._judge, event, workflow, source, changed)
-
-    async def _changed(self, event: Event, workflow: Workflow) -> tuple[str, ...] | None:
-        """The files the event changed, where a path filter asks; None where it is not known."""
-        if event.name not in _UNPROMPTED or not _wants_paths(workflow, event.name):
-            return None
-        base = event.before if event.name == "push" else event.base_sha
-        return await self._mirrors.changed_files(
-            event.repository, base, event.sha, merge_base=event.name == "pull_request"
-        )
-
-    def _judge(
-        self, event: Event, workflow: Workflow, source: str, changed: tuple[str, ...] | None
-    ) -> tuple[NewRun | None, WorkflowNote]:
-        """Whether the event starts this workflow, and with which jobs. Slow where patterns are many."""
-        path = workflow.path
-        match = matches(event, event.payload, workflow, changed)
-        note = WorkflowNote(path=path, matched=match.matched, reason=match.reason)
-        if not match.matched:
-            return None, note
-        if workflow.blocking:
-            reason = "This version of runnerd cannot run this workflow yet\n" + _list(workflow.blocking)
-            return _failed(event, path, workflow.name, source, reason), note
-        if event.name == "workflow_dispatch" and match.trigger is not None:
-            try:
-                inputs = dispatch_inputs(match.trigger.inputs, event.inputs)
-            except ValueError as wrong:
-                return _failed(event, path, workflow.name, source, str(wrong)), note
-            event = msgspec.structs.replace(event, inputs=inputs)
-        ours, foreign = self._sort_out(event, workflow)
-        reason = "; ".join([match.reason, *(f"job {key} is not ours: {why}" for key, why in foreign.items())])
-        note = WorkflowNote(path=path, matched=True, reason=reason)
-        if not ours:
-            return None, note
-        return NewRun(
-            workflow_path=path,
-            workflow_name=workflow.name,
-            title=_title(event),
-            source_text=source,
-            event=event,
-            jobs=tuple(NewJob(key=key, leg=UNEXPANDED, name=key) for key in ours),
-        ), note
-
-    def _sort_out(self, event: Event, workflow: Workflow) -> tuple[list[str], dict[str, str]]:
-        """Which jobs are ours, and why the others are not: a foreign job, and what needs one."""
-        if self._site.foreign_is_failure:
-            return list(workflow.jobs), {}
-        contexts = {
-            "github": github_context(
-                event, workflow=workflow, server_url=self._site.server_url, api_url=self._site.api_url
-            ),
-            "inputs": event.inputs,
-            "vars": self._site.variables,
-        }
-        foreign: dict[str, str] = {}
-        partly: set[str] = set()
-        for key, legs in plan_legs(workflow, contexts).items():
-            if legs is None:
-                continue  # its labels depend on other jobs' outputs: the executor will see
-            unclaimed = [leg.labels for leg in legs if self._site.image_for(leg.labels) is None]
-            if len(unclaimed) == len(legs):
-                foreign[key] = f"no image claims {', '.join(unclaimed[0]) or 'an empty runs-on'}"
-            elif unclaimed:
-                partly.add(key)
-        grew = True
-        while grew:
-            grew = False
-            for key, job in workflow.jobs.items():
-                needed = next((need for need in job.needs if need in foreign or need in partly), None)
-                if key not in foreign and needed is not None:
-                    foreign[key] = f"it needs {needed}, which is not ours"
-                    grew = True
-        return [key for key in workflow.jobs if key not in foreign], foreign
-
 
 def choose(
     backlog: Iterable[tuple[str, str]],
@@ -360,37 +210,3 @@ def choose(
             if len(turn) < TURN:
                 turn.append(delivery)
     return chosen
-
-
-def _wants_paths(workflow: Workflow, event: str) -> bool:
-    return any(
-        trigger.event == event and (trigger.paths is not None or trigger.paths_ignore is not None)
-        for trigger in workflow.triggers
-    )
-
-
-def _title(event: Event) -> str:
-    """What people recognise the run by: the pull request's title or the commit's first line."""
-    pull = event.payload.get("pull_request")
-    title = pull.get("title") if isinstance(pull, dict) else None
-    text = title if isinstance(title, str) else event.message
-    return text.partition("\n")[0][:200] or event.ref
-
-
-def _failed(event: Event, path: str, name: str, source: str, reason: str) -> NewRun:
-    return NewRun(
-        workflow_path=path,
-        workflow_name=name,
-        title=_title(event),
-        source_text=source,
-        event=event,
-        jobs=(),
-        outcome=Outcome.STARTUP_FAILURE,
-        reason=reason,
-    )
-
-
-def _list(problems: Sequence[Problem | str]) -> str:
-    shown = [str(problem) for problem in problems[:PROBLEMS_SHOWN]]
-    more = len(problems) - len(shown)
-    return "\n".join([*shown, *([f"and {more} more"] if more else [])])

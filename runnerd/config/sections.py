@@ -131,7 +131,14 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
 class Match(msgspec.Struct, frozen=True, kw_only=True):
     """`[match]`: which jobs are ours."""
 
-    mode: Literal["labels", "all"] = "labels"
+    mode: Literal["labels", "all", "directory"] = "labels"
+    directory: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._-]{1,100}(/[A-Za-z0-9._-]{1,100}){0,5}$",
+            description="a folder of the repository, such as .runnerd/workflows",
+        ),
+    ] = ".runnerd/workflows"
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +258,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def origins(self) -> tuple[Setting, ...]:
         """Return every setting with where its value came from, in the order of config.toml."""
         return self.settings
+
+    @property
+    def workflow_folders(self) -> tuple[str, ...]:
+        """The folders of a repository that may hold its workflows; the first that has any counts."""
+        if self.match.mode == "directory":
+            return (self.match.directory,)
+        own: dict[str, tuple[str, ...]] = {
+            "gitea": (".gitea/workflows",),
+            "forgejo": (".forgejo/workflows", ".gitea/workflows"),
+        }
+        return (*own.get(self.forge.kind, ()), ".github/workflows")
+
+    def merges(self, full_name: str) -> bool:
+        """Whether a repository's remote is a GitHub, which makes merge commits of its pull requests."""
+        kind: str = self.forge.kind
+        server = self.forge.server.rstrip("/")
+        return kind == "github" and self.remote_of(full_name).startswith(f"{server}/")
 
     def remote_of(self, full_name: str) -> str:
         """Return where a repository is cloned from: its own `remote`, else the forge's server.

@@ -39,6 +39,7 @@ from runnerd.messages import (
     OutboxChanged,
     RunCreated,
 )
+from runnerd.planning.planner import Planner
 from runnerd.store.ledger import CannotOpen, Ledger, LedgerUnavailable, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
@@ -255,10 +256,9 @@ class _Daemon:
         return ParserActor(
             self.parser,
             ledger=self.ledger,
-            mirrors=self.mirrors,
+            planner=Planner(self.mirrors, self.site, merges=self.config.merges),
             executor=self.executor,
             reporter=self.reporter,
-            site=self.site,
             workers=self.config.parser.workers,
         )
 

@@ -35,6 +35,7 @@ class Site:
         self.variables: Mapping[str, str] = dict(variables or {})
         self.environment: Mapping[str, str] = dict(environment or {})
         self.foreign_is_failure = foreign_is_failure
+        self.workflow_folders = config.workflow_folders
         self.allow_emulated_forks = config.machines.allow_emulated_forks
         self.job_minutes = config.executor.default_timeout_minutes
         self.cancel_minutes = config.executor.cancel_minutes

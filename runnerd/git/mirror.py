@@ -23,7 +23,7 @@ from runnerd.git import names
 from runnerd.git.credential import login
 from runnerd.git.export import DEFAULTS, Limits, Source, pack_work_tree
 from runnerd.git.objects import Objects
-from runnerd.git.process import Git, GitError
+from runnerd.git.process import Git, GitError, GitFailed
 from runnerd.git.shelf import Shelf
 from runnerd.git.workflow_files import Refused, read_workflow_files
 from runnerd.model import Repository
@@ -32,6 +32,7 @@ CHANGED_COMMITS = 1000
 """A diff over more commits is not made: GitHub then runs the workflow whatever its path filters say."""
 
 _DIFF_BYTES = 16 << 20
+_COMMIT_BYTES = 1 << 20
 _FILES_KEPT = 256
 _READERS_KEPT = 8
 _LOCAL_TIMEOUT = 30.0
@@ -39,13 +40,22 @@ _PACKS_BEFORE_REPACK = 40
 _FETCH_ROUNDS = 8
 _SLOTS_KEPT = 1000
 
+_MERGE_TREE = ("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z")
+
 _NO_SUCH_REF = re.compile(r"couldn't find remote ref (refs/\S+)")
 _NO_SUCH_COMMIT = re.compile(
     r"not our ref|unadvertised object|no such remote ref|couldn't find remote ref [0-9a-f]{40}"
 )
 
 
-__all__ = ["CHANGED_COMMITS", "Mirrors", "Refused"]
+__all__ = ["CHANGED_COMMITS", "Commit", "Mirrors", "Refused"]
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What is read of a commit."""
+
+    parents: tuple[str, ...]
+    message: str
 
 
 async def _nobody(repository: str) -> None:
@@ -166,6 +176,35 @@ class Mirrors:
         """Return the object this full ref named, which is a tag object for an annotated tag."""
         found = await (await self.objects(repository)).info(_slot(names.ref(ref)))
         return found.sha if found else None
+
+    async def commit(self, repository: Repository, sha: str) -> Commit:
+        """Return what a commit in the mirror says of itself."""
+        found = await (await self.objects(repository)).read(names.sha(sha), limit=_COMMIT_BYTES)
+        if found is None or found[0].kind != "commit":
+            raise GitError(f"commit {sha} of {repository.full_name} is not in the mirror; fetch it first")
+        head, _, message = found[1].partition(b"\n\n")
+        parents = [line[7:].decode() for line in head.split(b"\n") if line.startswith(b"parent ")]
+        return Commit(parents=tuple(parents), message=message.decode(errors="replace"))
+
+    async def is_ancestor(self, repository: Repository, old: str, new: str) -> bool:
+        """Whether `new` has `old` in its history (or is it); False too where either is not in the mirror."""
+        try:
+            place = self.folder(repository)
+            await self._git(place, "merge-base", "--is-ancestor", names.sha(old), names.sha(new))
+        except GitFailed:
+            return False
+        return True
+
+    async def conflicts(self, repository: Repository, base: str, head: str) -> tuple[str, ...]:
+        """Return the files in which git cannot merge two commits of the mirror by itself."""
+        try:
+            await self._git(self.folder(repository), *_MERGE_TREE, names.sha(base), names.sha(head))
+        except GitFailed as failure:
+            if failure.status != 1 or not failure.output:
+                raise
+            _, *files = failure.output.decode(errors="replace").split("\0")
+            return tuple(name for name in files if name)
+        return ()
 
     async def workflow_files(
         self, repository: Repository, sha: str, folder: str = ".github/workflows"

@@ -66,6 +66,15 @@ class GitError(OSError):
     """
 
 
+class GitFailed(GitError):
+    """Git ended by itself and said no; `status` is its exit status, `output` what it printed before."""
+
+    def __init__(self, sentence: str, status: int, output: bytes) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.output = output
+
+
 class Git:
     """The host's git under fixed conditions.
 
@@ -197,8 +206,9 @@ async def run(
         raise GitError(f"`{shown}` printed more than {limit} bytes and was stopped")
     if not done:
         raise GitError(f"`{shown}` took longer than {timeout:g} s and was stopped")
-    if process.returncode != 0:
-        raise GitError(f"`{shown}` failed: {_sentence(bytes(errors)) or f'status {process.returncode}'}")
+    if process.returncode:
+        why = _sentence(bytes(errors)) or f"status {process.returncode}"
+        raise GitFailed(f"`{shown}` failed: {why}", process.returncode, bytes(output))
     return bytes(output)
 
 

@@ -18,6 +18,7 @@ from runnerd.machines.driver import NoMachine, Size
 from runnerd.machines.fake import open_fake_driver
 from runnerd.messages import CancelRun, DeliveryAccepted, RunCreated
 from runnerd.model import Actor, Event, Phase, Repository
+from runnerd.planning.planner import Planner
 from runnerd.store.changes import UNEXPANDED, NewJob, NewRun
 from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.supervise.mailbox import Mailbox
@@ -302,6 +303,7 @@ class PlanningSite:
     server_url = "https://forge.example"
     api_url = "https://api.forge.example"
     foreign_is_failure = False
+    workflow_folders = (".github/workflows",)
 
     def __init__(self):
         self.variables = {}
@@ -316,6 +318,7 @@ class Planning:
     def __init__(self, ledger, mirrors, nursery, folder):
         self.ledger, self.mirrors, self.nursery = ledger, mirrors, nursery
         self.site = PlanningSite()
+        self.merges = False
         self.mailbox, self.executor, self.reporter = Mailbox(64), Mailbox(64), Mailbox(64)
         self.folder = folder
         self.origin = Origin(folder / "hello")
@@ -326,10 +329,9 @@ class Planning:
         actor = ParserActor(
             self.mailbox,
             ledger=self.ledger,
-            mirrors=self.mirrors,
+            planner=Planner(self.mirrors, self.site, merges=lambda name: self.merges),
             executor=self.executor,
             reporter=self.reporter,
-            site=self.site,
             workers=workers,
         )
         scope, ended = trio.CancelScope(), trio.Event()

@@ -216,7 +216,7 @@ def test_choosing_what_to_plan():
 
 async def test_a_rush_puts_planning_off_but_not_for_long(nursery, autojump_clock):
     """While deliveries pour in planning waits, a second at most; without a rush it does not wait at all."""
-    nothing = dict.fromkeys(("ledger", "mirrors", "executor", "reporter", "site"))
+    nothing = dict.fromkeys(("ledger", "planner", "executor", "reporter"))
     mailbox = Mailbox(1)
     actor = ParserActor(mailbox, workers=1, **nothing)
     nursery.start_soon(actor._read_mailbox)

@@ -28,6 +28,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **{f"runnerd.{room}": (*EVERYBODY, "runnerd.workflow") for room in ROOMS},
     "runnerd.machines.guest": (),
     "runnerd.jobs": (*EVERYBODY, "runnerd.workflow", "runnerd.machines.driver"),
+    "runnerd.planning": (
+        *EVERYBODY,
+        "runnerd.workflow",
+        "runnerd.jobs",
+        "runnerd.forge",
+        "runnerd.git",
+        "runnerd.store",
+    ),
     "runnerd.supervise": (*EVERYBODY, "runnerd.messages"),
     "runnerd.actors": (
         *EVERYBODY,
@@ -35,6 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.supervise",
         "runnerd.workflow",
         "runnerd.jobs",
+        "runnerd.planning",
         *(f"runnerd.{room}" for room in ROOMS),
     ),
     "runnerd.daemon": (
@@ -45,6 +54,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.notify",
         "runnerd.workflow",
         "runnerd.jobs",
+        "runnerd.planning",
         "runnerd.actors",
         *(f"runnerd.{room}" for room in ROOMS),
     ),

@@ -165,3 +165,17 @@ def test_an_app_goes_before_a_token() -> None:
     assert (app.as_app, app.named) == (True, True)
     assert (Forge(token=Secret("t")).as_app, Forge(token=Secret("t")).named) == (False, True)
     assert not Forge().named
+
+
+def test_workflow_folders_follow_the_mode() -> None:
+    """The folder GitHub looks at, or in the mode "directory" one of our own alone."""
+    assert config().workflow_folders == (".github/workflows",)
+    own = config(match=sections.Match(mode="directory", directory="ci/flows"))
+    assert own.workflow_folders == ("ci/flows",)
+
+
+def test_only_a_github_makes_merge_commits() -> None:
+    """A remote elsewhere has none to wait for."""
+    elsewhere = {"o/elsewhere": sections.Repository(remote="/srv/git/x")}
+    assert config(repositories=elsewhere).merges("o/r")
+    assert not config(repositories=elsewhere).merges("o/elsewhere")
