@@ -264,17 +264,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """The folders of a repository that may hold its workflows; the first that has any counts."""
         if self.match.mode == "directory":
             return (self.match.directory,)
-        own: dict[str, tuple[str, ...]] = {
-            "gitea": (".gitea/workflows",),
-            "forgejo": (".forgejo/workflows", ".gitea/workflows"),
-        }
-        return (*own.get(self.forge.kind, ()), ".github/workflows")
+        if self.forge.kind == "gitea":
+            return (".forgejo/workflows", ".gitea/workflows", ".github/workflows")
+        return (".github/workflows",)
 
     def merges(self, full_name: str) -> bool:
         """Whether a repository's remote is a GitHub, which makes merge commits of its pull requests."""
-        kind: str = self.forge.kind
         server = self.forge.server.rstrip("/")
-        return kind == "github" and self.remote_of(full_name).startswith(f"{server}/")
+        return self.forge.kind == "github" and self.remote_of(full_name).startswith(f"{server}/")
 
     def remote_of(self, full_name: str) -> str:
         """Return where a repository is cloned from: its own `remote`, else the forge's server.

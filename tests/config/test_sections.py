@@ -168,8 +168,10 @@ def test_an_app_goes_before_a_token() -> None:
 
 
 def test_workflow_folders_follow_the_mode() -> None:
-    """The folder GitHub looks at, or in the mode "directory" one of our own alone."""
+    """The folder GitHub looks at, or in the mode "directory" one of our own; Gitea's own come first."""
     assert config().workflow_folders == (".github/workflows",)
+    gitea = config(forge=Forge(kind="gitea")).workflow_folders
+    assert gitea == (".forgejo/workflows", ".gitea/workflows", ".github/workflows")
     own = config(match=sections.Match(mode="directory", directory="ci/flows"))
     assert own.workflow_folders == ("ci/flows",)
 
