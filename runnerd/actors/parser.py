@@ -8,11 +8,13 @@ from typing import Any
 import trio
 
 from runnerd import log
-from runnerd.forge import events
+from runnerd.forge import buttons, events
 from runnerd.git.process import GitError
-from runnerd.messages import DeliveryAccepted, OutboxChanged, RunCreated
+from runnerd.messages import CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
+from runnerd.model import Event, Outcome, RunRecord
+from runnerd.planning.judge import failed
 from runnerd.planning.place import Absent, NotMerged, Passed
-from runnerd.planning.planner import Planner
+from runnerd.planning.planner import UNPROMPTED, Planner
 from runnerd.store.ledger import DeliveryState, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
 
@@ -33,6 +35,8 @@ TRIES = 5
 """How often planning is tried before a delivery is rejected with the reason."""
 PAUSE = 2.0
 """Seconds before the second try; they double with each."""
+UNREAD = ".github/workflows"
+"""What the run is called that stands for workflows which could not be read at all."""
 LIVES = 10
 """Daemons that may end while they plan one delivery: after so many it is taken for the cause."""
 
@@ -142,11 +146,16 @@ class ParserActor:
         record = await self._ledger.delivery(delivery)
         if record is None or record.state != DeliveryState.PENDING:
             return
+        known: Event | None = None
         try:
             event = await trio.to_thread.run_sync(events.decode, record.event, delivery, record.body)
             if isinstance(event, events.Ignored):
                 await self._ledger.ignore_delivery(delivery, event.reason)
                 return
+            if (press := buttons.pressed(event)) is not None:
+                await self._obey(delivery, event, press)
+                return
+            known = event
             last = self._tries.get(delivery, 0) + 1 >= TRIES
             plan = await self._planner.plan(event, last=last)
             planned = await self._ledger.plan_delivery(delivery, plan.runs, plan.notes)
@@ -160,25 +169,63 @@ class ParserActor:
         except (Absent, NotMerged) as problem:
             await self._try_later(delivery, str(problem))
         except GitError as problem:
-            await self._try_later(delivery, f"the repository could not be read: {problem}")
+            await self._try_later(delivery, f"the repository could not be read: {problem}", known)
         except Exception as fault:
             # What a delivery makes us do wrong costs that delivery, not the parser.
             _log.error("a fault of ours", exc_info=fault)
             name = type(fault).__name__
-            await self._try_later(delivery, f"a fault of runnerd itself ({name}): its log says where")
+            await self._try_later(delivery, f"a fault of runnerd itself ({name}): its log says where", known)
         else:
             self._forget(delivery)
             for run in planned:
                 await self._executor.send(RunCreated(run))
             self._reporter.offer(OutboxChanged())
 
-    async def _try_later(self, delivery: str, problem: str) -> None:
+    async def _obey(self, delivery: str, event: Event, press: buttons.Press) -> None:
+        """Do what somebody pressed a button for; one that means no run of ours is ignored."""
+        runs = [
+            run.id
+            for run in await self._meant(event, press)
+            if run.event.repository.id == event.repository.id
+        ]
+        if not runs:
+            await self._ledger.ignore_delivery(delivery, "the check it is about is none of ours")
+        elif press.wish == "cancel":
+            for run in runs:
+                if await self._ledger.request_cancel(run):
+                    await self._executor.send(CancelRun(run))
+            await self._ledger.ignore_delivery(delivery, f"asked for the end of run {runs[0]}")
+        else:
+            for again in await self._ledger.rerun_for(delivery, runs):
+                await self._executor.send(RunCreated(again))
+            self._reporter.offer(OutboxChanged())
+        self._forget(delivery)
+
+    async def _meant(self, event: Event, press: buttons.Press) -> list[RunRecord]:
+        if press.subject is not None:
+            run = await self._ledger.run(press.subject.run)
+            return [run] if run is not None and press.subject.fits(run) else []
+        latest = await self._ledger.runs(LOOK, repository=event.repository.full_name)
+        return [run for run in latest if run.event.report_sha == press.sha]
+
+    async def _try_later(self, delivery: str, problem: str, event: Event | None = None) -> None:
         tries = self._tries[delivery] = self._tries.get(delivery, 0) + 1
         if tries < TRIES:
             self._not_before[delivery] = trio.current_time() + PAUSE * 2.0 ** (tries - 1)
             _log.warning("a delivery cannot be planned now", problem=problem, tries=tries)
         else:
-            await self._reject(delivery, f"{problem} (tried {TRIES} times)")
+            await self._give_up(delivery, f"{problem} (tried {TRIES} times)", event)
+
+    async def _give_up(self, delivery: str, reason: str, event: Event | None) -> None:
+        """Reject a delivery; where its commit waits for results, as a failed run that is seen there."""
+        if event is None or event.name not in UNPROMPTED or not event.report_sha:
+            await self._reject(delivery, reason)
+            return
+        self._forget(delivery)
+        run = failed(event, UNREAD, UNREAD, "", reason, Outcome.INFRA_ERROR)
+        await self._ledger.plan_delivery(delivery, [run], [])
+        self._reporter.offer(OutboxChanged())
+        _log.error("delivery given up", reason=reason)
 
     async def _reject(self, delivery: str, reason: str) -> None:
         self._forget(delivery)

@@ -17,7 +17,7 @@ from runnerd.store.changes import NewRun, WorkflowNote
 from runnerd.workflow import load_cached
 from runnerd.workflow.model import Workflow, WorkflowErrors
 
-_UNPROMPTED = ("push", "pull_request")
+UNPROMPTED = ("push", "pull_request")
 """Events that ask every workflow file of the commit, so that one which cannot be read is their failure."""
 _DIFFER = {"push": "before", "pull_request": "base_sha", "pull_request_target": "base_sha"}
 """Events that change files -> the field of `Event` with the commit to compare with."""
@@ -99,7 +99,7 @@ class Planner:
             notes.append(note)
             if run is not None:
                 runs.append(run)
-        if refused and event.name in _UNPROMPTED:
+        if refused and event.name in UNPROMPTED:
             # One run for all of them: there may be thousands.
             reason = "Workflow files that are not read\n" + listed(refused)
             runs.append(failed(event, folder, folder, "", reason))
@@ -124,7 +124,7 @@ class Planner:
         try:
             workflow = await trio.to_thread.run_sync(load_cached, source, path)
         except WorkflowErrors as errors:
-            if event.name not in _UNPROMPTED:
+            if event.name not in UNPROMPTED:
                 return None, WorkflowNote(path=path, matched=False, reason="the file is not valid")
             # GitHub shows an unreadable file as a failed run, because it cannot tell its triggers.
             reason = "Invalid workflow file\n" + listed(errors.problems)

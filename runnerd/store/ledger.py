@@ -193,6 +193,14 @@ class Ledger:
         """
         return await self._write(partial(runs.rerun, id=run, now=self._clock()))
 
+    async def rerun_for(self, delivery: str, ids: Sequence[int]) -> list[int]:
+        """Settle a delivery that asks for runs to be run again, and write their next attempts, in one piece.
+
+        Returns the new ids. Of each run the newest attempt counts: one that has not ended, and one without
+        jobs, is passed over. A repeated call writes nothing (I2).
+        """
+        return await self._write(partial(runs.rerun_for, delivery=delivery, ids=ids, now=self._clock()))
+
     async def recover(self, now: float) -> Recovery:
         """Settle the jobs recorded as running while none is: at start, before the first claim.
 

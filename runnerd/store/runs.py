@@ -134,6 +134,27 @@ def rerun(connection: sa.Connection, id: int, now: float) -> int:
     return run
 
 
+def rerun_for(connection: sa.Connection, delivery: str, ids: Sequence[int], now: float) -> list[int]:
+    """Settle a delivery by running these runs again; see `Ledger.rerun_for`."""
+    if not deliveries.settle(connection, delivery, DeliveryState.PLANNED, "a run is run again"):
+        return []
+    newest = {run.id: run for run in (_newest(connection, id) for id in ids)}
+    again = [id for id, run in newest.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
+    return [rerun(connection, id, now) for id in again]
+
+
+def _newest(connection: sa.Connection, id: int) -> RunRecord:
+    """The last attempt of what this run is an attempt of."""
+    run = known(connection, id)
+    same = (runs.c.delivery == run.delivery, runs.c.workflow_path == run.workflow_path)
+    last = sa.select(runs.c.id).where(*same).order_by(runs.c.attempt.desc()).limit(1)
+    return known(connection, connection.execute(last).scalar_one())
+
+
+def _has_plan(connection: sa.Connection, run: int) -> bool:
+    return bool(connection.execute(sa.select(runs.c.plan).where(runs.c.id == run)).scalar_one())
+
+
 def request_cancel(connection: sa.Connection, id: int) -> bool:
     """Mark a run that has not ended; False when it is too late or there is no such run."""
     here = (runs.c.id == id, runs.c.phase != Phase.DONE)

@@ -5,13 +5,14 @@ import trio
 from runnerd.actors import parser
 from runnerd.actors.parser import TURN, ParserActor, choose
 from runnerd.messages import DeliveryAccepted
+from runnerd.model import Outcome
 from runnerd.supervise.mailbox import Mailbox
 
 from .conftest import CI, PATIENCE, push
 
 
 async def test_a_remote_that_does_not_answer_is_tried_again_and_then_given_up(planning, monkeypatch):
-    """Meanwhile other repositories are planned; at last the delivery is rejected with git's sentence."""
+    """Meanwhile other repositories are planned; at last a failed run says git's sentence on the commit."""
     monkeypatch.setattr(parser, "PAUSE", 0.05)
     monkeypatch.setattr(parser, "SWEEP_EVERY", 0.02)
     sha = planning.origin.commit({"ci.yml": CI})
@@ -20,9 +21,25 @@ async def test_a_remote_that_does_not_answer_is_tried_again_and_then_given_up(pl
     record, _, _ = await planning.push(sha)
     assert record.state == "planned"
     assert (await planning.ledger.delivery(gone)).state == "pending"
-    record = await planning.settled(gone)
+    assert (await planning.settled(gone)).state == "planned"
+    [run] = await planning.ledger.runs(9, repository="octo/gone")
+    assert (run.outcome, run.event.report_sha) == (Outcome.INFRA_ERROR, "b" * 40)
+    assert run.reason.startswith("the repository could not be read: ")
+    assert run.reason.endswith("(tried 5 times)")
+    assert ("run", "completed") in [
+        (row.kind, row.state) for row in await planning.ledger.outbox_due(4e9, 9) if row.run == run.id
+    ]
+
+
+async def test_what_waits_for_no_result_is_rejected(planning, monkeypatch):
+    """An event that nobody looks for at a commit leaves its reason in the ledger alone."""
+    monkeypatch.setattr(parser, "PAUSE", 0.01)
+    monkeypatch.setattr(parser, "SWEEP_EVERY", 0.01)
+    await planning.start()
+    body = {"ref": "main", "workflow": "ci.yml", "inputs": None,
+            "repository": {"id": 5, "full_name": "octo/gone"}}  # fmt: skip
+    record = await planning.settled(await planning.accept("workflow_dispatch", body))
     assert record.state == "rejected"
-    assert record.reason.startswith("the repository could not be read: ")
     assert record.reason.endswith("(tried 5 times)")
 
 
@@ -42,7 +59,7 @@ async def test_a_remote_that_comes_back_is_planned(planning, monkeypatch):
 
 
 async def test_a_fault_of_ours_costs_one_delivery_alone(planning, monkeypatch):
-    """A delivery that makes us do wrong is rejected in the end; the parser and the others go on."""
+    """A delivery that makes us do wrong ends as a failed run; the parser and the others go on."""
     monkeypatch.setattr(parser, "PAUSE", 0.01)
     monkeypatch.setattr(parser, "SWEEP_EVERY", 0.01)
     bad_sha, sha = planning.origin.commit({"ci.yml": CI + "# bad\n"}), planning.origin.commit({"ci.yml": CI})
@@ -58,20 +75,22 @@ async def test_a_fault_of_ours_costs_one_delivery_alone(planning, monkeypatch):
     bad = await planning.accept("push", push(bad_sha))
     record, _, _ = await planning.push(sha)
     assert record.state == "planned"
-    record = await planning.settled(bad)
-    assert record.state == "rejected"
-    assert record.reason == "a fault of runnerd itself (KeyError): its log says where (tried 5 times)"
+    assert (await planning.settled(bad)).state == "planned"
+    [run] = [run for run in await planning.ledger.runs(9) if run.delivery == bad]
+    assert run.outcome is Outcome.INFRA_ERROR
+    assert run.reason == "a fault of runnerd itself (KeyError): its log says where (tried 5 times)"
     assert not ended.is_set()
 
 
-async def test_a_repository_without_a_proper_name_is_rejected(planning, monkeypatch):
+async def test_a_repository_without_a_proper_name_starts_nothing(planning, monkeypatch):
     """A name that no folder may have never becomes one, and harms nobody else."""
     monkeypatch.setattr(parser, "PAUSE", 0.01)
     monkeypatch.setattr(parser, "SWEEP_EVERY", 0.01)
     await planning.start()
-    record = await planning.settled(await planning.accept("push", push("b" * 40, full_name="octo/-x")))
-    assert record.state == "rejected"
-    assert "'octo/-x' is not a repository name" in record.reason
+    await planning.settled(await planning.accept("push", push("b" * 40, full_name="octo/-x")))
+    [run] = await planning.ledger.runs(9)
+    assert (run.outcome, await planning.ledger.jobs(run.id)) == (Outcome.INFRA_ERROR, [])
+    assert "'octo/-x' is not a repository name" in run.reason
 
 
 async def test_what_an_earlier_parser_left_is_taken_up(planning):

@@ -206,3 +206,17 @@ def test_a_queued_job_does_not_start_the_run(desk):
     id = desk.run_with(desk.new_job())
     desk.apply(id, QueueJob(job=desk.jobs(id)[0].id, now=1.0))
     assert runs.find(desk.connection, id).phase is Phase.QUEUED
+
+
+def test_a_delivery_that_asks_for_runs_again_is_settled_with_them(desk):
+    """The newest attempt counts, what has not ended is passed over, and a second call writes nothing."""
+    run = desk.run_with(desk.new_job())
+    desk.deliver("again")
+    assert runs.rerun_for(desk.connection, "again", [run], 5.0) == []
+    desk.apply(run, SkipJob(job=desk.jobs(run)[0].id, reason="x"), EndRun(outcome=Outcome.FAILURE))
+    desk.deliver("once more")
+    [second] = runs.rerun_for(desk.connection, "once more", [run, run], 5.0)
+    assert runs.find(desk.connection, second).attempt == 2
+    assert runs.rerun_for(desk.connection, "once more", [run], 5.0) == []
+    desk.deliver("while it runs")
+    assert runs.rerun_for(desk.connection, "while it runs", [run], 5.0) == []

@@ -1,0 +1,90 @@
+"""The parser and what people press at check runs: a run again or its end, once for each press."""
+
+from runnerd.forge import checks
+from runnerd.messages import CancelRun, RunCreated
+from runnerd.model import Outcome, Phase
+from runnerd.store.changes import EndRun, SkipJob
+
+from .conftest import CI, repository
+
+
+async def ended(planning, run):
+    """Bring a planned run to its end."""
+    for job in await planning.ledger.jobs(run.id):
+        await planning.ledger.apply(run.id, [SkipJob(job=job.id, reason="for the test")])
+    await planning.ledger.apply(run.id, [EndRun(outcome=Outcome.FAILURE)])
+
+
+def press(run, job=None, *, action="rerequested", button=None, number=5, **changes):
+    body = {
+        "action": action,
+        "check_run": {"external_id": checks.external_id(run, job), "head_sha": run.event.report_sha},
+        "repository": repository(number=number),
+        "sender": {"id": 2, "login": "bob"},
+    }
+    return body | ({"requested_action": {"identifier": button}} if button else {}) | changes
+
+
+async def started(planning):
+    sha = planning.origin.commit({"ci.yml": CI})
+    await planning.start()
+    _, [run], _ = await planning.push(sha)
+    await planning.told(1)
+    return run
+
+
+async def test_run_again_is_the_next_attempt(planning):
+    """GitHub's own button and ours: a new attempt for the executor; the same delivery twice makes one."""
+    run = await started(planning)
+    await ended(planning, run)
+    record, _, _ = await planning.plan("check_run", press(run))
+    [again, _] = await planning.ledger.runs(9)
+    assert (record.state, again.attempt, again.phase) == ("planned", 2, Phase.QUEUED)
+    assert await planning.told(1) == [RunCreated(again.id)]
+    assert await planning.ledger.rerun_for(record.id, [run.id]) == []
+    await ended(planning, again)
+    await planning.plan("check_run", press(run, action="requested_action", button="rerun"))
+    assert [run.attempt for run in await planning.ledger.runs(9)] == [3, 2, 1]
+
+
+async def test_a_run_that_has_not_ended_is_not_run_twice(planning):
+    """Neither it nor the attempt that follows it."""
+    run = await started(planning)
+    await planning.plan("check_run", press(run))
+    await ended(planning, run)
+    for _ in range(2):
+        await planning.plan("check_run", press(run))
+    assert [run.attempt for run in await planning.ledger.runs(9)] == [2, 1]
+
+
+async def test_cancel_ends_the_run(planning):
+    """Recorded in the ledger, and told to the executor."""
+    run = await started(planning)
+    record, _, _ = await planning.plan("check_run", press(run, action="requested_action", button="cancel"))
+    assert (record.state, record.reason) == ("ignored", f"asked for the end of run {run.id}")
+    assert (await planning.ledger.run(run.id)).cancel_requested
+    assert await planning.told(1) == [CancelRun(run.id)]
+
+
+async def test_another_repositorys_press_moves_nothing(planning):
+    """The check run's id is a stranger's word: repository and delivery have to fit the run."""
+    run = await started(planning)
+    await ended(planning, run)
+    forged = press(run)
+    forged["check_run"]["external_id"] = f"{run.id}/0/000000000000"
+    for body in (press(run, number=6), forged):
+        record, _, _ = await planning.plan("check_run", body)
+        assert (record.state, record.reason) == ("ignored", "the check it is about is none of ours")
+    assert len(await planning.ledger.runs(9)) == 1
+
+
+async def test_all_checks_of_a_commit_are_run_again(planning):
+    """The suite's button means every run of that commit that has ended."""
+    sha = planning.origin.commit({"ci.yml": CI, "two.yml": CI.replace("CI", "Two")})
+    await planning.start()
+    _, runs, _ = await planning.push(sha)
+    for run in runs:
+        await ended(planning, run)
+    body = press(runs[0]) | {"check_suite": {"head_sha": sha}}
+    await planning.plan("check_suite", body)
+    assert sorted(run.attempt for run in await planning.ledger.runs(9)) == [1, 1, 2, 2]
