@@ -17,13 +17,14 @@ from runnerd.jobs.spec import JobSpec
 from runnerd.machines.driver import Machine, NoMachine
 from runnerd.messages import CancelRun, LeaseMachine, OutboxChanged, PoolRestarted, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
+from runnerd.reading.process import Reader
 from runnerd.store.changes import EndJob, EndRun
 from runnerd.store.ledger import Ledger, LedgerUnavailable, StaleEpoch
 from runnerd.store.progress import nodes, progress
 from runnerd.store.recovery import ATTEMPTS
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
-from runnerd.workflow import graph, load_cached
+from runnerd.workflow import graph
 from runnerd.workflow.model import ExpressionError, Workflow, WorkflowErrors
 
 _log = log.get("executor")
@@ -125,6 +126,7 @@ class ExecutorActor:
         site: Site,
         clock: Callable[[], float],
         cancel_all: trio.Event,
+        reader: Reader | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._ledger = ledger
@@ -133,6 +135,7 @@ class ExecutorActor:
         self._site = site
         self._clock = clock
         self._cancel_all = cancel_all
+        self._reader = reader or Reader()
         self._drives: dict[int, _Drive] = {}
         self._draining = False
         self._nursery: trio.Nursery | None = None
@@ -241,7 +244,7 @@ class ExecutorActor:
     async def _read(self, run: RunRecord, rows: Sequence[JobRecord]) -> tuple[Workflow, dict[str, Any]]:
         """The workflow as far as it is ours, and the contexts that all its jobs share."""
         source = await self._ledger.source(run.source)
-        workflow = await trio.to_thread.run_sync(load_cached, source, run.workflow_path)
+        workflow = await self._reader.load(source, run.workflow_path)
         ours = {row.key for row in rows}
         workflow = msgspec.structs.replace(
             workflow,

@@ -40,6 +40,7 @@ from runnerd.messages import (
     RunCreated,
 )
 from runnerd.planning.planner import Planner
+from runnerd.reading.process import Reader
 from runnerd.store.ledger import CannotOpen, Ledger, LedgerUnavailable, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
@@ -146,6 +147,7 @@ class _Daemon:
     ) -> None:
         self.config, self.ledger, self.forge, self.mirrors = config, ledger, forge, mirrors
         self.open_driver = drivers.opener(config, ledger, open_driver)
+        self.reader = Reader()
         self.parser: Mailbox[DeliveryAccepted] = Mailbox(1024)
         self.executor: Mailbox[RunCreated | CancelRun] = Mailbox(1024)
         self.pool: Mailbox[LeaseMachine | DescribePool] = Mailbox(1024)
@@ -243,6 +245,7 @@ class _Daemon:
             site=self.site,
             clock=time.time,
             cancel_all=self.cancel_jobs,
+            reader=self.reader,
         )
 
     def _control(self) -> ControlActor:
@@ -256,7 +259,7 @@ class _Daemon:
         return ParserActor(
             self.parser,
             ledger=self.ledger,
-            planner=Planner(self.mirrors, self.site, merges=self.config.merges),
+            planner=Planner(self.mirrors, self.site, merges=self.config.merges, reader=self.reader),
             executor=self.executor,
             reporter=self.reporter,
             workers=self.config.parser.workers,

@@ -13,8 +13,8 @@ from runnerd.git.process import GitError
 from runnerd.model import Event, Outcome
 from runnerd.planning.judge import Site, failed, judge, listed, wants_paths
 from runnerd.planning.place import Absent, Conflict, NotMerged, Nudge, Passed, locate
+from runnerd.reading.process import Reader
 from runnerd.store.changes import NewRun, WorkflowNote
-from runnerd.workflow import load_cached
 from runnerd.workflow.model import Workflow, WorkflowErrors
 
 UNPROMPTED = ("push", "pull_request")
@@ -34,7 +34,8 @@ class Planner:
     """Plans events from the mirrors.
 
     `merges` says of a repository whether its remote makes merge commits of pull requests, `nudge` asks the
-    forge about one of them. Workflow files are those of the first of the site's folders that has any.
+    forge about one of them, `reader` reads the files. Workflow files are those of
+    the first of the site's folders that has any.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Planner:
         *,
         merges: Callable[[str], bool] = lambda repository: False,
         nudge: Nudge | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self._mirrors = mirrors
         self._site = site
         self._merges = merges
         self._nudge = nudge
+        self._reader = reader or Reader()
 
     async def plan(self, event: Event, *, last: bool = False) -> Plan:
         """Return the runs an event starts, and for each workflow file why or why not.
@@ -122,7 +125,7 @@ class Planner:
     async def _one(self, event: Event, path: str, text: bytes) -> tuple[NewRun | None, WorkflowNote]:
         source = text.decode("utf-8", "replace")
         try:
-            workflow = await trio.to_thread.run_sync(load_cached, source, path)
+            workflow = await self._reader.load(source, path)
         except WorkflowErrors as errors:
             if event.name not in UNPROMPTED:
                 return None, WorkflowNote(path=path, matched=False, reason="the file is not valid")

@@ -179,10 +179,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 class WorkflowErrors(Exception):
-    """A file that GitHub would refuse; `problems` has every one, in the order of the file."""
+    """A file that GitHub would refuse; `problems` has every one, in the order of the file.
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        self.problems = problems
+    `doubtful`: the quick YAML parser refused it, and `Limits.second_opinion` forbade to ask the slow one.
+    """
+
+    def __init__(self, problems: tuple[Problem, ...], *, doubtful: bool = False) -> None:
+        self.problems, self.doubtful = problems, doubtful
         super().__init__("\n".join(map(str, problems)))
 
 
@@ -216,6 +219,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What untrusted input may cost, checked before the work is done."""
 
     text: int = 1 << 20
+    second_opinion: int = 256 << 10
+    """Characters that the pure YAML parser may be given where libyaml refuses: half a megabyte a second."""
     depth: int = 50
     nodes: int = 20_000
     legs: int = 256

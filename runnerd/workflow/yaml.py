@@ -12,9 +12,6 @@ from typing import Any
 
 from runnerd.workflow.model import Limits, Problem, WorkflowErrors
 
-PURE_LIMIT = 256 << 10
-"""Characters that the slow pure parser may be given: it reads about half a megabyte a second."""
-
 _INT = re.compile(r"[-+]?[0-9]+").fullmatch
 _OCTAL = re.compile(r"0o[0-7]+").fullmatch
 _HEX = re.compile(r"0x[0-9a-fA-F]+").fullmatch
@@ -71,8 +68,8 @@ class Document:
 class _Stop(Exception):
     """Reading cannot go on; becomes a `WorkflowErrors`."""
 
-    def __init__(self, line: int, column: int, message: str) -> None:
-        self.line, self.column, self.message = line, column, message
+    def __init__(self, line: int, column: int, message: str, *, doubtful: bool = False) -> None:
+        self.line, self.column, self.message, self.doubtful = line, column, message, doubtful
         super().__init__(message)
 
 
@@ -93,9 +90,8 @@ def read(text: str, *, path: str, limits: Limits = Limits()) -> Document:  # noq
         except Exception as refused:  # the parser's errors share no useful base before it is imported
             return _read_pure(text, path, limits, refused)
     except _Stop as stop:
-        raise WorkflowErrors(
-            (Problem(path=path, line=stop.line, column=stop.column, message=stop.message),)
-        ) from None
+        problem = Problem(path=path, line=stop.line, column=stop.column, message=stop.message)
+        raise WorkflowErrors((problem,), doubtful=stop.doubtful) from None
 
 
 def _check_text(text: str, limits: Limits) -> None:
@@ -136,7 +132,8 @@ def _read_pure(text: str, path: str, limits: Limits, refused: Exception) -> Docu
 
     if not isinstance(refused, YAMLError):
         raise refused
-    if len(text) <= PURE_LIMIT:
+    asked = len(text) <= limits.second_opinion
+    if asked:
         try:
             return _Builder(_pure_events(text), path, limits).document()
         except _Stop:
@@ -158,7 +155,8 @@ def _read_pure(text: str, path: str, limits: Limits, refused: Exception) -> Docu
         line, column = _position(text, min(int(getattr(refused, "position", 0)), len(text)))
     problem = getattr(refused, "problem", None) or getattr(refused, "reason", None) or "not valid YAML"
     context = getattr(refused, "context", None)
-    raise _Stop(line, column, f"{problem} ({context})" if context else str(problem))
+    sentence = f"{problem} ({context})" if context else str(problem)
+    raise _Stop(line, column, sentence, doubtful=not asked)
 
 
 def plain(text: str) -> Any:

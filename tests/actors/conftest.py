@@ -324,12 +324,12 @@ class Planning:
         self.origin = Origin(folder / "hello")
         self.count = 0
 
-    async def start(self, workers=2):
+    async def start(self, workers=2, reader=None):
         """Start a parser; returns the scope that kills it and the event that says it ended."""
         actor = ParserActor(
             self.mailbox,
             ledger=self.ledger,
-            planner=Planner(self.mirrors, self.site, merges=lambda name: self.merges),
+            planner=Planner(self.mirrors, self.site, merges=lambda name: self.merges, reader=reader),
             executor=self.executor,
             reporter=self.reporter,
             workers=workers,

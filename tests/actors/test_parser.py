@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import sys
 
 from runnerd.actors import parser
 from runnerd.messages import DeliveryAccepted, RunCreated
 from runnerd.model import Outcome, Phase
+from runnerd.reading import process
 from runnerd.store.ledger import Delivery
 
 from .conftest import CI, CI_OF_PULLS, pull, repository
@@ -69,6 +71,19 @@ async def test_files_that_are_not_read_are_one_failed_run(planning):
     assert refused.reason.startswith(first)
     assert refused.reason.endswith("and 2 more")
     assert notes["link11.yml"].reason.startswith("it is a symbolic link")
+
+
+async def test_a_reading_that_hangs_ends_in_a_recorded_state(planning):
+    """It is killed, the file's run has failed with the reason, and the other files are planned."""
+    large = CI + "#" * process.SMALL
+    sha = planning.origin.commit({"ci.yml": CI, "large.yml": large})
+    hangs = (sys.executable, "-c", "import time; time.sleep(600)")
+    await planning.start(reader=process.Reader(timeout=0.3, command=hangs))
+    record, (good, bad), notes = await planning.push(sha)
+    assert (record.state, good.phase) == ("planned", Phase.QUEUED)
+    assert (bad.phase, bad.outcome) == (Phase.DONE, Outcome.STARTUP_FAILURE)
+    assert "took longer than 0.3 s and was stopped" in bad.reason
+    assert notes["large.yml"].reason == "the file is not valid"
 
 
 async def test_an_invalid_file_is_not_blamed_on_a_manual_start(planning):

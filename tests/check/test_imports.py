@@ -10,7 +10,7 @@ import msgspec
 ROOT = Path(__file__).parents[2]
 
 EVERYBODY = ("runnerd.model", "runnerd.log", "runnerd.metrics")
-ROOMS = ("git", "forge", "machines", "services", "store", "llm", "insights", "web")
+ROOMS = ("git", "forge", "machines", "services", "store", "llm", "insights", "web", "reading")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "runnerd.model": (),
@@ -34,6 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.jobs",
         "runnerd.forge",
         "runnerd.git",
+        "runnerd.reading",
         "runnerd.store",
     ),
     "runnerd.supervise": (*EVERYBODY, "runnerd.messages"),

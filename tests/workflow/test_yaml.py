@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runnerd.workflow.model import Limits, WorkflowErrors
-from runnerd.workflow.yaml import PURE_LIMIT, Map, Seq, read
+from runnerd.workflow.yaml import Map, Seq, read
 
 
 def load(text: str, **limits):
@@ -141,7 +141,7 @@ def test_depth_counts_through_aliases():
 
 def test_a_large_broken_text_is_not_given_to_the_slow_parser():
     """Above the bound libyaml's verdict stands even for what the other parser would accept."""
-    text = "a: [http://x:80/, c]\n" + "#" * PURE_LIMIT
+    text = "a: [http://x:80/, c]\n" + "#" * Limits().second_opinion
     assert refused(text).line == 1
 
 

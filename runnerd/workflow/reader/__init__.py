@@ -1,5 +1,5 @@
 """Reading workflow files: `load` and `load_cached`; one file here per noun of the language."""
 
-from runnerd.workflow.reader.workflow import FEATURES, load, load_cached
+from runnerd.workflow.reader.workflow import FEATURES, Found, load, load_cached, recall, remember
 
-__all__ = ["FEATURES", "load", "load_cached"]
+__all__ = ["FEATURES", "Found", "load", "load_cached", "recall", "remember"]

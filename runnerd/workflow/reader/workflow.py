@@ -106,43 +106,65 @@ _WORKFLOW: Table = {
 }
 
 
+Found = Workflow | tuple[Problem, ...]
+"""What a file came to: the workflow, or its problems."""
+CACHED_FILES = 256
+CACHED_TEXT = 4 << 20
+"""Characters of the files whose results are kept."""
+
+
 class _Cache:
-    """The most recently used results by the hash of what they were made from."""
+    """The most recently used results by the hash of what they were made from, bounded by the text's size."""
 
-    def __init__(self, size: int) -> None:
-        self._size, self._lock = size, threading.Lock()
-        self._kept: OrderedDict[tuple[bytes, str, frozenset[str]], Workflow | tuple[Problem, ...]] = (
-            OrderedDict()
-        )
+    def __init__(self, files: int, text: int) -> None:
+        self._files, self._text, self._lock = files, text, threading.Lock()
+        self._kept: OrderedDict[tuple[bytes, str, frozenset[str]], tuple[Found, int]] = OrderedDict()
+        self._size = 0
 
-    def load(self, content: str, path: str, features: frozenset[str]) -> Workflow:
-        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
-        key = (digest, path, features)
+    def get(self, content: str, path: str, features: frozenset[str]) -> Found | None:
+        key = _key(content, path, features)
         with self._lock:
             found = self._kept.get(key)
-        if found is None:
-            try:
-                found = load(content, path=path, features=features)
-            except WorkflowErrors as errors:
-                found = errors.problems
-        with self._lock:
-            self._kept[key] = found
+            if found is None:
+                return None
             self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        if isinstance(found, tuple):
-            raise WorkflowErrors(found)
-        return found
+            return found[0]
+
+    def put(self, content: str, path: str, features: frozenset[str], found: Found) -> None:
+        key, size = _key(content, path, features), len(content)
+        with self._lock:
+            self._size += size - self._kept.pop(key, (found, 0))[1]
+            self._kept[key] = found, size
+            while self._size > self._text or len(self._kept) > self._files:
+                self._size -= self._kept.popitem(last=False)[1][1]
 
 
-_CACHE = _Cache(256)
+def _key(content: str, path: str, features: frozenset[str]) -> tuple[bytes, str, frozenset[str]]:
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest(), path, features
+
+
+_CACHE = _Cache(CACHED_FILES, CACHED_TEXT)
+
+
+def recall(text: str, path: str, *, features: frozenset[str] = frozenset()) -> Found | None:
+    """What is remembered of a text by its sha256: its workflow, its problems, or None for nothing."""
+    return _CACHE.get(text, path, features)
+
+
+def remember(text: str, path: str, found: Found, *, features: frozenset[str] = frozenset()) -> None:
+    """Keep what a text came to, for `recall` and `load_cached`."""
+    _CACHE.put(text, path, features, found)
 
 
 def load_cached(text: str, path: str, *, features: frozenset[str] = frozenset()) -> Workflow:
-    """Like `load` without `resolve`, remembered by the text's sha256; the problems of a bad file too.
-
-    A file larger than 64 Ki characters is read anew each time, so that the cache stays small.
-    """
-    if len(text) > 64 << 10:
-        return load(text, path=path, features=features)
-    return _CACHE.load(text, path, features)
+    """Like `load` without `resolve`, remembered by the text's sha256; the problems of a bad file too."""
+    found = recall(text, path, features=features)
+    if found is None:
+        try:
+            found = load(text, path=path, features=features)
+        except WorkflowErrors as errors:
+            found = errors.problems
+        remember(text, path, found, features=features)
+    if isinstance(found, tuple):
+        raise WorkflowErrors(found)
+    return found
