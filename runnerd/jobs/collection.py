@@ -39,8 +39,7 @@ async def collect(
     for variable, problem in files.problems.items():
         failed = failed or variable != "GITHUB_STEP_SUMMARY"
         await console.error(f"Unable to process the file ${variable}: {problem}.")
-    outputs = dict(console.outputs)
-    variables: dict[str, str] = {}
+    outputs, variables = dict(console.outputs), dict(console.variables)
     for variable, taken in (("GITHUB_OUTPUT", outputs), ("GITHUB_ENV", variables)):
         try:
             taken |= await _parsed(files.texts[variable])
@@ -54,7 +53,7 @@ async def collect(
     if not state.room_for(outputs):
         failed, outputs = True, {}
         await console.error("The outputs of this job's steps are too large together; these are dropped.")
-    paths = environment_files.parse_paths(files.texts["GITHUB_PATH"])
+    paths = [*console.paths, *environment_files.parse_paths(files.texts["GITHUB_PATH"])]
     return Collected(
         effects=Effects(
             outputs=outputs, variables=variables, paths=tuple(path for path in paths if "\0" not in path)

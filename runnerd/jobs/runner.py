@@ -21,6 +21,7 @@ from runnerd.jobs.keys import StepFailed, default_name, environment_of, minutes_
 from runnerd.jobs.masker import SHORT, Masker
 from runnerd.jobs.outcome import storable, unrunnable
 from runnerd.jobs.ports import Checkout, Clock, LogSink, StepObserver
+from runnerd.jobs.problems import Problems
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import placed
 from runnerd.jobs.spec import JobSpec, wants_debug
@@ -55,7 +56,10 @@ async def run_job(
     `Cancelled`, after the running process was stopped.
     """
     run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, clock)
-    return await run.whole()
+    try:
+        return await run.whole()
+    finally:
+        await run.problems.close()
 
 
 class _JobRun:
@@ -80,6 +84,7 @@ class _JobRun:
         self.state = JobState(self.spec, secrets, machine.paths, machine.id)
         self.masker = Masker([*secrets.values(), str(self.state.github.get("token") or "")])
         self.place = Workplace(machine, self.state.workspace, self.state.variables({}, {}))
+        self.problems = Problems(self.place.read_file, self.place.is_file, self.state.workspace)
         self.record = Record(self.masker, observer, clock)
         self.desk = Desk(
             state=self.state,
@@ -300,4 +305,5 @@ class _JobRun:
             workspace=self.state.workspace,
             debug=self.spec.debug,
             limits=self.spec.limits,
+            problems=self.problems,
         )

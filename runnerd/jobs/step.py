@@ -31,6 +31,7 @@ from runnerd.workflow.model import Defaults, Scalar
 T = TypeVar("T")
 
 
+_UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
 _NAMED = 100
 """Variables that are named in the log, at most."""
 
@@ -131,6 +132,7 @@ class StepRun:
         self._check(variables)
         await self._introduce(console, text, f"shell: {shell.display}")
         self._place.used = True
+        console.unsecure = self.environment.get(_UNSECURE, "").strip().lower() == "true"
         try:
             script = await self._place.put_script(self.number, shell.suffix, shell.script(text))
             command = Command(argv=shell.argv(script), env=variables, cwd=posixpath.normpath(folder))

@@ -91,6 +91,20 @@ class Workplace:
                 problems[variable] = str(data)
         return StepFiles(texts=texts, problems=problems)
 
+    async def read_file(self, path: str, limit: int) -> bytes:
+        """Read a file of the machine, of at most `limit` bytes; raises OSError and ValueError."""
+        return await self._machine.get(path, limit=limit)
+
+    async def is_file(self, path: str) -> bool:
+        """Whether there is such a file in the machine."""
+        try:
+            await self._machine.get(path, limit=0)
+        except OSError:
+            return False
+        except ValueError:
+            return True  # it holds something
+        return True
+
     async def empty(self, folder: str) -> None:
         """Remove all that is in a folder of the workspace."""
         status, _, errors = await self._capture(

@@ -87,6 +87,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("runnerd.metrics",),
     "typer": ("runnerd.cli", "runnerd.__main__"),
     "rich": ("runnerd.cli",),
+    "regex": ("runnerd.jobs.matchers",),
 }
 """Third-party library -> the modules that may import it."""
 
