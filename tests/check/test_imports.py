@@ -78,7 +78,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "jinja2": ("runnerd.web",),
     "httpx": ("runnerd.forge", "runnerd.llm", "runnerd.machines.fcctl", "runnerd.web.client"),
     "jwt": ("runnerd.forge",),
-    "cryptography": ("runnerd.forge",),
+    "cryptography": ("runnerd.forge", "runnerd.machines.sealed"),
     "ruamel": ("runnerd.workflow.yaml",),
     "_ruamel_yaml": ("runnerd.workflow.yaml",),
     "sqlalchemy": ("runnerd.store",),
