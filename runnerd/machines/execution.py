@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -39,6 +39,7 @@ class Execution:
         self._command = command
         self._output = output
         self._exchange: Exchange | None = None
+        self._running = trio.Event()
 
     async def run(self, ladder: tuple[Rung, ...] = LADDER) -> Exit:
         """Start the process, deliver its output and return how it ended.
@@ -50,7 +51,7 @@ class Execution:
         command = self._command
         arguments = {name: getattr(command, name) for name in ("argv", "env", "cwd", "user")}
         try:
-            await exchange.request("exec", arguments | {"stdin": bool(command.stdin)})
+            await exchange.request(*self._order(arguments))
             if command.stdin:
                 self._channel.start(self._feed, exchange)
             try:
@@ -62,6 +63,16 @@ class Execution:
         finally:
             exchange.drop()
 
+    def _order(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The operation, and what it is told."""
+        return "exec", arguments | {"stdin": bool(self._command.stdin)}
+
+    async def started(self) -> Exchange:
+        """Wait until the agent has said that the process runs."""
+        await self._running.wait()
+        assert self._exchange is not None
+        return self._exchange
+
     async def signal(self, number: int) -> None:
         """Send a signal to the process group, if it still runs."""
         if self._exchange is not None and not self._exchange.over:
@@ -71,6 +82,7 @@ class Execution:
         """Deliver until the end. Safe to call again after it was cancelled."""
         if not exchange.accepted:
             await exchange.answer()
+        self._running.set()
         while True:
             item = await exchange.next()
             if isinstance(item, Chunk):

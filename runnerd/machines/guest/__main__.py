@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import archive, files, forward, layout, life, process, system
+from . import archive, files, forward, layout, life, process, system, terminal
 from .agent import Agent, Operation, end_descendants
 
 OPERATIONS: dict[str, Operation] = {
@@ -18,6 +18,8 @@ OPERATIONS: dict[str, Operation] = {
     "end": life.end,
     "exec": process.start,
     "signal": process.send_signal,
+    "shell": terminal.start,
+    "resize": terminal.resize,
     "put": files.put,
     "get": files.get,
     "lay_out": layout.lay_out,

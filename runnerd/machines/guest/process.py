@@ -34,38 +34,50 @@ class Process(Exchange):
         self._status = 0
         self._aborted = False
         self._oom = system.oom_kills() if agent.init else 0
-        ends: list[int] = []
+        self.agent = agent
+        *given, self._fds = self._open_streams(program, stdin)
+        theirs = set(given) - {stdin, agent.null}
         try:
-            given = stdin if stdin is not None else self._make_stdin(ends)
-            outputs = [os.pipe() for _ in self._outputs]
-            ends.extend(end for pipe in outputs for end in pipe)
-            writes = [pipe[1] for pipe in outputs]
-            self.pid = spawn(program, given, writes[0] if len(writes) > 1 else agent.null, writes[-1])
+            self.pid = spawn(program, *given)
         except BaseException:
-            for end in ends:
+            for end in (*self._fds.values(), *([self._stdin] if self._stdin >= 0 else ())):
                 os.close(end)
             raise
-        if stdin is None:
-            os.close(given)
+        finally:
+            for end in theirs:
+                os.close(end)
         super().__init__(agent, stream)
-        self._fds: dict[int, int] = {}
-        self._credit: dict[int, int] = {}
+        self._credit = dict.fromkeys(self._fds, WINDOW_SIZE)
         self._owed: dict[int, int] = {}
-        for kind, (read, write) in zip(self._outputs, outputs, strict=True):
-            os.close(write)
+        for kind, read in self._fds.items():
             os.set_blocking(read, False)
-            self._fds[kind] = read
-            self._credit[kind] = WINDOW_SIZE
             self._listen(kind)
         agent.children[self.pid] = self._exited
 
     _outputs: tuple[int, ...] = (FROM_GUEST, ERRORS)
 
-    def _make_stdin(self, ends: list[int]) -> int:
-        read, self._stdin = os.pipe()
-        ends.extend((read, self._stdin))
-        os.set_blocking(self._stdin, False)
-        return read
+    def _open_streams(self, program: Program, stdin: int | None) -> tuple[int, int, int, dict[int, int]]:
+        """Return the process's three streams, and by kind what the agent reads of them."""
+        ends: list[int] = []
+        try:
+            if stdin is None:
+                stdin, self._stdin = os.pipe()
+                ends += (stdin, self._stdin)
+                os.set_blocking(self._stdin, False)
+            reads: dict[int, int] = {}
+            writes: list[int] = []
+            for kind in self._outputs:
+                reads[kind], write = os.pipe()
+                writes.append(write)
+                ends += (reads[kind], write)
+        except BaseException:
+            for end in ends:
+                os.close(end)
+            raise
+        return stdin, writes[0] if len(writes) > 1 else self.agent.null, writes[-1], reads
+
+    def _read(self, kind: int, count: int) -> bytes:
+        return os.read(self._fds[kind], count)
 
     def data(self, payload: bytes) -> None:
         """Pass on to the process."""
@@ -118,7 +130,7 @@ class Process(Exchange):
         if kind not in self._fds:
             return
         try:
-            data = os.read(self._fds[kind], min(CHUNK, self._credit[kind]))
+            data = self._read(kind, min(CHUNK, self._credit[kind]))
         except BlockingIOError:
             return
         if not data:
@@ -190,15 +202,20 @@ class Process(Exchange):
         )
 
 
-def start(agent: Agent, stream: int, request: dict[str, Any]) -> None:
-    """Operation `exec`: argv, env, cwd, user, stdin (whether the host sends any)."""
-    program = Program(
+def program_of(agent: Agent, request: dict[str, Any]) -> Program:
+    """What a request asks to run: argv, env, cwd, user."""
+    return Program(
         request["argv"],
         request["env"],
         request.get("cwd", "/"),
         root=agent.job_root,
         user=request.get("user") if agent.init else None,
     )
+
+
+def start(agent: Agent, stream: int, request: dict[str, Any]) -> None:
+    """Operation `exec`: argv, env, cwd, user, stdin (whether the host sends any)."""
+    program = program_of(agent, request)
     process = Process(agent, stream, program, None if request.get("stdin") else agent.null)
     agent.answer(stream, {"pid": process.pid}, more=True)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
+_TAKE_TERMINAL = 0x540E  # TIOCSCTTY
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What Python ignores or the agent catches; a child starts with the defaults.
@@ -34,6 +36,8 @@ class Program:
         self.cwd = cwd
         self.root = root
         self.user = user
+        self.terminal = False
+        """Its standard input is a terminal, which is to control it."""
         self.body = body
         """Runs in the child instead of an exec; its value is the exit status."""
 
@@ -87,6 +91,8 @@ def _become(program: Program, candidates: list[bytes], streams: tuple[int, int, 
         _offer_to_the_oom_killer()
         for target, source in enumerate(streams):
             os.dup2(source, target)
+        if program.terminal:
+            fcntl.ioctl(0, _TAKE_TERMINAL, 0)
         if program.root is not None:
             os.chroot(program.root)
             os.chdir("/")

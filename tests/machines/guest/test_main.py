@@ -53,6 +53,8 @@ def test_operations_are_complete(host: Host) -> None:
         "ping",
         "put",
         "quiesce",
+        "resize",
+        "shell",
         "signal",
         "thaw",
         "unpack",
