@@ -85,6 +85,11 @@ class Channel:
         """Whether this channel is of no more use."""
         return self.lost.is_set()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way: no request, no process, no connection."""
+        return not (self._exchanges or self._urgent or self._bulk)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read and write until the stream ends, breaks or is closed; what the agent does never raises."""
         try:

@@ -15,6 +15,10 @@ class MachineLost(Exception):
     """The machine ended under its user: it died, broke the protocol or was destroyed. Says which."""
 
 
+class NotKept(Exception):
+    """A machine could not be kept as it is, and why; it goes on."""
+
+
 class NoMachine(Exception):
     """No machine can be had, and why: the sentence is shown to the user."""
 
@@ -170,8 +174,45 @@ class Machine(Protocol):
         """Offer a port on the machine's loopback that leads to `handler` on the host."""
         ...
 
+    async def shell(self, command: Command, terminal: Terminal) -> Exit:
+        """Run a process on a terminal of its own, whose other end is `terminal`; ends with the process.
+
+        Raises OSError or ValueError when it cannot be started. Cancelling hangs up.
+        """
+        ...
+
+    async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+        """Keep the machine as it is in the folder `into`, which appears whole or not at all; it goes on.
+
+        `key` (32 bytes) encrypts what is kept, `limit` bounds its bytes. The machine stands still meanwhile.
+        Raises `NotKept`, also while a process of `exec` runs or a connection to the host is open.
+        """
+        ...
+
     async def destroy(self) -> None:
         """End the machine and remove all it held; bounded, safe to call twice, never raises."""
+        ...
+
+
+class Window(msgspec.Struct, frozen=True):
+    """The size of a terminal."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+class Terminal(Protocol):
+    """A person's end of a terminal."""
+
+    window: Window
+    """Its size at the start."""
+
+    async def keys(self) -> bytes | Window:
+        """What was typed, or the new size; b"" when the person has gone."""
+        ...
+
+    async def show(self, data: bytes) -> None:
+        """Put bytes on the screen."""
         ...
 
 
@@ -209,6 +250,13 @@ class Driver(Protocol):
 
     async def clone(self, template: Template) -> Machine:
         """Start a machine from a template; it is not usable before its `thaw`."""
+        ...
+
+    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+        """Start a machine as another was when it was kept; it is not usable before its `thaw`.
+
+        Raises `NoMachine` with the reason: the snapshot is harmed, of another key, or its image has changed.
+        """
         ...
 
     async def adopt_or_reap(self) -> int:

@@ -22,10 +22,12 @@ from runnerd.machines.driver import (
     Machine,
     MachineLost,
     NoMachine,
+    NotKept,
     Output,
     Paths,
     Size,
     Template,
+    Terminal,
 )
 
 
@@ -285,6 +287,27 @@ class FakeMachine:
         self._driver.nursery.start_soon(self.offers[port], outside)
         return inside
 
+    async def shell(self, command: Command, terminal: Terminal) -> Exit:
+        """Show back what is typed, until the person has gone."""
+        await self._checkpoint()
+        self.commands.append(command)
+        while typed := await terminal.keys():
+            self._check()
+            if isinstance(typed, bytes):
+                await terminal.show(typed)
+        return Exit(code=0)
+
+    async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+        """Write down its files; raises NotKept where its capabilities say so."""
+        await self._checkpoint()
+        if not self.capabilities.snapshot:
+            raise NotKept("these machines keep no snapshots")
+        kept = msgspec.json.encode({"image": self.image, "files": self.files, "number": self.number})
+        if len(kept) > limit:
+            raise NotKept("no snapshot was kept: it is larger than there is room for")
+        await trio.Path(into).mkdir(parents=True)
+        await trio.Path(into, "snapshot.json").write_bytes(kept)
+
     async def destroy(self) -> None:
         """Be gone."""
         self.lose("it was destroyed")
@@ -298,6 +321,11 @@ class FakeMachine:
     def _check(self) -> None:
         if self.lost.is_set():
             raise MachineLost(f"machine {self.id}: {self.reason}")
+
+
+class _Kept(msgspec.Struct):
+    image: str
+    files: dict[str, bytes]
 
 
 class FakeDriver:
@@ -341,6 +369,19 @@ class FakeDriver:
         self.made += 1
         machine = FakeMachine(self.made, template.image, self.capabilities, self)
         self.machines[machine.id] = machine
+        return machine
+
+    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+        """A machine with the files that were written down."""
+        await trio.lowlevel.checkpoint()
+        try:
+            kept = msgspec.json.decode((snapshot / "snapshot.json").read_bytes(), type=_Kept)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {error}") from error
+        template = await self.build_template(kept.image, Size())
+        machine = await self.clone(template)
+        assert isinstance(machine, FakeMachine)
+        machine.files = dict(kept.files)
         return machine
 
     async def adopt_or_reap(self) -> int:

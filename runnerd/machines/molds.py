@@ -31,11 +31,13 @@ OWNED = ("upper", "job")
 class Mold:
     """Everything a machine of one image and size starts from. Holds the image's files open until closed."""
 
-    def __init__(self, image: Image, spec: vmm.Spec, golden: Golden, folder: Path) -> None:
+    def __init__(self, key: str, image: Image, spec: vmm.Spec, golden: Golden, folder: Path) -> None:
         """Open the image's files: a newer image may replace it on disk at any time. Raises OSError.
 
-        `golden` is an empty scratch disk; the disks of machines have their space in `folder`.
+        `key` is the template's, see `key`. `golden` is an empty scratch disk; the disks of machines have
+        their space in `folder`.
         """
+        self.key = key
         self.image = image
         self.spec = spec
         self.files: dict[str, int] = {}

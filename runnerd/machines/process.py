@@ -19,7 +19,16 @@ import trio
 from runnerd import log
 from runnerd.machines import sweep
 from runnerd.machines.channel import Channel
-from runnerd.machines.driver import Capabilities, Machine, MachineLost, NoMachine, Paths, Size, Template
+from runnerd.machines.driver import (
+    Capabilities,
+    Machine,
+    MachineLost,
+    NoMachine,
+    NotKept,
+    Paths,
+    Size,
+    Template,
+)
 from runnerd.machines.pyz import pack
 from runnerd.machines.remote import AgentMachine, Layout
 
@@ -107,6 +116,10 @@ class ProcessDriver:
         box.forget = lambda: self._machines.pop(name, None)
         return machine
 
+    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+        """Refused: it keeps no snapshots."""
+        raise NoMachine("the process driver keeps no snapshots, so there is none to go back to")
+
     async def adopt_or_reap(self) -> int:
         """End what earlier daemons left in `root`: their processes and their folders."""
         living = set(self._machines)
@@ -176,6 +189,10 @@ class ProcessBox:
     async def fill(self, archive: Path) -> str | None:
         """There is no job disk."""
         return None
+
+    async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+        """Refused: a process of the host has no state of its own that could be kept."""
+        raise NotKept("the process driver keeps no snapshots: its machines are processes of the host")
 
     def postmortem(self) -> str:
         """How the agent ended."""

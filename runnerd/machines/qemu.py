@@ -20,7 +20,7 @@ import trio
 
 from runnerd import log
 from runnerd.machines import accelerator as accelerators
-from runnerd.machines import cgroups, disks, host, molds, reaper, template, tsc, vm, vmm
+from runnerd.machines import cgroups, disks, host, molds, reaper, snapshots, template, tsc, vm, vmm
 from runnerd.machines.box import QemuBox
 from runnerd.machines.channel import Channel
 from runnerd.machines.disks import MIB
@@ -32,12 +32,17 @@ from runnerd.machines.molds import Mold
 from runnerd.machines.qmp import QmpError, migrate
 from runnerd.machines.rehearsal import rehearse
 from runnerd.machines.remote import AgentMachine
+from runnerd.machines.sealed import Unsealed
+from runnerd.machines.snapshots import Snapshot
 from runnerd.machines.template import Frozen
 
 _log = log.get(__name__)
 
 _PATIENCE = 5.0
 """Seconds for the journal when a machine is gone: its end waits for nobody longer."""
+
+_AWAKE = 5.0
+"""Seconds in which a machine that was kept in the middle of its work answers again."""
 
 _TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
 """What starting a machine may fail with; anything else is a fault of this program."""
@@ -189,7 +194,7 @@ class QemuDriver:
     @property
     def capabilities(self) -> Capabilities:
         """What these machines can do. Until KVM was seen to work they count as emulated."""
-        return Capabilities(isolated=True, emulated=self._accelerator != "kvm")
+        return Capabilities(isolated=True, emulated=self._accelerator != "kvm", snapshot=True)
 
     @property
     def overhead(self) -> int:
@@ -233,6 +238,21 @@ class QemuDriver:
                 troubles.append(str(error))
         raise NoMachine(f"no clone of the image {mold.image.name!r} got ready: {'; then: '.join(troubles)}")
 
+    async def restore(self, snapshot: Path, *, key: bytes | None) -> AgentMachine:
+        """See `Driver.restore`."""
+        try:
+            kept = await trio.to_thread.run_sync(snapshots.load, snapshot)
+            template = await self.build_template(kept.image, kept.size)
+            mold = self._molds.get(template.key)
+            if kept.driver != self.name or kept.template != template.key or mold is None:
+                raise Unsealed("the image, QEMU or the host is not what the machine was made with")
+            if kept.encrypted and key is None:
+                raise Unsealed("it is encrypted, and its key is not there")
+            with mold.in_use():
+                return await self._restore(mold, snapshot, kept, key if kept.encrypted else None)
+        except (Unsealed, *_TROUBLE) as error:
+            raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {error}") from error
+
     async def adopt_or_reap(self) -> int:
         """See `Driver.adopt_or_reap`. A machine is cheap to make and hard to trust again: all are ended."""
         names = await trio.to_thread.run_sync(
@@ -266,7 +286,7 @@ class QemuDriver:
         key = molds.key(spec, version=self._version, image=image, processor=molds.processor())
         if key not in self._molds:
             golden = await trio.to_thread.run_sync(disks.golden, size.disk)
-            mold = Mold(image, spec, golden, self._disks)
+            mold = Mold(key, image, spec, golden, self._disks)
             try:
                 mold.frozen = await trio.to_thread.run_sync(template.load, self._snapshots, key)
                 if mold.frozen is None:
@@ -376,13 +396,36 @@ class QemuDriver:
             rehearsal=rehearse if self.capabilities.emulated else None,
         )
 
+    async def _restore(self, mold: Mold, folder: Path, kept: Snapshot, key: bytes | None) -> AgentMachine:
+        memory = template.memory_file("runnerd-restored", kept.size.memory * MIB)
+        try:
+            disk = await trio.to_thread.run_sync(snapshots.read_disk, folder, key, kept.disk, self._disks)
+            try:
+                with mold.machine_files(memory) as files:
+                    box = await self._start(mold, vmm.Purpose.CLONE, {**files, "upper": disk})
+            finally:
+                os.close(disk)
+        finally:
+            os.close(memory)
+        try:
+            channel = Channel(box.vm.agent)
+            self._nursery.start_soon(channel.run)
+            await box.vm.qmp.negotiate(deadline=self._ready_timeout)
+            await box.load_memory(folder, key, kept.memory)
+            await box.vm.qmp.command("cont", deadline=self._ready_timeout)
+            await self._explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
+        except BaseException:
+            await box.destroy()
+            raise
+        return AgentMachine(box, channel, entropy=self._random, now=self._clock, probes=self._probes)
+
     async def _start(self, mold: Mold, purpose: vmm.Purpose, files: Mapping[str, int]) -> QemuBox:
         """Start QEMU and write down that it runs; it serves until its box is destroyed."""
         id = f"{mold.image.name}-{self._random(5).hex()}"
         name = self._mark + id
         note = MachineNote(id=id, driver=self.name, image=mold.image.name, state="starting")
         self._names.add(name)
-        job = os.dup(files["job"])
+        job, upper = os.dup(files["job"]), os.dup(files["upper"])
         try:
             await self._journal(note)
             machine = await vm.start(
@@ -396,6 +439,7 @@ class QemuDriver:
             )
         except BaseException:
             os.close(job)
+            os.close(upper)
             with trio.CancelScope(shield=True):
                 await self._gone(id)
             raise
@@ -405,6 +449,9 @@ class QemuDriver:
             capabilities=self.capabilities,
             vm=machine,
             job=job,
+            upper=upper,
+            template=mold.key,
+            size=mold.spec.size,
             gone=self._gone,
         )
         self._nursery.start_soon(machine.run)

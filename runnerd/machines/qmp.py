@@ -19,6 +19,8 @@ LINE_LIMIT = 1 << 20
 """Bytes of one message; QEMU's longest answer that we ask for is a few kilobytes."""
 
 _EVENTS_KEPT = 64
+_UNBOUNDED = 1 << 40
+"""Bytes per second of a migration: as fast as its reader takes it."""
 
 
 class QmpError(Exception):
@@ -132,6 +134,10 @@ class Qmp:
                 await self._changed.wait()
         raise QmpError(f"the expected event did not come within {deadline:g} s")
 
+    def forget_events(self) -> None:
+        """Let what QEMU told before now answer no `wait` any more."""
+        self._events = []
+
     def close(self) -> None:
         """End the connection; safe to call twice."""
         self._socket.close()
@@ -187,13 +193,20 @@ class Qmp:
         self._changed = trio.Event()
 
 
-async def migrate(monitor: Qmp, descriptor: int, *, incoming: bool, deadline: float = 10.0) -> None:
-    """Write a stopped machine's state (not its shared memory) to a descriptor, or read it from one.
+async def migrate(
+    monitor: Qmp, descriptor: int, *, incoming: bool, memory: bool = False, deadline: float = 10.0
+) -> None:
+    """Write a stopped machine's state to a descriptor, or read it from one; with its memory if asked.
 
-    Raises QmpError. Afterwards the machine is stopped either way; a clone still needs `cont`.
+    Without `memory` the memory is a file that both machines have. Raises QmpError. Afterwards the machine is
+    stopped either way, and needs `cont`.
     """
-    capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+    wanted = {"x-ignore-shared": not memory, "events": True}
+    capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
     await monitor.command("migrate-set-capabilities", {"capabilities": capabilities}, deadline=deadline)
+    if memory and not incoming:
+        await monitor.command("migrate-set-parameters", {"max-bandwidth": _UNBOUNDED}, deadline=deadline)
+    monitor.forget_events()
     await monitor.command("getfd", {"fdname": "state"}, descriptor=descriptor, deadline=deadline)
     await monitor.command(
         "migrate-incoming" if incoming else "migrate", {"uri": "fd:state"}, deadline=deadline

@@ -25,10 +25,13 @@ from runnerd.machines.driver import (
     Exit,
     Identity,
     MachineLost,
+    NotKept,
     Output,
     Paths,
+    Terminal,
 )
 from runnerd.machines.execution import LADDER, Execution, Rung
+from runnerd.machines.shell import Session
 
 JOB_USER = 1001
 """uid and gid that the folders of `Paths` belong to."""
@@ -71,6 +74,10 @@ class Box(Protocol):
         None says there is no job disk (or it is too small), and the archive goes through the channel.
         Called at most a few times per machine, never at the same time.
         """
+        ...
+
+    async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+        """Keep memory and disk; see `Machine.snapshot`. The agent is at rest. Raises `NotKept`."""
         ...
 
     def postmortem(self) -> str:
@@ -198,6 +205,19 @@ class AgentMachine:
         """Offer a port; OSError when the machine has it taken."""
         with self._explained():
             await self._channel.listen(port, handler)
+
+    async def shell(self, command: Command, terminal: Terminal) -> Exit:
+        """Run a process on a terminal."""
+        with self._explained():
+            return await Session(self._channel, command, terminal).run()
+
+    async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+        """Keep the machine, and set its clock by the time that it missed."""
+        with self._explained():
+            if not self._channel.quiet:
+                raise NotKept("no snapshot was kept: something of the machine is still under way")
+            await self._box.snapshot(into, key=key, limit=limit)
+            await self._channel.call("clock", now=self._now())
 
     async def destroy(self) -> None:
         """End the channel and the box."""

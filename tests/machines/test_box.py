@@ -6,7 +6,7 @@ import pytest
 
 from runnerd.machines import disks
 from runnerd.machines.box import QemuBox
-from runnerd.machines.driver import Capabilities
+from runnerd.machines.driver import Capabilities, Size
 
 
 class StoppedVm:
@@ -41,6 +41,9 @@ async def box(tmp_path, gone):
         capabilities=Capabilities(isolated=True),
         vm=StoppedVm(),
         job=job,
+        upper=disks.empty(tmp_path, disks.MIB),
+        template="t",
+        size=Size(),
         gone=tell,
     )
     yield box

@@ -9,7 +9,18 @@ import pytest
 import trio
 import trio.lowlevel
 
-from runnerd.machines.driver import Capabilities, Command, Driver, Exit, Machine, MachineLost, NoMachine, Size
+from runnerd.machines.driver import (
+    Capabilities,
+    Command,
+    Driver,
+    Exit,
+    Machine,
+    MachineLost,
+    NoMachine,
+    NotKept,
+    Size,
+    Window,
+)
 from runnerd.machines.fake import (
     Behaviour,
     DiesAtExec,
@@ -247,3 +258,44 @@ def test_behaviours_are_what_the_driver_takes() -> None:
         Hangs(),
     ]
     assert len(behaviours) == 6
+
+
+async def test_kept_machines_come_back_with_their_files(tmp_path):
+    """A machine that can be kept is written down and restored; one that cannot refuses."""
+    async with open_fake_driver(capabilities=Capabilities(isolated=True, snapshot=True)) as driver:
+        machine = await driver.clone(await driver.build_template("default", Size()))
+        await machine.put("/a", b"1")
+        await machine.snapshot(tmp_path / "kept/1", key=None, limit=1000)
+        await machine.put("/a", b"2")
+        copy = await driver.restore(tmp_path / "kept/1", key=None)
+        assert await copy.get("/a", limit=9) == b"1"
+        with pytest.raises(NotKept, match="larger"):
+            await machine.snapshot(tmp_path / "kept/2", key=None, limit=5)
+        with pytest.raises(NoMachine, match="cannot be gone back to"):
+            await driver.restore(tmp_path / "kept/2", key=None)
+    async with open_fake_driver() as driver:
+        machine = await driver.clone(await driver.build_template("default", Size()))
+        with pytest.raises(NotKept):
+            await machine.snapshot(tmp_path / "kept/3", key=None, limit=1000)
+
+
+async def test_terminals_echo():
+    """A terminal shows what is typed until the person has gone."""
+
+    class Person:
+        window = Window()
+
+        def __init__(self):
+            self.types, self.screen = [b"a", Window(rows=1, columns=1), b"b", b""], b""
+
+        async def keys(self):
+            return self.types.pop(0)
+
+        async def show(self, data):
+            self.screen += data
+
+    async with open_fake_driver() as driver:
+        machine = await driver.clone(await driver.build_template("default", Size()))
+        person = Person()
+        assert (await machine.shell(Command(argv=("sh",)), person)).success
+        assert person.screen == b"ab"

@@ -55,7 +55,7 @@ def test_the_key_is_the_same_for_what_is_the_same(image):
 
 def test_a_template_gets_all_and_a_clone_the_beginnings(image, tmp_path):
     """A template gets kernel, initrd and an empty disk; a clone gets stubs and the template's disk."""
-    mold = Mold(image, SPEC, EMPTY, tmp_path)
+    mold = Mold("k", image, SPEC, EMPTY, tmp_path)
     memory = memory_file("memory", MIB)
     with mold.machine_files(memory) as files:
         assert os.pread(files["kernel"], 10**6, 0) == b"kernel" * 20_000
@@ -75,7 +75,7 @@ def test_a_template_gets_all_and_a_clone_the_beginnings(image, tmp_path):
 
 def test_a_mold_in_use_is_closed_later(image, tmp_path):
     """Closing waits for a start that is under way, so that no descriptor changes its meaning."""
-    mold = Mold(image, SPEC, EMPTY, tmp_path)
+    mold = Mold("k", image, SPEC, EMPTY, tmp_path)
     memory = memory_file("memory", MIB)
     mold.frozen = Frozen("k", memory, b"state", USED)
     with mold.in_use():
@@ -91,12 +91,12 @@ def test_a_mold_in_use_is_closed_later(image, tmp_path):
 def test_nothing_is_held_after_the_end(image, tmp_path):
     """Closing gives every descriptor back; an image with a missing file gives back those already open."""
     before = set(os.listdir("/proc/self/fd"))
-    mold = Mold(image, SPEC, EMPTY, tmp_path)
+    mold = Mold("k", image, SPEC, EMPTY, tmp_path)
     mold.frozen = Frozen("k", memory_file("memory", MIB), b"state", USED)
     mold.close()
     image.file("rootfs").unlink()
     with pytest.raises(FileNotFoundError):
-        Mold(image, SPEC, EMPTY, tmp_path)
+        Mold("k", image, SPEC, EMPTY, tmp_path)
     assert set(os.listdir("/proc/self/fd")) == before
 
 

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from runnerd.machines import sweep
-from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, Size
+from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, NotKept, Size
 from runnerd.machines.process import ProcessDriver, open_process_driver
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -258,3 +258,14 @@ async def test_agent_that_does_not_come_up_is_lost(tmp_path: Path) -> None:
         with pytest.raises(MachineLost, match=r"closed its channel|channel broke"):
             await machine.thaw()
         assert os.listdir(tmp_path / "machines") == ["agent.pyz"]
+
+
+async def test_nothing_is_kept(driver: ProcessDriver, tmp_path: Path) -> None:
+    """A process of the host has no state that could be kept, and says so; it has a terminal."""
+    machine = await ready(driver)
+    assert not driver.capabilities.snapshot
+    with pytest.raises(NotKept, match="keeps no snapshots"):
+        await machine.snapshot(tmp_path / "kept", key=None, limit=1 << 30)
+    with pytest.raises(NoMachine, match="none to go back to"):
+        await driver.restore(tmp_path / "kept", key=None)
+    assert (await run(machine, "true"))[0].success

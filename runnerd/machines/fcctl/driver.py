@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import trio
 
 from runnerd import log
 from runnerd.machines.driver import Machine, NoMachine, Paths, Size, Template
 from runnerd.machines.execution import LADDER, Rung
-from runnerd.machines.fcctl.machine import CAPABILITIES, POLL, READY, ServiceMachine
+from runnerd.machines.fcctl.machine import CAPABILITIES, POLL, READY, Kept, ServiceMachine
 from runnerd.machines.fcctl.records import Record, Records
 from runnerd.machines.fcctl.service import Service, ServiceDenied, ServiceTrouble, open_service, token_trouble
 from runnerd.machines.fcctl.session import PATIENCE
@@ -128,8 +129,7 @@ class FcctlDriver:
         except ServiceTrouble as trouble:
             # Whether a machine was started is not known: the record stays for the sweep to look after.
             raise NoMachine(f"the service gives no machine: {trouble}") from trouble
-        machine = self._make(name, vm, image, seen=self._seen, forget=partial(self._forget, name, image))
-        self._machines[name] = machine
+        machine = self._known(name, vm, image)
         try:
             with trio.CancelScope(shield=True):
                 await self._write(Record(name=name, vm=vm, asked=record.asked))
@@ -139,6 +139,29 @@ class FcctlDriver:
             await machine.destroy()
             raise
         return machine
+
+    def _known(self, name: str, vm: str, image: str) -> ServiceMachine:
+        machine = self._make(name, vm, image, seen=self._seen, forget=partial(self._forget, name, image))
+        self._machines[name] = machine
+        return machine
+
+    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+        """Make a machine that is still held what it was; the one it was until now is lost.
+
+        The service's snapshots end with their machine, so there is no going back after that.
+        """
+        try:
+            kept = msgspec.json.decode(await trio.Path(snapshot, "snapshot.json").read_bytes(), type=Kept)
+            before = self._machines.get(kept.machine)
+            if before is None or before.released:
+                raise NoMachine(f"the snapshot {snapshot.name} ended with its machine, which was released")
+            await self._service.roll_back(kept.vm, kept.snapshot)
+        except (OSError, msgspec.MsgspecError, ServiceTrouble) as trouble:
+            raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {trouble}") from trouble
+        before.give_up("it was rolled back")
+        if before.identity is not None:  # it comes up as itself once more, which makes no twin of it
+            self._seen.discard(before.identity.boot_id)
+        return self._known(kept.machine, kept.vm, kept.image)
 
     async def adopt_or_reap(self) -> int:
         """Release what an earlier daemon left, and what could not be released when its job ended.

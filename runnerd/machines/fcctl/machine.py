@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import trio
 
 from runnerd import log
@@ -19,8 +20,10 @@ from runnerd.machines.driver import (
     Exit,
     Identity,
     MachineLost,
+    NotKept,
     Output,
     Paths,
+    Terminal,
 )
 from runnerd.machines.execution import LADDER, Rung
 from runnerd.machines.fcctl import texts
@@ -28,7 +31,7 @@ from runnerd.machines.fcctl.execution import Execution
 from runnerd.machines.fcctl.service import NotThere, Service, ServiceDenied, ServiceTrouble
 from runnerd.machines.fcctl.session import PATIENCE, Session
 
-CAPABILITIES = Capabilities(isolated=True)
+CAPABILITIES = Capabilities(isolated=True, snapshot=True)
 READY = 90.0
 """Seconds for a machine to come up; the service's own were measured at 15."""
 POLL = 0.5
@@ -40,6 +43,16 @@ SKEW = 60.0
 """Seconds that a machine's clock may be wrong where it cannot be set."""
 
 _log = log.get(__name__)
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """`snapshot.json`: where the service keeps what."""
+
+    driver: str = "fcctl"
+    machine: str
+    vm: str
+    image: str
+    snapshot: str
 
 
 class ServiceMachine:
@@ -216,6 +229,26 @@ class ServiceMachine:
     async def listen(self, port: int, handler: Connection) -> None:
         """Refused: the service has no way from a machine to this host."""
         raise OSError("a machine of a remote Firecracker service cannot reach this host's services")
+
+    async def shell(self, command: Command, terminal: Terminal) -> Exit:
+        """Refused: the service moves no bytes while something runs."""
+        raise OSError("a machine of a remote Firecracker service has no terminal")
+
+    async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+        """Let the service keep it, for as long as it has the machine; `into` holds the name."""
+        self._check()
+        try:
+            name = await self._service.snapshot(self.vm, into.name)
+        except ServiceTrouble as trouble:
+            raise NotKept(f"no snapshot was kept: {trouble}") from trouble
+        kept = Kept(machine=self.id, vm=self.vm, image=self.image, snapshot=name)
+        await trio.Path(into).mkdir(parents=True, exist_ok=True)
+        await trio.Path(into, "snapshot.json").write_bytes(msgspec.json.encode(kept))
+
+    def give_up(self, reason: str) -> None:
+        """Be lost without being released: the machine at the service has become another's."""
+        self._released = True
+        self._lose(reason)
 
     async def destroy(self) -> None:
         """Release the machine; one that could not be is released by the driver's next sweep."""

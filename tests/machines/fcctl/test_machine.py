@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from runnerd.machines.driver import Machine, MachineLost, Size
+from runnerd.machines.driver import Command, Machine, MachineLost, Size, Window
 from runnerd.machines.fcctl.driver import FcctlDriver
 
 Opened = Callable[..., AbstractAsyncContextManager[FcctlDriver]]
@@ -120,3 +120,20 @@ async def test_destroyed_machine_is_lost(ready: Ready, fake: Any) -> None:
     for call in (machine.lease, lambda: machine.put("/home/runner/x", b""), lambda: machine.get_all({})):
         with pytest.raises(MachineLost, match="it was destroyed"):
             await call()
+
+
+async def test_no_terminal(ready: Ready) -> None:
+    """A shell is refused with the reason: the service moves no bytes while something runs."""
+    machine = await ready()
+
+    class Nobody:
+        window = Window()
+
+        async def keys(self) -> bytes:
+            return b""
+
+        async def show(self, data: bytes) -> None:
+            raise AssertionError
+
+    with pytest.raises(OSError, match="has no terminal"):
+        await machine.shell(Command(argv=("bash",)), Nobody())

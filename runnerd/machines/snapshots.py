@@ -1,0 +1,134 @@
+"""A machine that was used, kept in a folder: its memory with the state of its devices, and its disk.
+
+A folder is complete and unharmed or is not used. It is bound to the template its machine came from: another
+kernel or another QEMU would load the state and hang.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from runnerd.machines import disks, sealed
+from runnerd.machines.disks import write_all
+from runnerd.machines.driver import Size
+from runnerd.machines.sealed import Room, Unsealed, Writer
+
+_FORMAT = 1
+_EXTENT = struct.Struct("<QQ")
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """`snapshot.json`: what a folder holds; hashes are sha256 of the files."""
+
+    format: int = _FORMAT
+    driver: str
+    template: str
+    """Key of the template the machine was cloned from."""
+    image: str
+    size: Size
+    encrypted: bool
+    memory: str
+    disk: str
+    bytes: int
+    """Of all files together."""
+
+
+def write_memory(source: int, folder: Path, key: bytes | None, room: Room) -> str:
+    """Keep what comes out of a pipe until its end, and return the file's hash; the pipe is closed.
+
+    Blocks. Raises TooLarge, when whoever writes to the pipe is told by its end, and OSError.
+    """
+    writer = Writer(folder / "memory", key, room)
+    try:
+        with writer:
+            while data := os.read(source, sealed.PIECE):
+                writer.write(data)
+    finally:
+        os.close(source)
+    return writer.digest
+
+
+def read_memory(target: int, folder: Path, key: bytes | None, digest: str) -> None:
+    """Write the kept memory into a pipe, which is closed. Blocks. Raises Unsealed and OSError."""
+    try:
+        sealed.read(folder / "memory", key, digest, partial(_write, target))
+    finally:
+        os.close(target)
+
+
+def write_disk(disk: int, folder: Path, key: bytes | None, room: Room) -> str:
+    """Keep what a disk holds, and return the file's hash. Blocks. Raises TooLarge and OSError."""
+    writer = Writer(folder / "disk", key, room)
+    with writer:
+        writer.write(_EXTENT.pack(os.fstat(disk).st_size, 0))
+        for start, end in disks.data_extents(disk):
+            for at in range(start, end, sealed.PIECE):
+                data = os.pread(disk, min(sealed.PIECE, end - at), at)
+                if data.strip(b"\0"):
+                    writer.write(_EXTENT.pack(at, len(data)))
+                    writer.write(data)
+    return writer.digest
+
+
+def read_disk(folder: Path, key: bytes | None, digest: str, into: Path) -> int:
+    """Return the descriptor of a nameless disk in `into`'s file system, as it was kept. Blocks.
+
+    Raises Unsealed and OSError; the caller closes the descriptor.
+    """
+    buffer = bytearray()
+    disk = -1
+
+    def take(data: bytes) -> None:
+        nonlocal disk
+        buffer.extend(data)
+        while len(buffer) >= _EXTENT.size:
+            at, length = _EXTENT.unpack_from(buffer)
+            if disk < 0:
+                disk = disks.empty(into, at)
+                del buffer[: _EXTENT.size]
+                continue
+            if len(buffer) < _EXTENT.size + length:
+                return
+            write_all(disk, bytes(buffer[_EXTENT.size : _EXTENT.size + length]), at)
+            del buffer[: _EXTENT.size + length]
+
+    try:
+        sealed.read(folder / "disk", key, digest, take)
+        if disk < 0 or buffer:
+            raise Unsealed("the disk is not complete")
+    except BaseException:
+        if disk >= 0:
+            os.close(disk)
+        raise
+    return disk
+
+
+def finish(folder: Path, snapshot: Snapshot, final: Path) -> None:
+    """Make a folder with all files known by its final name: it appears whole or not at all. Blocks."""
+    (folder / "snapshot.json").write_bytes(msgspec.json.encode(snapshot))
+    final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.rmtree(final, ignore_errors=True)
+    folder.rename(final)
+
+
+def load(folder: Path) -> Snapshot:
+    """What a folder holds. Raises Unsealed when it is none, or of a version this program does not read."""
+    try:
+        found = msgspec.json.decode((folder / "snapshot.json").read_bytes(), type=Snapshot)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Unsealed(f"there is no snapshot in {folder.name}: {error}") from error
+    if found.format != _FORMAT:
+        raise Unsealed(f"the snapshot in {folder.name} was made by another version of runnerd")
+    return found
+
+
+def _write(target: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
