@@ -1,16 +1,15 @@
 """How the executor ends things: cancellation, drain, recovery, and faults of ours."""
 
-import pytest
 import trio
 
 from runnerd.actors import executor
-from runnerd.machines.driver import Capabilities, NoMachine, Size
-from runnerd.machines.fake import DiesAtLayOut, Hangs, Succeeds, open_fake_driver
-from runnerd.messages import CancelRun, LeaseMachine, PoolRestarted, RunCreated
+from runnerd.machines.driver import NoMachine
+from runnerd.machines.fake import DiesAtLayOut, Hangs, Succeeds
+from runnerd.messages import CancelRun, RunCreated
 from runnerd.model import Outcome, Phase
 from runnerd.supervise.mailbox import Mailbox
 
-from .conftest import AT_ONCE, ONE_JOB, flow, push_event, trio_value
+from .conftest import AT_ONCE, ONE_JOB, flow, trio_value
 
 
 async def test_a_job_that_waits_is_cancelled_at_once(world):
@@ -222,40 +221,6 @@ async def test_a_second_executor_finishes_what_a_crashed_one_left(world):
     await world.no_machine_left()
 
 
-async def test_strangers_code_is_refused_by_machines_that_do_not_hold_it(world):
-    """A fork's pull request on an emulated machine is not run, and says what would help."""
-    await world.machines(capabilities=Capabilities(isolated=True, emulated=True))
-    await world.executor()
-    fork = push_event(name="pull_request", number=3, fork=True, ref="refs/pull/3/merge")
-    run, jobs = await world.go(ONE_JOB, event=fork)
-    assert run.outcome is Outcome.STARTUP_FAILURE
-    assert jobs["build"].reason == executor.WEAK
-    assert jobs["build"].steps == ()
-    world.host.allow_emulated_forks = True
-    run, _ = await world.go(ONE_JOB, event=fork)
-    assert run.outcome is Outcome.SUCCESS
-
-
-async def test_strangers_code_gets_no_secret(world):
-    """The same workflow sees the secret in a push and nothing in a fork's pull request."""
-    await world.machines()
-    world.host.secrets = {"TOKEN": "open sesame"}
-    await world.executor()
-    text = flow(build="steps: [{run: x, env: {T: '<${{ secrets.TOKEN }}>'}}]")
-    seen = []
-    real = Succeeds.exec
-
-    async def exec(self, machine, command, output):
-        seen.append(command.env.get("T"))
-        return await real(self, machine, command, output)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Succeeds, "exec", exec)
-        await world.go(text)
-        await world.go(text, event=push_event(name="pull_request", number=3, fork=True))
-    assert [each for each in seen if each is not None] == ["<open sesame>", "<>"]
-
-
 async def test_runs_do_not_wait_for_each_other(world):
     """A second run starts and ends while the first one hangs."""
     await world.machines(Hangs(), Succeeds())
@@ -265,38 +230,6 @@ async def test_runs_do_not_wait_for_each_other(world):
     second, _ = await world.go(ONE_JOB)
     assert second.outcome is Outcome.SUCCESS
     assert (await world.ledger.run(first)).phase is Phase.RUNNING
-
-
-async def test_a_pool_that_went_down_is_asked_again(world):
-    """The wait for a machine survives the pool's restart."""
-    run = await world.plan(ONE_JOB)
-    await world.executor()
-    lease = await world.pool.receive()
-    assert isinstance(lease, LeaseMachine)
-    assert lease.reply.refuse(PoolRestarted("the machine pool stopped"))
-    await world.machines()
-    record, _ = await world.finished(run)
-    assert record.outcome is Outcome.SUCCESS
-
-
-async def test_a_machine_that_comes_too_late_is_destroyed(world, monkeypatch):
-    """Handed over in the moment the wait is called off, it serves nobody and is not leaked."""
-    await world.executor()
-    run = await world.begin(ONE_JOB)
-    lease = await world.pool.receive()
-    async with open_fake_driver() as world.driver:
-        machine = await world.driver.clone(await world.driver.build_template("default", Size(memory=128)))
-        stop_waiting, taken = executor._Attempt.stop_waiting, []
-
-        def too_late(attempt):
-            stop_waiting(attempt)
-            taken.append(lease.reply.give(machine))
-
-        monkeypatch.setattr(executor._Attempt, "stop_waiting", too_late)
-        await world.cancel(run)
-        record, _ = await world.finished(run)
-        assert (record.outcome, taken) == (Outcome.CANCELLED, [True])
-        await world.no_machine_left()
 
 
 async def test_a_run_whose_hint_was_lost_runs_all_the_same(world, monkeypatch):
@@ -311,22 +244,6 @@ async def test_a_run_whose_hint_was_lost_runs_all_the_same(world, monkeypatch):
     assert await world.ledger.request_cancel(hanging)
     run, _ = await world.finished(hanging)
     assert run.outcome is Outcome.CANCELLED
-
-
-async def test_a_stale_attempt_ends_without_a_word(world):
-    """When another attempt took the job over, the old one stops, writes nothing and crashes nobody."""
-    await world.machines(Hangs())
-    _, ended = await world.executor()
-    run = await world.begin(ONE_JOB)
-    (machine,) = await world.in_step()
-    job = await world.job(run, Phase.RUNNING)
-    await world.ledger.retry_job(job.id, job.epoch, "taken over")
-    assert await world.ledger.claim_job(job.id, "elsewhere") == 2
-    await machine.signal(15)
-    await world.no_machine_left()
-    now = await world.ledger.job(job.id)
-    assert (now.phase, now.epoch, now.machine, now.steps) == (Phase.RUNNING, 2, "elsewhere", ())
-    assert not ended.is_set()
 
 
 async def test_a_fault_of_ours_costs_one_run_alone(world, monkeypatch):
@@ -361,41 +278,6 @@ async def test_a_workflow_that_cannot_be_read_any_more_ends_its_run(world):
     assert record.outcome is Outcome.STARTUP_FAILURE
     assert record.reason.startswith("this version cannot read the workflow any more: ")
     assert jobs["build"].outcome is Outcome.STARTUP_FAILURE
-
-
-async def test_a_fault_within_a_job_is_its_infrastructure_error(world, monkeypatch):
-    """It is tried again only while no step had started, and never crashes the actor."""
-
-    async def faulty(spec, machine, *, observer, **others):
-        await observer.step_started(1, "a step")
-        raise KeyError("nobody foresaw this")
-
-    monkeypatch.setattr(executor, "run_job", faulty)
-    await world.machines()
-    _, ended = await world.executor()
-    run, jobs = await world.go(ONE_JOB)
-    assert run.outcome is Outcome.INFRA_ERROR
-    assert (jobs["build"].epoch, jobs["build"].reason) == (
-        1,
-        "a fault of runnerd itself (KeyError): its log says where",
-    )
-    assert not ended.is_set()
-    await world.no_machine_left()
-
-
-async def test_a_strategy_that_fails_only_for_its_job_ends_that_job(world):
-    """An expression that holds while planning and fails for the running job is a startup failure."""
-    await world.machines()
-    _, ended = await world.executor()
-    run, jobs = await world.go(
-        flow(
-            build="strategy: {matrix: {v: [1]}, "
-            """fail-fast: "${{ github.job == '' || fromJSON(github.job) }}"}"""
-        )
-    )
-    assert run.outcome is Outcome.STARTUP_FAILURE
-    assert jobs["build (1)"].reason.startswith("`strategy` of job 'build'")
-    assert not ended.is_set()
 
 
 async def test_an_ended_run_is_left_alone(world):

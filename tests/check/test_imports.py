@@ -181,12 +181,18 @@ def test_rooms_import_what_they_may() -> None:
     assert wrong == []
 
 
+PARTS = {"runnerd.actors.attempt": "runnerd.actors.executor"}
+"""A module of the actors' room that is no actor itself, and the one that it is a part of."""
+
+
 def test_no_actor_imports_another() -> None:
     """Actors know messages and rooms, never each other."""
     wrong = [
         str(found)
         for found in imports("runnerd/actors")
-        if within(found.target, "runnerd.actors") and found.target not in ("runnerd.actors", found.importer)
+        if within(found.target, "runnerd.actors")
+        and found.target not in ("runnerd.actors", found.importer)
+        and PARTS.get(found.target) != found.importer
     ]
     assert wrong == []
 

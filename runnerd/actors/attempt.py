@@ -1,0 +1,287 @@
+"""One job on one machine: lease, claim, steps, outcome, retries; a part of the executor.
+
+What a run's graph allows next decides `executor`; what a job gets of its host, and how an attempt of it is
+made, repeated and recorded, stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from runnerd import log, metrics
+from runnerd.jobs.ports import Checkout, LogSink
+from runnerd.jobs.runner import run_job
+from runnerd.jobs.spec import JobSpec
+from runnerd.machines.driver import Machine, NoMachine
+from runnerd.messages import LeaseMachine, OutboxChanged, PoolRestarted
+from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
+from runnerd.store.changes import EndJob
+from runnerd.store.ledger import Ledger, LedgerUnavailable, StaleEpoch
+from runnerd.store.progress import nodes
+from runnerd.store.recovery import ATTEMPTS
+from runnerd.supervise.mailbox import Mailbox
+from runnerd.supervise.reply import Reply
+from runnerd.workflow import graph
+from runnerd.workflow.model import ExpressionError, Workflow, WorkflowErrors
+
+_log = log.get("executor")
+
+WEAK = (
+    "a pull request from a fork is not run on machines that are no security boundary (software emulation or "
+    "none): use a host with KVM, or allow it with [machines] allow_emulated_forks"
+)
+ASK_AGAIN = 0.1
+"""Seconds before a machine is asked for again after the pool went down."""
+
+
+class Site(Protocol):
+    """What a host gives to the jobs it runs; the daemon fills it in."""
+
+    checkout: Checkout
+    server_url: str
+    api_url: str
+    secrets: Mapping[str, str]
+    variables: Mapping[str, str]
+    environment: Mapping[str, str]
+    """Environment variables of every job, which a workflow's own `env` overrides."""
+    job_minutes: float
+    cancel_minutes: float
+    foreign_is_failure: bool
+    """Whether a job that no image claims is ours to fail, or not ours."""
+    allow_emulated_forks: bool
+    """Whether strangers' code may run on machines that are no security boundary."""
+
+    def image_for(self, labels: tuple[str, ...]) -> str | None:
+        """The image that claims these labels, or None."""
+        ...
+
+    def open_log(self, run: RunRecord, job: JobRecord) -> AbstractAsyncContextManager[LogSink]:
+        """Where the job's log goes."""
+        ...
+
+
+class Attempt:
+    """A job that has a task: waiting for a machine, or running on one."""
+
+    def __init__(self) -> None:
+        self.cancel = trio.Event()
+        self.waiting: trio.CancelScope | None = None
+        self.reason = ""
+
+    def stop(self, reason: str) -> None:
+        """Cancel the job: at once while it waits, through its steps when it runs."""
+        self.reason = self.reason or reason
+        self.cancel.set()
+        self.stop_waiting()
+
+    def stop_waiting(self) -> None:
+        """Give up the wait for a machine, if it still waits."""
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+
+class _Ended(NamedTuple):
+    """How an attempt ended; one that was never claimed had no machine and is not repeated."""
+
+    epoch: int
+    result: JobResult
+    claimed: bool = False
+
+
+class Attempts:
+    """Runs jobs, each in the task that calls `work`; all of one executor share it."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Mailbox[Any],
+        reporter: Mailbox[OutboxChanged],
+        site: Site,
+        clock: Callable[[], float],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._reporter = reporter
+        self._site = site
+        self._clock = clock
+        self._nursery = nursery
+        """Where machines that came too late are destroyed."""
+        self.draining = False
+        """Whether nothing more is to start: who waits for a machine stops waiting."""
+
+    async def work(
+        self, run: RunRecord, job: int, workflow: Workflow, contexts: Mapping[str, Any], attempt: Attempt
+    ) -> None:
+        """Run one job to a recorded outcome, with its retries; leaves it queued when draining."""
+        try:
+            with log.context(job=job):
+                while True:
+                    ended = await self._try(run, job, workflow, contexts, attempt)
+                    if ended is None:
+                        return
+                    epoch, result, claimed = ended
+                    if claimed and result.outcome.retryable and await self._may_repeat(job, epoch):
+                        _log.warning("job is tried again", outcome=result.outcome, reason=result.reason)
+                        await self._ledger.retry_job(job, epoch, result.reason)
+                        self._reporter.offer(OutboxChanged())
+                        continue
+                    await self._ledger.apply(run.id, [EndJob(job=job, epoch=epoch, result=result)])
+                    _log.info("job ended", outcome=result.outcome, reason=result.reason)
+                    self._reporter.offer(OutboxChanged())
+                    return
+        except StaleEpoch as stale:
+            _log.error("another attempt took this job over", problem=str(stale))
+
+    async def _may_repeat(self, job: int, epoch: int) -> bool:
+        """Whether an attempt that we failed had no effect, and is not the last."""
+        row = await self._ledger.job(job)
+        return epoch < ATTEMPTS and row is not None and not row.step_started
+
+    async def _try(
+        self,
+        run: RunRecord,
+        job: int,
+        workflow: Workflow,
+        contexts: Mapping[str, Any],
+        attempt: Attempt,
+    ) -> _Ended | None:
+        """One attempt: a machine, the steps, no machine. None when the job is to stay as it is for now."""
+        row = await self._ledger.job(job)
+        if row is None or row.phase is not Phase.QUEUED:
+            return None
+        image = self._site.image_for(row.labels)
+        if image is None:
+            wanted = ", ".join(row.labels) or "none"
+            reason = f"no image claims the labels {wanted}: see [images] in config.toml"
+            return _Ended(row.epoch, JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason))
+        try:
+            machine = await self._lease(image, job, attempt)
+        except NoMachine as problem:
+            return _Ended(row.epoch, JobResult(outcome=Outcome.INFRA_ERROR, reason=str(problem)))
+        if machine is None:
+            return None
+        try:
+            # What was started in a run known as cancelled is to run all the same.
+            epoch = await self._ledger.claim_job(job, machine.id, though_cancelled=run.cancel_requested)
+            if epoch is None:
+                return None
+            self._reporter.offer(OutboxChanged())
+            if row.queued is not None:
+                metrics.job_queue_seconds.observe(self._clock() - row.queued)
+            try:
+                result = await self._run_on(machine, run, row, epoch, workflow, contexts, attempt)
+            except (StaleEpoch, LedgerUnavailable):
+                raise
+            except Exception as error:
+                result = JobResult(outcome=Outcome.INFRA_ERROR, reason=blame(error))
+            return _Ended(epoch, result, claimed=True)
+        finally:
+            await machine.destroy()
+
+    async def _lease(self, image: str, job: int, attempt: Attempt) -> Machine | None:
+        """A machine from the pool; None when the wait was called off."""
+        if self.draining or attempt.cancel.is_set():
+            return None
+        with trio.CancelScope() as attempt.waiting:
+            while True:
+                reply: Reply[Machine] = Reply()
+                await self._pool.send(LeaseMachine(image, job, reply))
+                try:
+                    return await reply.wait(take_back=self._take_back)
+                except PoolRestarted:
+                    await trio.sleep(ASK_AGAIN)
+        return None
+
+    def _take_back(self, machine: Machine) -> None:
+        """A machine that came for a job which no longer waits serves nobody else."""
+        self._nursery.start_soon(machine.destroy)
+
+    async def _run_on(
+        self,
+        machine: Machine,
+        run: RunRecord,
+        row: JobRecord,
+        epoch: int,
+        workflow: Workflow,
+        contexts: Mapping[str, Any],
+        attempt: Attempt,
+    ) -> JobResult:
+        """Run the steps; whatever the workflow or the machine does is a result."""
+        weak = machine.capabilities.emulated or not machine.capabilities.isolated
+        if run.event.fork and weak and not self._site.allow_emulated_forks:
+            return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=WEAK)
+        identity = machine.identity
+        if identity is not None:
+            await self._ledger.set_identity(row.id, epoch, identity.boot_id, identity.machine_id)
+        job = workflow.jobs[row.key]
+        jobs = nodes(await self._ledger.jobs(run.id))
+        contexts = {
+            **contexts,
+            "github": {**contexts["github"], "job": row.key},
+            "needs": graph.needs_context(workflow, jobs, row.key),
+            "matrix": row.matrix,
+        }
+        try:
+            contexts["strategy"] = graph.strategy_context(job, contexts, row.leg, row.legs)
+        except ExpressionError as wrong:
+            reason = f"`strategy` of job {row.key!r}: {wrong}"
+            return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
+        spec = JobSpec(
+            run=run,
+            record=msgspec.structs.replace(row, machine=machine.id, epoch=epoch),
+            workflow=workflow,
+            job=job,
+            contexts=contexts,
+            default_timeout_minutes=self._site.job_minutes,
+            cancel_minutes=self._site.cancel_minutes,
+        )
+        started = self._clock()
+        with log.context(machine=machine.id):
+            _log.info("job starts", repository=run.repository, name=row.name)
+            async with self._site.open_log(run, row) as sink:
+                result = await run_job(
+                    spec,
+                    machine,
+                    checkout=self._site.checkout,
+                    log=sink,
+                    observer=_Observer(self._ledger, row.id, epoch),
+                    secrets={} if run.event.fork else self._site.secrets,
+                    cancel=attempt.cancel,
+                    clock=self._clock,
+                )
+        metrics.job_duration_seconds.labels(conclusion=result.outcome.value).observe(self._clock() - started)
+        if result.outcome is Outcome.CANCELLED and attempt.reason:
+            return msgspec.structs.replace(result, reason=attempt.reason)
+        return result
+
+
+def blame(error: Exception) -> str:
+    """Why something could not be done; what we did not foresee is ours, and costs its own run alone."""
+    if isinstance(error, WorkflowErrors):
+        return f"this version cannot read the workflow any more: {error}"
+    _log.error("a fault of ours", exc_info=error)
+    return f"a fault of runnerd itself ({type(error).__name__}): its log says where"
+
+
+class _Observer:
+    """Writes each step's beginning and end to the ledger, under the attempt's epoch."""
+
+    def __init__(self, ledger: Ledger, job: int, epoch: int) -> None:
+        self._ledger = ledger
+        self._job = job
+        self._epoch = epoch
+
+    async def step_started(self, number: int, name: str) -> None:
+        """Durable before the step runs: an attempt with a started step is not repeated by itself."""
+        await self._ledger.step_started(self._job, self._epoch, number)
+
+    async def step_ended(self, result: StepResult) -> None:
+        """Shown while the job runs on."""
+        await self._ledger.step_ended(self._job, self._epoch, result)
