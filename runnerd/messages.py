@@ -18,6 +18,12 @@ class DeliveryAccepted(msgspec.Struct, frozen=True, tag=True):
     delivery: str
 
 
+class DeliveryHeld(msgspec.Struct, frozen=True, tag=True):
+    """Receiver to reconciler: a delivery is durable and waits for the forge to say that it sent it."""
+
+    delivery: str
+
+
 class RunCreated(msgspec.Struct, frozen=True, tag=True):
     """Parser or control to executor: a run stands in the ledger and may start."""
 

@@ -88,6 +88,7 @@ class Api:
             "pending_deliveries": len(await self._ledger.pending_deliveries(PENDING_COUNTED)),
             "reports_owed": (backlog := await self._ledger.outbox_backlog()).owed,
             "reports": backlog,
+            "intake": await self._ledger.intake(),
         }
 
     async def runs(self, limit: int, before: int | None, repository: str | None) -> Sequence[RunRecord]:

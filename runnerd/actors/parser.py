@@ -15,7 +15,8 @@ from runnerd.model import Event, Outcome, RunRecord
 from runnerd.planning.judge import failed
 from runnerd.planning.place import Absent, NotMerged, Passed
 from runnerd.planning.planner import UNPROMPTED, Planner
-from runnerd.store.ledger import DeliveryState, Ledger, LedgerUnavailable
+from runnerd.store.changes import WorkflowNote
+from runnerd.store.ledger import DeliveryRecord, DeliveryState, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
 
 _log = log.get("parser")
@@ -158,7 +159,8 @@ class ParserActor:
             known = event
             last = self._tries.get(delivery, 0) + 1 >= TRIES
             plan = await self._planner.plan(event, last=last)
-            planned = await self._ledger.plan_delivery(delivery, plan.runs, plan.notes)
+            notes = [*plan.notes, *_remarks(record)]
+            planned = await self._ledger.plan_delivery(delivery, plan.runs, notes)
         except LedgerUnavailable:
             raise
         except events.Malformed as problem:
@@ -257,3 +259,8 @@ def choose(
             if len(turn) < TURN:
                 turn.append(delivery)
     return chosen
+
+
+def _remarks(record: DeliveryRecord) -> list[WorkflowNote]:
+    """What people should know about how the delivery came, beside the notes on its workflow files."""
+    return [WorkflowNote(path="(the delivery)", matched=True, reason=record.remark)] if record.remark else []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from runnerd import log
-from runnerd.forge import events, signature
+from runnerd.forge import signature
 from runnerd.forge.events import Ignored, Malformed
-from runnerd.messages import DeliveryAccepted
+from runnerd.messages import DeliveryAccepted, DeliveryHeld
 from runnerd.model import Event
+from runnerd.planning import intake
 from runnerd.store.ledger import Delivery, Ledger, LedgerUnavailable
+from runnerd.store.records import Repeated
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.web import guard, webhook
 from runnerd.web.listeners import Listen
@@ -24,13 +26,14 @@ RETRY_AFTER = 30
 STARTING = frozenset({"opened", "synchronize", "reopened"})
 """The actions of a pull request that start workflows which name no types."""
 
-_KEPT = ("user-agent", "x-github-")
 _log = log.get("receiver")
 
 
 class ReceiverActor:
     """The public face: `POST /webhook`, answered 202 once the delivery cannot be lost any more (I1).
 
+    Whoever holds one signed body can send it under any id, for that is outside the signature: a body that
+    came before is held until the `reconciler` has asked the forge, where there is one.
     Raises ValueError when made without a secret: nothing that arrives could be trusted.
     """
 
@@ -44,6 +47,7 @@ class ReceiverActor:
         parser: Mailbox[DeliveryAccepted],
         secrets: Sequence[str],
         stop: trio.Event,
+        reconciler: Mailbox[DeliveryHeld] | None = None,
         body_limit: int = 25 << 20,
         body_timeout: float = 8.0,
         max_connections: int = 256,
@@ -54,6 +58,7 @@ class ReceiverActor:
         self._listen = listen
         self._ledger = ledger
         self._parser = parser
+        self._reconciler = reconciler
         self._secrets = tuple(secrets)
         self._stop = stop
         self._body_limit = body_limit
@@ -110,24 +115,15 @@ class ReceiverActor:
         if isinstance(meaning, Ignored):
             await self._ignore(delivery, meaning.reason)
             return _answer(200, "acknowledged", _acknowledgement(delivery.event, meaning.reason))
-        self._parser.offer(DeliveryAccepted(delivery.id))
+        if outcome == "held" and self._reconciler is not None:
+            self._reconciler.offer(DeliveryHeld(delivery.id))
+        else:
+            self._parser.offer(DeliveryAccepted(delivery.id))
         return _answer(202, "success", _welcome(meaning))
 
     def _read(self, raw: Raw) -> tuple[Delivery, Event | Ignored]:
-        identity, event = events.delivery_identity(raw.headers, raw.body)
-        meaning = events.decode(event, identity, raw.body)
-        return (
-            Delivery(
-                id=identity,
-                event=event,
-                headers=_worth_keeping(raw.headers),
-                body=raw.body,
-                received=self._clock(),
-                repository=meaning.repository.full_name if isinstance(meaning, Event) else "",
-                hook_id=raw.headers.get("x-github-hook-id", "")[:200],
-            ),
-            meaning,
-        )
+        repeated: Repeated = "remark" if self._reconciler is None else "hold"
+        return intake.read(raw.headers, raw.body, self._clock(), repeated)
 
     async def _ignore(self, delivery: Delivery, reason: str) -> None:
         try:
@@ -153,7 +149,3 @@ def _acknowledgement(event: str, reason: str) -> str:
 
 def _answer(status: int, word: str, message: str) -> Answer:
     return Answer(status, {"message": message, "status": word})
-
-
-def _worth_keeping(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value[:1000] for name, value in headers.items() if name.startswith(_KEPT)}

@@ -57,6 +57,7 @@ def examine(settings: Config) -> Iterable[Finding]:
         yield remote_service(settings, now=time.time())
     probed = settings.state_directory / "snapshots" / "kvm.json"
     yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
+    yield from deliveries(settings.state_directory / "ledger.db")
     yield privilege(os.geteuid() == 0)
     meminfo = Path("/proc/meminfo").read_text()
     yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
@@ -140,6 +141,38 @@ def kvm(why_not: str, tried: tuple[bool, str] | None, accelerator: str) -> Findi
         return Finding("KVM", "good", "its device can be opened; the first template shows whether it works")
     works, why = tried
     return Finding("KVM", "good", "works") if works else Finding("KVM", wrong, f"{why}: {emulated}")
+
+
+def deliveries(ledger: Path) -> Iterable[Finding]:
+    """Say what the daemon learnt when it asked the forge what it delivered; nothing where it never did."""
+    from runnerd.store import intake
+    from runnerd.store.errors import LedgerUnavailable
+
+    try:
+        marks = intake.look(ledger)
+    except LedgerUnavailable as error:
+        yield Finding("deliveries", "warning", str(error))
+        return
+    for mark in marks:
+        about = f"deliveries of {mark.source}"
+        if mark.problem:
+            yield Finding(
+                about, "warning", f"what was missed is not recovered: {mark.problem}",
+                "let the token read webhooks (Webhooks: read), or be a GitHub App",
+            )  # fmt: skip
+        if mark.gap_from is not None and mark.gap_to is not None:
+            yield Finding(
+                about, "warning",
+                f"the daemon was away for longer than the forge remembers: from {_moment(mark.gap_from)} to "
+                f"{_moment(mark.gap_to)} deliveries may be missing",
+                "push again, or start by hand, what should have run then",
+            )  # fmt: skip
+        elif not mark.problem:
+            yield Finding(about, "good", f"none is missing up to {_moment(mark.read_to)}")
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _kept(path: Path) -> tuple[bool, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -184,6 +184,19 @@ def _backlog(reports: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
         yield f"last report problem: {clean(reports['problem'])}"
 
 
+def _intake(marks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is known about deliveries that were missed and cannot be had."""
+    for mark in marks:
+        if mark["problem"]:
+            yield f"missed deliveries of {clean(mark['source'])}: not recovered: {clean(mark['problem'])}"
+        if mark["gap_from"] is not None:
+            hours = (mark["gap_to"] - mark["gap_from"]) / 3600
+            yield (
+                f"missed deliveries of {clean(mark['source'])}: {hours:.1f} hours are beyond what the forge "
+                "remembers (runnerd doctor says which)"
+            )
+
+
 def described(status: Mapping[str, Any]) -> Iterator[str]:
     """Yield the daemon's status as `key: value` lines."""
     for key, value in status.items():
@@ -191,6 +204,9 @@ def described(status: Mapping[str, Any]) -> Iterator[str]:
             continue  # the uptime says it
         if key == "reports":
             yield from _backlog(value, status)
+            continue
+        if key == "intake":
+            yield from _intake(value)
             continue
         text = duration(value) if key == "uptime" else value
         if isinstance(value, list):

@@ -21,11 +21,13 @@ from runnerd.actors.health import HealthActor, NotReady, pool_check
 from runnerd.actors.parser import ParserActor
 from runnerd.actors.pool import PoolActor, Rules
 from runnerd.actors.receiver import ReceiverActor
+from runnerd.actors.reconciler import ReconcilerActor
 from runnerd.actors.reporter import ReporterActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
 from runnerd.daemon import drivers
 from runnerd.daemon.site import Site
+from runnerd.forge.delivery_list import DeliveryList, retention
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.git.checkout import MirrorCheckout
 from runnerd.git.mirror import Mirrors
@@ -34,6 +36,7 @@ from runnerd.machines.driver import NoMachine
 from runnerd.messages import (
     CancelRun,
     DeliveryAccepted,
+    DeliveryHeld,
     DescribePool,
     LeaseMachine,
     OutboxChanged,
@@ -149,6 +152,7 @@ class _Daemon:
         self.open_driver = drivers.opener(config, ledger, open_driver)
         self.reader = Reader()
         self.parser: Mailbox[DeliveryAccepted] = Mailbox(1024)
+        self.reconciler: Mailbox[DeliveryHeld] = Mailbox(64)
         self.executor: Mailbox[RunCreated | CancelRun] = Mailbox(1024)
         self.pool: Mailbox[LeaseMachine | DescribePool] = Mailbox(1024)
         self.reporter: Mailbox[OutboxChanged] = Mailbox(64)
@@ -192,6 +196,7 @@ class _Daemon:
             ),
             Child(name="control", make=self._control, close=self.close_control.set),
             Child(name="parser", make=self._parser, close=self.parser.close),
+            *self._reconcilers(),
             Child(name="receiver", make=self._receiver, close=self.close_receiver.set),
         ]
 
@@ -259,11 +264,48 @@ class _Daemon:
         return ParserActor(
             self.parser,
             ledger=self.ledger,
-            planner=Planner(self.mirrors, self.site, merges=self.config.merges, reader=self.reader),
+            planner=Planner(
+                self.mirrors,
+                self.site,
+                merges=self.config.merges,
+                nudge=self._ask_about_pull if self._lists_deliveries() else None,
+                reader=self.reader,
+            ),
             executor=self.executor,
             reporter=self.reporter,
             workers=self.config.parser.workers,
         )
+
+    def _lists_deliveries(self) -> bool:
+        """Whether there is a GitHub that we may ask what it delivered; no other forge has such a list."""
+        return self.forge is not None and self.config.forge.kind == "github"
+
+    async def _ask_about_pull(self, repository: str, number: int) -> None:
+        """GitHub looks whether a pull request can be merged when somebody asks about it."""
+        if self.forge is not None:
+            with contextlib.suppress(ForgeDenied, ForgeUnavailable):
+                await self.forge.ask(
+                    "GET", f"/repos/{repository}/pulls/{number}", repository=repository,
+                    permission="Pull requests: read",
+                )  # fmt: skip
+
+    def _reconcilers(self) -> list[Child]:
+        if self.forge is None or not self._lists_deliveries():
+            return []
+        forge, config = self.forge, self.config
+
+        def make() -> ReconcilerActor:
+            return ReconcilerActor(
+                self.reconciler,
+                ledger=self.ledger,
+                lists=DeliveryList(forge, public_url=config.server.public_url),
+                parser=self.parser,
+                as_app=config.forge.as_app,
+                named=tuple(config.repositories),
+                remembered=retention(config.forge.api),
+            )
+
+        return [Child(name="reconciler", make=make, close=self.reconciler.close)]
 
     def _receiver(self) -> ReceiverActor:
         server = self.config.server
@@ -277,6 +319,7 @@ class _Daemon:
             parser=self.parser,
             secrets=self.config.webhook.secrets,
             stop=self.close_receiver,
+            reconciler=self.reconciler if self._lists_deliveries() else None,
             body_limit=server.body_limit,
             body_timeout=server.body_timeout,
             max_connections=server.max_connections,

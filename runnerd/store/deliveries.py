@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import hashlib
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from runnerd.store.errors import IllegalTransition
 from runnerd.store.records import Delivery, DeliveryRecord, DeliveryState
 from runnerd.store.tables import deliveries
 
-Accepted = Literal["accepted", "duplicate"]
+Accepted = Literal["accepted", "duplicate", "held"]
 
 
 _record = [deliveries.c[name] for name in DeliveryRecord.__struct_fields__]
@@ -25,12 +26,31 @@ _pending = (
     .limit(sa.bindparam("limit"))
 )
 _backlog = _pending.add_columns(deliveries.c.repository)
+_held = (
+    sa.select(deliveries.c.id, deliveries.c.repository, deliveries.c.received, deliveries.c.remark)
+    .where(deliveries.c.state == DeliveryState.HELD)
+    .order_by(deliveries.c.received, deliveries.c.id)
+    .limit(sa.bindparam("limit"))
+)
+_twin = (
+    sa.select(deliveries.c.id)
+    .where(deliveries.c.sha256 == sa.bindparam("sha256"), deliveries.c.id != sa.bindparam("id"))
+    .limit(1)
+)
 _update = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("this"))
 _new = {dialect: insert_new(dialect, deliveries) for dialect in ("sqlite", "postgresql")}
 
 
 def accept(connection: sa.Connection, delivery: Delivery) -> Accepted:
-    """Store a delivery unless its id is known."""
+    """Store a delivery unless its id is known; hold one whose body is, where that is asked for."""
+    sha256 = hashlib.sha256(delivery.body).hexdigest()
+    held, remark = False, ""
+    if delivery.repeated != "fine":
+        twin = connection.execute(_twin, {"sha256": sha256, "id": delivery.id}).scalar_one_or_none()
+        if twin is not None:
+            held, remark = delivery.repeated == "hold", f"its body came before, as delivery {twin}"
+            if not held:
+                remark += "; the forge could not be asked whether it sent both"
     row = {
         "id": delivery.id,
         "event": delivery.event,
@@ -39,11 +59,35 @@ def accept(connection: sa.Connection, delivery: Delivery) -> Accepted:
         "received": delivery.received,
         "repository": delivery.repository,
         "hook_id": delivery.hook_id,
-        "state": DeliveryState.PENDING,
+        "state": DeliveryState.HELD if held else DeliveryState.PENDING,
         "reason": "",
         "attempts": 0,
+        "sha256": sha256,
+        "remark": remark,
     }
-    return "accepted" if connection.execute(_new[connection.dialect.name], row).rowcount else "duplicate"
+    if not connection.execute(_new[connection.dialect.name], row).rowcount:
+        return "duplicate"
+    return "held" if held else "accepted"
+
+
+class Held(NamedTuple):
+    """A delivery that waits for the forge's word."""
+
+    id: str
+    repository: str
+    received: float
+    remark: str
+
+
+def held(connection: sa.Connection, limit: int) -> list[Held]:
+    """What waits for the forge's word, oldest first."""
+    return [Held(*row) for row in connection.execute(_held, {"limit": limit})]
+
+
+def release(connection: sa.Connection, id: str, remark: str) -> None:
+    """Let a held delivery be planned; nothing for one that is not held."""
+    here = (deliveries.c.id == id, deliveries.c.state == DeliveryState.HELD)
+    connection.execute(sa.update(deliveries).where(*here).values(state=DeliveryState.PENDING, remark=remark))
 
 
 def find(connection: sa.Connection, id: str) -> DeliveryRecord | None:
@@ -96,7 +140,7 @@ def settle(connection: sa.Connection, id: str, state: DeliveryState, reason: str
         raise LookupError(f"the ledger has no delivery {id}")
     if now == state:
         return False
-    if now != DeliveryState.PENDING:
+    if now != DeliveryState.PENDING and (now, state) != (DeliveryState.HELD, DeliveryState.REJECTED):
         raise IllegalTransition(f"delivery {id} is {now} and cannot become {state}")
     connection.execute(_update, {"this": id, "state": state, "reason": reason})
     return True

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 import trio
 
 from runnerd.model import JobRecord, RunRecord, StepResult
-from runnerd.store import deliveries, engine, jobs, machines, outbox, recovery, runs, transition
+from runnerd.store import deliveries, engine, intake, jobs, machines, outbox, recovery, runs, transition
 from runnerd.store.changes import Change, NewRun, WorkflowNote
-from runnerd.store.deliveries import Accepted
+from runnerd.store.deliveries import Accepted, Held
 from runnerd.store.errors import CannotOpen, IllegalTransition, LedgerUnavailable, StaleEpoch
 from runnerd.store.lock import StateLock
 from runnerd.store.records import (
@@ -23,6 +23,7 @@ from runnerd.store.records import (
     Delivery,
     DeliveryRecord,
     DeliveryState,
+    Intake,
     Kind,
     MachineRow,
     OutboxRow,
@@ -38,7 +39,9 @@ __all__ = [
     "Delivery",
     "DeliveryRecord",
     "DeliveryState",
+    "Held",
     "IllegalTransition",
+    "Intake",
     "Kind",
     "Ledger",
     "LedgerUnavailable",
@@ -104,7 +107,11 @@ class Ledger:
     # --- deliveries ---
 
     async def accept_delivery(self, delivery: Delivery) -> Accepted:
-        """Store a delivery: "accepted", or "duplicate" when its id is known (what is stored stays)."""
+        """Store a delivery: "accepted", or "duplicate" when its id is known (what is stored stays).
+
+        "held" when its body is known under another id and `Delivery.repeated` asks for that: it is not
+        pending before `release_delivery`.
+        """
         return await self._write(partial(deliveries.accept, delivery=delivery))
 
     async def delivery(self, id: str) -> DeliveryRecord | None:
@@ -149,6 +156,30 @@ class Ledger:
         ValueError when two runs have the same path or a run that ends at birth has jobs.
         """
         return await self._write(partial(runs.plan, delivery=id, planned=runs_, why=notes, now=self._clock()))
+
+    async def held_deliveries(self, limit: int) -> list[Held]:
+        """What waits for the forge to say that it sent it, oldest first."""
+        return await self._read(partial(deliveries.held, limit=limit))
+
+    async def release_delivery(self, id: str, remark: str = "") -> None:
+        """Let a held delivery be planned; nothing for one that is not held."""
+        await self._write(partial(deliveries.release, id=id, remark=remark))
+
+    async def unknown_deliveries(self, ids: Sequence[str]) -> set[str]:
+        """Those of some delivery ids that are not stored."""
+        return await self._read(partial(intake.unknown, ids=list(ids)))
+
+    async def repositories(self) -> list[str]:
+        """Every repository a delivery was about, by name."""
+        return await self._read(intake.repositories)
+
+    async def intake(self) -> list[Intake]:
+        """How far each of the forge's delivery lists was read."""
+        return await self._read(intake.marks)
+
+    async def note_intake(self, mark: Intake) -> None:
+        """Remember how far a delivery list was read."""
+        await self._write(partial(intake.write, mark=mark))
 
     async def notes(self, delivery: str) -> list[WorkflowNote]:
         """Why each workflow file was or was not started by a delivery, ordered by path."""

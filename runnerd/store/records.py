@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 
 class DeliveryState(enum.StrEnum):
-    """How far a delivery came; only PENDING is not final."""
+    """How far a delivery came; HELD and PENDING are not final."""
 
+    HELD = "held"
+    """A body that came before under another id: it waits for the forge to say that it sent both."""
     PENDING = "pending"
     IGNORED = "ignored"
     REJECTED = "rejected"
     PLANNED = "planned"
+
+
+Repeated = Literal["hold", "remark", "fine"]
+"""What a body means that came before under another id, for the id is outside the signature: it is held until
+the forge was asked, taken with a remark where nobody can be, or taken because the forge itself gave it."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +36,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     repository: str = ""
     hook_id: str = ""
+    repeated: Repeated = "remark"
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +54,23 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Why it was ignored or rejected."""
     attempts: int
     """How often planning it was begun; see `Ledger.try_delivery`."""
+    remark: str
+    """What people should know about how it came; empty for most."""
+
+
+class Intake(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one of the forge's delivery lists was read; times in seconds since the epoch."""
+
+    source: str
+    begun: float
+    """When the daemon first looked at it: what was before is not its business."""
+    read_to: float
+    """Whatever the forge delivered before this time is in the ledger, but for the gap."""
+    gap_from: float | None = None
+    gap_to: float | None = None
+    """Between these the daemon was away for longer than the forge remembers its deliveries."""
+    problem: str = ""
+    """Why the list could not be read the last time."""
 
 
 class Kind(enum.StrEnum):

@@ -26,8 +26,25 @@ deliveries = sa.Table(
     sa.Column("reason", Clean, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    # Empty for those stored by the first version.
+    sa.Column("sha256", sa.Text, nullable=False, server_default=""),
+    sa.Column("remark", Clean, nullable=False, server_default=""),
     sa.Index("deliveries_by_state", "state", "received", "id"),
+    sa.Index("deliveries_by_body", "sha256"),
+    sa.Index("deliveries_by_repository", "repository"),
 )
+
+intake = sa.Table(
+    "intake",
+    metadata,
+    sa.Column("source", Clean, primary_key=True),
+    sa.Column("begun", sa.Float, nullable=False),
+    sa.Column("read_to", sa.Float, nullable=False),
+    sa.Column("gap_from", sa.Float),
+    sa.Column("gap_to", sa.Float),
+    sa.Column("problem", Clean, nullable=False),
+)
+"""How far each of the forge's delivery lists was read."""
 
 notes = sa.Table(
     "notes",

@@ -11,7 +11,7 @@ import trio
 
 from runnerd.actors.receiver import ReceiverActor
 from runnerd.forge.signature import sign
-from runnerd.messages import DeliveryAccepted
+from runnerd.messages import DeliveryAccepted, DeliveryHeld
 from runnerd.store.ledger import LedgerUnavailable, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 
@@ -66,7 +66,7 @@ class Site:
 
 
 @asynccontextmanager
-async def receiving(ledger, capacity=100):
+async def receiving(ledger, capacity=100, **options):
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     mailbox = Mailbox(capacity)
@@ -76,7 +76,7 @@ async def receiving(ledger, capacity=100):
         return listeners
 
     actor = ReceiverActor(
-        listen, ledger=ledger, parser=mailbox, secrets=SECRETS, stop=stop, clock=lambda: 1000.0
+        listen, ledger=ledger, parser=mailbox, secrets=SECRETS, stop=stop, clock=lambda: 1000.0, **options
     )
     async with (
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
@@ -255,3 +255,25 @@ def test_no_receiver_without_a_secret(secrets):
     """An empty secret would accept everybody."""
     with pytest.raises(ValueError, match="secret"):
         ReceiverActor(None, ledger=None, parser=Mailbox(1), secrets=secrets, stop=trio.Event())
+
+
+async def test_a_body_that_came_before_is_held_where_the_forge_can_be_asked(tmp_path, nursery):
+    """Under a new id it is acknowledged and durable, and the reconciler hears of it, not the parser."""
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await nursery.start(ledger.serve_writes)
+        reconciler = Mailbox(10)
+        async with receiving(ledger, reconciler=reconciler) as site:
+            assert (await site.post(PUSH)).status_code == 202
+            assert (await site.post(PUSH, delivery="d-2")).status_code == 202
+            assert (await site.post(PUSH, delivery="d-2")).json()["status"] == "duplicate"
+            assert site.hints() == [DeliveryAccepted("d-1")]
+            assert await reconciler.receive() == DeliveryHeld("d-2")
+            assert (await ledger.delivery("d-2")).state == "held"
+
+
+async def test_a_body_that_came_before_runs_with_a_remark_where_nobody_can_be_asked(site):
+    """Without a forge to ask nothing is lost, and the ledger says what was not checked."""
+    await site.post(PUSH)
+    assert (await site.post(PUSH, delivery="d-2")).status_code == 202
+    assert "as delivery d-1" in (await site.ledger.delivery("d-2")).remark
+    assert len(site.hints()) == 2

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from runnerd.cli import doctor
+from runnerd.store import engine, intake
+from runnerd.store.records import Intake
+from runnerd.store.schema import migrate
 
 MEMINFO = "MemTotal:       16000000 kB\nMemAvailable:    9437184 kB\n"
 
@@ -113,3 +116,27 @@ def test_image() -> None:
     """An image that is not built comes with the command that builds it."""
     assert doctor.image("x", True).verdict == "good"
     assert doctor.image("x", False).cure == "runnerd image build x"
+
+
+def test_deliveries(tmp_path: Path) -> None:
+    """What the reconciler learnt is told: how far it read, what it may not read, what nobody remembers."""
+    ledger = tmp_path / "ledger.db"
+    assert list(doctor.deliveries(ledger)) == []
+    database = engine.writing(ledger)
+    migrate(database)
+    marks = [
+        Intake(source="a", begun=0.0, read_to=86400.0),
+        Intake(source="b", begun=0.0, read_to=0.0, problem="403: the token lacks it"),
+        Intake(source="c", begun=0.0, read_to=9e5, gap_from=0.0, gap_to=86400.0),
+    ]
+    with database.begin() as connection:
+        for mark in marks:
+            intake.write(connection, mark)
+    database.dispose()
+    good, refused, gap = doctor.deliveries(ledger)
+    assert (good.verdict, good.found) == ("good", "none is missing up to 1970-01-02 00:00 UTC")
+    assert (refused.verdict, "the token lacks it" in refused.found) == ("warning", True)
+    assert "from 1970-01-01 00:00 UTC to 1970-01-02 00:00 UTC" in gap.found
+    ledger.write_text("no database" * 1000)
+    [broken] = doctor.deliveries(ledger)
+    assert "cannot be read" in broken.found

@@ -231,3 +231,13 @@ def test_chosen() -> None:
     assert runs.chosen(jobs, "1") == 1
     assert runs.chosen(jobs, "test (a)") == 2
     assert runs.chosen(jobs, "test") == 2
+
+
+def test_status_tells_what_was_missed() -> None:
+    """A delivery list that cannot be read, and an outage nobody remembers, are lines of the status."""
+    mark = {"source": "o/r#1", "begun": 0.0, "read_to": 0.0, "gap_from": None, "gap_to": None, "problem": ""}
+    assert list(runs.described({"intake": [mark]})) == []
+    gap = mark | {"gap_from": 0.0, "gap_to": 7200.0}
+    refused, lost = runs.described({"intake": [mark | {"problem": "403"}, gap]})
+    assert refused == "missed deliveries of o/r#1: not recovered: 403"
+    assert "2.0 hours are beyond what the forge remembers" in lost

@@ -87,3 +87,29 @@ def test_hostile_text_is_stored_clean(desk):
     assert desk.deliver("d\0x\ud800") == "duplicate"
     record = deliveries.find(desk.connection, "d\0x\ud800")
     assert (record.id, record.repository, record.headers) == ("d\ufffdx?", "o/\ufffd", {"a": "?"})
+
+
+def test_a_known_body_under_a_new_id_is_held(desk):
+    """It is not pending before the forge's word; then it is, or it is rejected."""
+    desk.deliver("d1", body=b"same")
+    assert desk.deliver("d2", body=b"same", repeated="hold", repository="o/r") == "held"
+    assert desk.deliver("d2", body=b"same", repeated="hold") == "duplicate"
+    assert desk.deliver("d3", body=b"other", repeated="hold") == "accepted"
+    assert desk.deliver("d4", body=b"same", repeated="hold") == "held"
+    assert deliveries.pending(desk.connection, 9) == ["d1", "d3"]
+    (first, _) = deliveries.held(desk.connection, 9)
+    assert (first.id, first.repository, first.remark) == ("d2", "o/r", "its body came before, as delivery d1")
+    deliveries.release(desk.connection, "d2", "")
+    deliveries.settle(desk.connection, "d4", DeliveryState.REJECTED, "a copy")
+    assert deliveries.pending(desk.connection, 9) == ["d1", "d2", "d3"]
+    deliveries.release(desk.connection, "d4", "")
+    assert deliveries.find(desk.connection, "d4").state == DeliveryState.REJECTED
+
+
+def test_a_known_body_nobody_can_be_asked_about_is_taken_with_a_remark(desk):
+    """It runs, and people can read that its body came before; one the forge gave itself has no remark."""
+    desk.deliver("d1", body=b"same")
+    assert desk.deliver("d2", body=b"same", repeated="remark") == "accepted"
+    assert desk.deliver("d3", body=b"same", repeated="fine") == "accepted"
+    assert "as delivery d1; the forge could not be asked" in deliveries.find(desk.connection, "d2").remark
+    assert deliveries.find(desk.connection, "d3").remark == ""

@@ -5,7 +5,7 @@ from runnerd.store.records import Delivery, DeliveryState, Kind, ReportState
 
 def test_states_compare_with_their_text():
     """Callers may compare with the plain words that the interfaces name."""
-    assert [*DeliveryState] == ["pending", "ignored", "rejected", "planned"]
+    assert [*DeliveryState] == ["held", "pending", "ignored", "rejected", "planned"]
     assert [*ReportState] == ["queued", "in_progress", "completed"]
     assert [*Kind] == ["job", "run", "comment"]
 
