@@ -24,8 +24,11 @@ PATH = "/webhook"
 SMALL = 1 << 20
 """Bytes up to which a body is hashed where it is; a larger one goes to a thread."""
 
+_SIGNATURE = "x-hub-signature-256"
+_BARE_SIGNATURES = ("x-forgejo-signature", "x-gitea-signature")
+"""Where Forgejo and Gitea say the same without `sha256=`; not every version of them sends GitHub's header."""
 _ONCE = frozenset(
-    {"content-type", "content-length", "x-hub-signature-256", "x-github-event", "x-github-delivery"}
+    {"content-type", "content-length", "x-github-event", "x-github-delivery", _SIGNATURE, *_BARE_SIGNATURES}
 )
 
 _log = log.get(__name__)
@@ -84,6 +87,15 @@ def app(
     return quart
 
 
+def _signature(headers: Mapping[str, str]) -> str | None:
+    """The signature as GitHub writes it; one that says nothing counts as none."""
+    given = headers.get(_SIGNATURE, "").strip()
+    if given not in ("", "sha256="):
+        return given
+    bare = next((headers[name].strip() for name in _BARE_SIGNATURES if headers.get(name, "").strip()), "")
+    return f"sha256={bare}" if bare else None
+
+
 class _Refused(Exception):
     """Carries the answer to a request that goes no further."""
 
@@ -138,7 +150,7 @@ class _Front:
         if body is None:
             return None
         try:
-            signature = headers.get("x-hub-signature-256")
+            signature = _signature(headers)
             if len(body) <= SMALL:
                 refused = self._verify(body, signature)
             else:

@@ -87,6 +87,22 @@ async def test_a_body_in_pieces_is_put_together(serving):
     assert kept[0].body == BODY
 
 
+BARE = sign(BODY).removeprefix("sha256=")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        request(X_Hub_Signature_256=None, X_Gitea_Signature=BARE),
+        request(X_Hub_Signature_256="sha256=", X_Forgejo_Signature=BARE, X_Gitea_Signature=BARE),
+    ],
+)
+async def test_giteas_own_signature_counts_where_githubs_is_not_sent(serving, head):
+    """The same proof without its prefix, of Gitea and of Forgejo."""
+    reply, kept = await post(serving, head)
+    assert (reply.status, kept[0].body) == (202, BODY)
+
+
 RESERIALISED = json.dumps(json.loads(BODY), indent=1).encode()
 REFUSED = {
     "no signature": (401, request(X_Hub_Signature_256=None)),
@@ -99,6 +115,13 @@ REFUSED = {
     "another secret": (403, request(X_Hub_Signature_256=sign(BODY, "stolen"))),
     "signed before it was written again": (403, request(RESERIALISED, X_Hub_Signature_256=sign(BODY))),
     "two signatures": (400, request(x_hub_signature_256=sign(BODY))),
+    "wrong, and a right one of another forge": (
+        403,
+        request(X_Hub_Signature_256="sha256=" + "0" * 64, X_Gitea_Signature=BARE),
+    ),
+    "wrong bare signature": (403, request(X_Hub_Signature_256=None, X_Gitea_Signature="0" * 64)),
+    "empty bare signature": (401, request(X_Hub_Signature_256=None, X_Gitea_Signature="")),
+    "two bare signatures": (400, request(x_gitea_signature=BARE, X_Gitea_Signature=BARE)),
     "two events": (400, request(x_github_event="ping")),
     "two ids": (400, request(x_github_delivery="d-2")),
     "form": (415, request(b"payload=%7B%7D", Content_Type="application/x-www-form-urlencoded")),
