@@ -207,7 +207,6 @@ class _Daemon:
             forge=self.forge,
             directory=self.config.state_directory / "reports",
             state_directory=self.config.state_directory,
-            public_url=self.config.server.public_url,
             comments=self.config.reports.comment,
         )
 
