@@ -81,6 +81,8 @@ class FakeGitHub:
         self.granted: dict[str, str] = {}
         """What every installation was allowed."""
         self.clock: Callable[[], float] = time.time
+        self.before_answer: Callable[[], object] = lambda: None
+        """Called when a request was done and its answer is still to be sent."""
         self.tokens: dict[str, dict[str, Any]] = {}
         """Living tokens of installations: `expires`, `permissions`, `repositories` (None: all), `owner`."""
         self.revoked: list[str] = []
@@ -140,6 +142,7 @@ class FakeGitHub:
                 await trio.sleep(fault.seconds)
         if fault is None or fault.kind not in ("before", "answer"):
             status, extra, answer = self._handle(request)
+        self.before_answer()
         if fault is not None and fault.kind in ("before", "after", "answer"):
             status, extra, answer = fault.status, fault.headers, {"message": fault.message}
         if fault is not None and fault.kind == "hangup":  # within its answer
@@ -172,6 +175,8 @@ class FakeGitHub:
             self._problem(f"{where}: accept is {request.headers.get('accept')!r}")
         if not re.fullmatch(r"\d{4}-\d\d-\d\d", request.headers.get("x-github-api-version", "")):
             self._problem(f"{where}: no API version")
+        if request.path.endswith("/pings"):
+            return  # a wish without words
         if request.method in ("POST", "PATCH"):
             try:
                 request.body = json.loads(body)
