@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "plan.plan",
     "lint": "lint.lint",
     "eval": "evaluate.evaluate",
+    "connect": "connect.connect",
     "send": "send.send",
     "image": "image.commands",
     "config": "configuration.commands",

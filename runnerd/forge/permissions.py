@@ -38,14 +38,14 @@ HOOKS = Need(
     "Webhooks: write",
     "`runnerd connect` cannot make the webhook, and missed deliveries are not found",
 )
-ACTIONS = Need(
-    "actions",
+ADMINISTRATION = Need(
+    "administration",
     "read",
-    "Actions: read",
+    "Administration: read",
     "GitHub's approval setting for forks is unknown, and the strictest holds",
 )
 
-OF_APP = (CONTENTS, CHECKS, STATUSES, COMMENTS, ACTIONS)
+OF_APP = (CONTENTS, CHECKS, STATUSES, COMMENTS, ADMINISTRATION)
 OF_TOKEN = (CONTENTS, STATUSES, COMMENTS, HOOKS)
 
 EVENTS = (
@@ -75,7 +75,7 @@ def missing(needs: Iterable[Need], granted: Mapping[str, str]) -> list[Need]:
 
 def cost_of(title: str) -> str:
     """Return what the lack of a permission costs, by its title; empty for one we do not need."""
-    known = (CONTENTS, CHECKS, STATUSES, COMMENTS, HOOKS, ACTIONS)
+    known = (CONTENTS, CHECKS, STATUSES, COMMENTS, HOOKS, ADMINISTRATION)
     return next((need.cost for need in known if need.title == title), "")
 
 

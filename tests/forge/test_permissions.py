@@ -11,7 +11,7 @@ from runnerd.forge.permissions import CHECKS, OF_APP, OF_TOKEN, cost_of, missing
 def test_what_is_missing_is_listed_with_its_cost():
     """Write covers read, less does not cover more, and every need says what its lack costs."""
     granted = {"contents": "write", "checks": "read", "statuses": "write", "pull_requests": "write"}
-    assert [need.title for need in missing(OF_APP, granted)] == ["Checks: write", "Actions: read"]
+    assert [need.title for need in missing(OF_APP, granted)] == ["Checks: write", "Administration: read"]
     assert all(need.cost and cost_of(need.title) == need.cost for need in (*OF_APP, *OF_TOKEN))
     assert cost_of("Coffee: write") == ""
     assert CHECKS.met({"checks": "admin"})
