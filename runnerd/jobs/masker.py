@@ -18,6 +18,8 @@ SHORT = 4
 """A secret, or a line of one, with fewer characters is masked only where it stands whole as written."""
 
 _SHORT_PIECE = 6
+_QUOTED = 8
+"""A quoted secret with more characters is also masked without its quotes."""
 _WRAPPED = (76, 64)
 """Where `base64` and `openssl` break their lines."""
 
@@ -142,8 +144,9 @@ def _forms(value: str) -> Iterator[str]:
             continue
         yield line
         yield from _encoded(line)
-        if len(line) > 2 and line[0] == line[-1] == '"':
+        if len(line) > _QUOTED and line[0] == line[-1] == '"':
             yield line[1:-1]
+        yield from (part for part in _at_ampersand(line) if len(part) >= _SHORT_PIECE)
     if "\n" in value:
         # A key of several lines is often encoded as a whole.
         yield from _pieces(value.encode(errors="replace"))
@@ -160,6 +163,18 @@ def _encoded(text: str) -> Iterator[str]:
     yield from _pieces(text.encode(errors="replace"))
 
 
+def _at_ampersand(text: str) -> tuple[str, ...]:
+    """Return both parts of what PowerShell tears apart when a secret with `&` is run as a command.
+
+    A `&+` swallows the character after it.
+    """
+    at = text.find("&+")
+    if at >= 0:
+        return text[: at + 2], text[at + 3 :]
+    at = text.rfind("&")
+    return (text[: at + 1], text[at + 1 :]) if at >= 0 else ()
+
+
 def _pieces(raw: bytes) -> Iterator[str]:
     """Yield what is sure to stand in base64 of anything that holds these bytes, at each of three offsets."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -168,6 +183,10 @@ def _pieces(raw: bytes) -> Iterator[str]:
             sure = text[(0, 2, 3)[shift] : (shift + len(raw)) * 8 // 6]
             if len(sure) >= _SHORT_PIECE:
                 yield sure
+            # And what stands there when the secret's first bytes were cut off, as GitHub masks it too.
+            rest = encode(raw[shift:]).decode()[: len(raw[shift:]) * 8 // 6]
+            if len(rest) >= _SHORT_PIECE:
+                yield rest
         whole = encode(raw).decode()
         if len(whole) >= _SHORT_PIECE:
             yield whole.rstrip("=")

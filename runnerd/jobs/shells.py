@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 _TEMPLATES = {
-    "bash": "bash --noprofile --norc -eo pipefail {0}",
+    "bash": "bash --noprofile --norc -e -o pipefail {0}",
     "sh": "sh -e {0}",
     "python": "python {0}",
     "pwsh": "pwsh -command \". '{0}'\"",

@@ -77,6 +77,11 @@ class Turn:
         except StepFailed as error:
             self._trouble, holds = str(error), True
         self.name = self._desk.record.hidden(await self._run.name())
+        if self._run.step.condition is not None:
+            console = self._desk.console(self.number)
+            await console.debug(f"Evaluating condition for step: {self.name!r}")
+            await console.debug(f"Evaluating: {self._run.step.condition}")
+            await console.debug(f"Result: {self._trouble or str(holds).lower()}")
         if not holds:
             await self._skip()
         return holds
