@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from runnerd.model import Outcome
@@ -58,3 +59,28 @@ async def test_a_forgiveness_that_cannot_be_evaluated_forgives_nothing(bench):
     result = await bench.steps("- continue-on-error: ${{ fromJSON('{') }}\n  run: exit 1")
     assert result.outcome is Outcome.FAILURE
     assert "`continue-on-error` cannot be evaluated" in bench.log.text()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"secrets": {"ACTIONS_STEP_DEBUG": "true"}}, {"contexts": {"vars": {"ACTIONS_STEP_DEBUG": "true"}}}],
+)
+async def test_a_secret_or_a_variable_switches_debugging_on(bench, given):
+    """`::debug::` is shown, RUNNER_DEBUG is set, commands are echoed, and each `if` says what it came to."""
+    await bench.steps(
+        """
+        - run: echo "::debug::RUNNER_DEBUG is $RUNNER_DEBUG"
+        - if: github.ref == 'nowhere'
+          run: echo never
+        """,
+        **given,
+    )
+    assert "##[debug]RUNNER_DEBUG is 1" in bench.log.output(1)
+    assert "##[debug]Evaluating: github.ref == 'nowhere'" in bench.log.steps[2]
+    assert bench.log.steps[2][-1] == "##[debug]Result: false"
+
+
+async def test_without_debugging_nothing_is_said_of_it(bench):
+    """RUNNER_DEBUG is not there at all."""
+    await bench.steps('- if: always()\n  run: echo "::debug::x"; echo "[${RUNNER_DEBUG-unset}]"')
+    assert bench.log.output(1) == ["[unset]"]
