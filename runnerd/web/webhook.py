@@ -19,6 +19,7 @@ from runnerd import log, metrics
 
 from .connection import App, Receive, Send
 from .errors import answer_in_json
+from .patience import Patience
 
 PATH = "/webhook"
 SMALL = 1 << 20
@@ -30,6 +31,8 @@ _BARE_SIGNATURES = ("x-forgejo-signature", "x-gitea-signature")
 _ONCE = frozenset(
     {"content-type", "content-length", "x-github-event", "x-github-delivery", _SIGNATURE, *_BARE_SIGNATURES}
 )
+_UNPROVED = (401, 403, 429)
+"""Answers to who did not show the secret."""
 
 _log = log.get(__name__)
 
@@ -70,18 +73,20 @@ def app(
     body_limit: int = 25 << 20,
     body_timeout: float = 8.0,
     bodies_limit: int | None = None,
+    patience: Patience | None = None,
 ) -> QuartTrio:
     """Build the application that takes deliveries.
 
     `body_limit` is in bytes (GitHub never sends more than 25 MiB), `body_timeout` in seconds for the whole
     body. `bodies_limit` bounds the bytes of all bodies being received at once, four of the largest where
-    None; what goes beyond is answered 503.
+    None; what goes beyond is answered 503. `patience` counts who brings no proof: who did so too often is
+    answered 429 where there is no signature at all, and no longer logged.
     """
     quart = QuartTrio(__name__, static_folder=None)
     answer_in_json(quart)
     front = _Front(
         accept, verify, body_limit, body_timeout, 4 * body_limit if bodies_limit is None else bodies_limit,
-        rest=quart.asgi_app,
+        patience or Patience(time.monotonic), rest=quart.asgi_app,
     )  # fmt: skip
     quart.asgi_app = front  # type: ignore[method-assign, assignment]  # Quart's own place for middleware
     return quart
@@ -108,13 +113,22 @@ class _Front:
     """The ASGI application in front: takes its one path and leaves the others to Quart."""
 
     def __init__(
-        self, accept: Accept, verify: Verify, body_limit: int, body_timeout: float, room: int, *, rest: App
+        self,
+        accept: Accept,
+        verify: Verify,
+        body_limit: int,
+        body_timeout: float,
+        room: int,
+        patience: Patience,
+        *,
+        rest: App,
     ) -> None:
         self._accept = accept
         self._verify = verify
         self._limit = body_limit
         self._timeout = body_timeout
         self._room = room
+        self._patience = patience
         self._rest = rest
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -133,7 +147,7 @@ class _Front:
         metrics.webhook_deliveries.labels(event, _result(answer)).inc()
         if answer.status == 202:
             metrics.webhook_ack_seconds.observe(time.perf_counter() - started)
-        elif answer.status >= 400:
+        elif answer.status >= 400 and (answer.status not in _UNPROVED or self._patience.failed(_peer(scope))):
             _log.info(
                 "delivery_refused", status=answer.status, reason=answer.body.get("error"), peer=_peer(scope)
             )
@@ -146,11 +160,18 @@ class _Front:
             raise _Refused(405, "deliveries are posted: use POST", ("allow", "POST"))
         _collect(scope["headers"], headers)
         self._check(headers)
+        signature = _signature(headers)
+        if signature is None:
+            if self._patience.worn(_peer(scope)):
+                wait = str(self._patience.wait())
+                raise _Refused(429, "too many requests without a signature", ("retry-after", wait))
+            # Nothing can prove the body, so that it need not be read.
+            if (refused := self._verify(b"", None)) is not None:
+                return refused
         body = await self._body(receive)
         if body is None:
             return None
         try:
-            signature = _signature(headers)
             if len(body) <= SMALL:
                 refused = self._verify(body, signature)
             else:
@@ -239,6 +260,8 @@ def _result(answer: Answer) -> str:
             return "bad_signature"
         case 413:
             return "too_large"
+        case 429:
+            return "bad_signature"
         case status:
             return "overloaded" if status >= 500 else "malformed"
 

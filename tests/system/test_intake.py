@@ -223,7 +223,7 @@ def test_what_asks_for_nothing_is_acknowledged(daemon: Daemon, sample: Sample, t
     with a_run_in_flight(daemon, sample, tmp_path / "gate"):
         ping = json.dumps({"zen": "Speak like a human.", "hook_id": 1, "hook": {"id": 1}}).encode()
         gone = json.loads(push("0" * 40)) | {"deleted": True, "head_commit": None, "commits": []}
-        for event, body in (("ping", ping), ("deployment", BODY), ("push", json.dumps(gone).encode())):
+        for event, body in (("ping", ping), ("workflow_job", BODY), ("push", json.dumps(gone).encode())):
             status, answer = daemon.post(body, event=event, delivery=f"nothing-{event}")
             assert (status, answer["status"]) == (200, "acknowledged"), answer
     rows = daemon.rows("SELECT * FROM deliveries WHERE id LIKE 'nothing-%'")

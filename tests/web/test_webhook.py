@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from runnerd.web import webhook
+from runnerd.web.patience import Patience
 from runnerd.web.webhook import Answer, Raw
 
 BODY = b'{"ref": "refs/heads/main"}'
@@ -268,3 +269,46 @@ async def test_an_accepter_that_fails_is_a_500(serving):
         reply = await server.send(request())
     assert (reply.status, list(reply.json)) == (500, ["error"])
     assert b"private" not in reply.body
+
+
+@pytest.mark.parametrize("header", ["X_Gitea_Signature", "X_Forgejo_Signature"])
+async def test_giteas_own_signature_is_one(serving, header):
+    """It has the digits alone; a wrong one is as wrong as GitHub's."""
+    digits = sign(BODY).removeprefix("sha256=")
+    for value, status in ((digits, 202), (digits[:-1] + "x", 403), ("", 401)):
+        reply, _ = await post(serving, request(X_Hub_Signature_256=None, **{header: value}))
+        assert reply.status == status
+
+
+async def test_githubs_signature_goes_before_others(serving):
+    """Two that say different things are judged by the first alone."""
+    digits = sign(BODY).removeprefix("sha256=")
+    reply, kept = await post(serving, request(X_Hub_Signature_256="sha256=00", X_Gitea_Signature=digits))
+    assert (reply.status, kept) == (403, [])
+
+
+async def test_who_never_proves_itself_is_told_to_go_away_and_the_forge_is_not(serving):
+    """From one address, as behind a proxy: unsigned requests wear it out, signed ones are still taken."""
+    intake = Intake()
+    now = [0.0]
+    patience = Patience(lambda: now[0], burst=3, rate=1.0)
+    async with serving(webhook.app(intake, verify=verify, patience=patience)) as server:
+
+        async def told(**headers: str | None) -> int:
+            return (await server.send(request(**headers), within=10)).status
+
+        assert [await told(X_Hub_Signature_256=None) for _ in range(5)] == [401, 401, 401, 429, 429]
+        assert [await told(X_Hub_Signature_256="sha256=00") for _ in range(3)] == [403] * 3
+        reply = await server.send(request(X_Hub_Signature_256=None), within=10)
+        assert (reply.status, reply.headers["retry-after"]) == (429, "1")
+        assert [await told() for _ in range(10)] == [202] * 10
+        now[0] += 1.0
+        assert await told(X_Hub_Signature_256=None) == 401
+    assert len(intake.kept) == 10
+
+
+async def test_a_body_that_nothing_can_prove_is_not_read(serving):
+    """Without a signature the answer comes before the body does."""
+    head = request(b"x" * 1000, X_Hub_Signature_256=None)[:-1000]
+    reply, _ = await post(serving, head, body_timeout=30.0)
+    assert reply.status == 401
