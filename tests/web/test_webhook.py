@@ -271,15 +271,6 @@ async def test_an_accepter_that_fails_is_a_500(serving):
     assert b"private" not in reply.body
 
 
-@pytest.mark.parametrize("header", ["X_Gitea_Signature", "X_Forgejo_Signature"])
-async def test_giteas_own_signature_is_one(serving, header):
-    """It has the digits alone; a wrong one is as wrong as GitHub's."""
-    digits = sign(BODY).removeprefix("sha256=")
-    for value, status in ((digits, 202), (digits[:-1] + "x", 403), ("", 401)):
-        reply, _ = await post(serving, request(X_Hub_Signature_256=None, **{header: value}))
-        assert reply.status == status
-
-
 async def test_githubs_signature_goes_before_others(serving):
     """Two that say different things are judged by the first alone."""
     digits = sign(BODY).removeprefix("sha256=")
