@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench import acknowledge, flow, machines, parse
+from bench import acknowledge, flow, machines, parse, status
 from bench.daemon import ROOT, STATE
 from bench.results import Figures, machine, table, write
 
-GROUPS = ("parse", "machines", "flow", "acknowledge")
+GROUPS = ("parse", "machines", "flow", "status", "acknowledge")
 
 
 def main(wanted: list[str]) -> None:
@@ -27,6 +27,8 @@ def main(wanted: list[str]) -> None:
     if "flow" in groups:
         bare = figures.get("bare_bash", {}).get("p50")
         figures |= flow.measure(bare)
+    if "status" in groups:
+        figures |= status.measure()
     if "acknowledge" in groups:
         figures |= acknowledge.measure()
     about = machine()

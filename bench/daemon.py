@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runnerd.cli import checkout
 
@@ -43,7 +44,7 @@ class Daemon:
         self.payload = payload
         self.state = folder / "state"
 
-    def load(self, connections: int, count: int) -> dict[str, object]:
+    def load(self, connections: int, count: int) -> dict[str, Any]:
         """Post so many signed pushes from another process; see `bench.load`."""
         command = [sys.executable, "-m", "bench.load", str(self.port), str(connections), str(count)]
         answer = subprocess.run(
@@ -66,11 +67,17 @@ class Daemon:
 
 @contextmanager
 def daemon(
-    workflow: str, *, fake: bool = False, machines: str = "", pool: str = "", starts: int = 1
+    workflow: str,
+    *,
+    fake: bool = False,
+    machines: str = "",
+    pool: str = "",
+    forge: str = "",
+    starts: int = 1,
 ) -> Iterator[Daemon]:
     """Start one with this workflow in its repository, and stop it at the end.
 
-    `machines` and `pool` are lines of those sections of config.toml. Images and templates are shared
+    `machines`, `pool` and `forge` are lines of those sections of config.toml. Images and templates are shared
     between runs; the ledger lies on the disk of the checkout. It is the `starts`-th start that is used: the
     first one makes the ledger, and loads for it what no later one needs.
     """
@@ -83,6 +90,7 @@ def daemon(
             f'[server]\nport = {port}\nmetrics = "127.0.0.1:{watch}"\n[webhook]\nsecret = "{SECRET}"\n'
             f'[repositories."{NAME}"]\nremote = "{folder / "sample"}"\n'
             f"[machines]\nvcpus = 1\nmemory = 512\ndisk = 1024\n{machines}\n[pool]\n{pool}\n"
+            f"[forge]\n{forge}\n"
         )
         state = folder / "state"
         state.mkdir()

@@ -2,8 +2,9 @@
 
     python -m bench.load PORT CONNECTIONS COUNT SECRET PAYLOAD
 
-Prints one JSON line: seconds in all and the milliseconds of each request, from the first byte sent to the
-last byte of the answer. Every answer must be 202, or it stops with what the server said.
+Prints one JSON line: seconds in all, the milliseconds of each request, from the first byte sent to the last
+byte of the answer, and when each was sent, in seconds since the epoch. Every answer must be 202, or it
+stops with what the server said.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ class Connection:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.started = 0.0
+        self.started = self.sent = 0.0
         self.answer = b""
 
     def send(self, request: bytes) -> None:
         """Send one whole request and note the time."""
         self.answer = b""
-        self.started = time.perf_counter()
+        self.started, self.sent = time.perf_counter(), time.time()
         self.socket.sendall(request)
 
     def receive(self) -> bool:
@@ -70,6 +71,7 @@ def run(port: int, connections: int, count: int, secret: str, body: bytes) -> di
     signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     requests = [request(body, signature) for _ in range(count)]
     times: list[float] = []
+    sent: list[float] = []
     started = time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for _ in range(min(connections, count)):
@@ -81,9 +83,10 @@ def run(port: int, connections: int, count: int, secret: str, body: bytes) -> di
                 connection = key.data
                 if connection.receive():
                     times.append((time.perf_counter() - connection.started) * 1000)
+                    sent.append(connection.sent)
                     if requests:
                         connection.send(requests.pop())
-    return {"seconds": time.perf_counter() - started, "ms": times}
+    return {"seconds": time.perf_counter() - started, "ms": times, "sent": sent}
 
 
 if __name__ == "__main__":
