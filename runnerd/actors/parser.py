@@ -12,6 +12,7 @@ from runnerd.forge import buttons, events
 from runnerd.git.process import GitError
 from runnerd.messages import CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome, RunRecord
+from runnerd.planning.endings import Closings, ended, ends_something
 from runnerd.planning.judge import failed
 from runnerd.planning.place import Absent, NotMerged, Passed
 from runnerd.planning.planner import UNPROMPTED, Planner
@@ -76,6 +77,7 @@ class ParserActor:
         """Repositories of which a delivery is being planned."""
         self._tries: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._closings = Closings()
         self._inherited: set[str] = set()
         """Deliveries that an earlier parser left, and may have ended by."""
 
@@ -157,6 +159,8 @@ class ParserActor:
                 await self._obey(delivery, event, press)
                 return
             known = event
+            if await self._is_over(delivery, event):
+                return
             last = self._tries.get(delivery, 0) + 1 >= TRIES
             plan = await self._planner.plan(event, last=last)
             notes = [*plan.notes, *_remarks(record)]
@@ -182,6 +186,26 @@ class ParserActor:
             for run in planned:
                 await self._executor.send(RunCreated(run))
             self._reporter.offer(OutboxChanged())
+
+    async def _is_over(self, delivery: str, event: Event) -> bool:
+        """End the runs an event puts an end to; True where it can start nothing itself."""
+        if reason := self._closings.over(event):
+            await self._ledger.ignore_delivery(delivery, reason)
+            self._forget(delivery)
+            return True
+        if not ends_something(event):
+            return False
+        self._closings.note(event)
+        records = [await self._ledger.run(run) for run in await self._ledger.open_runs()]
+        for run in ended(event, (record for record in records if record is not None)):
+            if await self._ledger.request_cancel(run):
+                _log.info("a run is cancelled: what it is about has ended", run=run)
+                await self._executor.send(CancelRun(run))
+        if event.name != "merge_group":
+            return False
+        await self._ledger.ignore_delivery(delivery, "the merge group was destroyed: its runs are cancelled")
+        self._forget(delivery)
+        return True
 
     async def _obey(self, delivery: str, event: Event, press: buttons.Press) -> None:
         """Do what somebody pressed a button for; one that means no run of ours is ignored."""
