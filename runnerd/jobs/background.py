@@ -20,8 +20,8 @@ from runnerd.model import Outcome
 
 AT_ONCE = 10
 
-Take = Callable[[Turn], Awaitable[Finish | None]]
-"""Takes a turn to its end; None: the job ends with it."""
+Take = Callable[[Turn, bool], Awaitable[Finish | None]]
+"""Takes a turn to its end, or only records it where it has no place; None: the job ends with it."""
 
 
 class _Running:
@@ -79,12 +79,11 @@ class Background:
     async def _run(self, running: _Running, *, task_status: trio.TaskStatus) -> None:
         turn = running.turn
         task_status.started()  # it queues before its starter goes on
-        if not await turn.place(self._places):
-            running.finish = Finish(outcome=Outcome.CANCELLED, conclusion=Outcome.CANCELLED)
-        else:
-            try:
-                running.finish = await self._take(turn)
-            finally:
+        has_place = await turn.place(self._places)
+        try:
+            running.finish = await self._take(turn, has_place)
+        finally:
+            if has_place:
                 self._places.release()
         if running.finish is not None:
             running.over.set()

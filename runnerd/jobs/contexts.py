@@ -130,6 +130,24 @@ def github_context(
     }
 
 
+def job_context(github: Mapping[str, Any], path: str, status: str) -> dict[str, Any]:
+    """Return the `job` context: the status so far, and which file the job is written in.
+
+    `path` is that file's as `uses` names it, or its place in the repository. The commit of another
+    repository's file is not known here, and empty.
+    """
+    name, at, ref = path.removeprefix("./").partition("@")
+    owner, repository, file = [*name.split("/", 2), "", ""][:3] if at else ("", "", name)
+    home = f"{owner}/{repository}" if at else str(github.get("repository", ""))
+    return {
+        "status": status,
+        "workflow_file_path": file,
+        "workflow_ref": f"{home}/{file}@{ref if at else github.get('ref', '')}",
+        "workflow_repository": home,
+        "workflow_sha": "" if at else github.get("workflow_sha", ""),
+    }
+
+
 def ref_name(ref: str) -> str:
     """Return a ref as people say it: a branch, a tag, `7/merge`."""
     for prefix in ("refs/heads/", "refs/tags/", "refs/pull/"):

@@ -170,12 +170,14 @@ class _JobRun:
         self.state.show(turn.placed.step.id, finish.effects, finish.outcome, finish.conclusion)
         self.state.count(finish.conclusion)
 
-    async def beside(self, turn: Turn) -> Finish | None:
+    async def beside(self, turn: Turn, has_place: bool) -> Finish | None:
         """Take a step of the background; when the machine or we are at fault the whole job ends."""
         finish = None
+        if not has_place:
+            self.turns.discard(turn)
         with self.blamed():
             try:
-                finish = await self.taken(turn)
+                finish = await (self.taken(turn) if has_place else turn.never())
             except MachineLost as error:
                 await self.end_early(Outcome.LOST, f"the machine was lost: {error}")
         if finish is None or finish.outcome is Outcome.INFRA_ERROR:

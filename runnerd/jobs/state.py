@@ -54,7 +54,7 @@ class JobState:
         return {
             "github": {**self.github, "action": action},
             "env": dict(environment),
-            "job": {"status": self.status},
+            "job": contexts.job_context(self.github, self._spec.workflow.path, self.status),
             "steps": self._steps,
             "runner": self._runner,
             "secrets": self._secrets,

@@ -100,12 +100,16 @@ class Turn:
         self._doing.cancel()
 
     async def place(self, places: trio.Semaphore) -> bool:
-        """Wait for a place and take it; False, and the step is recorded, when it was stopped before."""
+        """Wait for a place and take it; False when the step was stopped before it got one."""
         with self._waiting:
             await places.acquire()
             return True
-        await self._put(Outcome.CANCELLED, Outcome.CANCELLED, self._reason)
         return False
+
+    async def never(self) -> Finish:
+        """Record a step that was stopped before it had a place."""
+        await self._put(Outcome.CANCELLED, Outcome.CANCELLED, self._reason)
+        return Finish(outcome=Outcome.CANCELLED, conclusion=Outcome.CANCELLED, reason=self._reason)
 
     async def take(self, control: Control) -> Finish:
         """Do the step, and record how it ended whatever ends it. Raises `MachineLost`."""

@@ -267,6 +267,21 @@ async def test_a_step_that_is_cancelled_in_the_queue_never_runs(bench):
     assert ("started", 11) not in [told[:2] for told in bench.observer.told]
 
 
+async def test_an_observer_that_fails_over_a_step_in_the_queue_reaches_the_caller(bench):
+    """Plainly, as over any other."""
+    tell = bench.observer.step_ended
+
+    async def stale(result) -> None:
+        if result.number == 11:
+            raise LookupError("another attempt took over")
+        await tell(result)
+
+    bench.observer.step_ended = stale
+    steps = [f"- {{background: true, id: s{n}, run: sleep 60}}" for n in range(11)]
+    with pytest.raises(LookupError, match="another attempt"):
+        await bench.steps("\n".join([*steps, "- cancel: s10", "- run: sleep 60"]))
+
+
 async def test_a_background_step_has_its_own_time(bench):
     """`timeout-minutes` ends it alone, and the wait fails."""
     result = await bench.steps(

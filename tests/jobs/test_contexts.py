@@ -4,8 +4,11 @@ import msgspec
 import pytest
 
 from runnerd.jobs.contexts import (
+    FILES,
+    RUNNERS_OWN,
     base_environment,
     github_context,
+    job_context,
     ref_name,
     runner_context,
     runner_environment,
@@ -139,3 +142,50 @@ def test_every_process_has_a_home_and_a_search_path():
     base = base_environment(Paths())
     assert base["HOME"] == "/home/runner"
     assert base["PATH"].endswith("/usr/bin:/sbin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("path", "repository", "file", "ref", "sha"),
+    [
+        (".github/workflows/ci.yml", "octo/hello", ".github/workflows/ci.yml", "refs/heads/main", "c0ffee"),
+        ("./.github/workflows/x.yml", "octo/hello", ".github/workflows/x.yml", "refs/heads/main", "c0ffee"),
+        ("other/lib/.github/workflows/x.yml@v1", "other/lib", ".github/workflows/x.yml", "v1", ""),
+    ],
+)
+def test_a_job_knows_the_file_it_is_written_in(path, repository, file, ref, sha):
+    """The event's own, one of the same repository, or another repository's."""
+    github = {"repository": "octo/hello", "ref": "refs/heads/main", "workflow_sha": "c0ffee"}
+    assert job_context(github, path, "success") == {
+        "status": "success",
+        "workflow_file_path": file,
+        "workflow_ref": f"{repository}/{file}@{ref}",
+        "workflow_repository": repository,
+        "workflow_sha": sha,
+    }
+
+
+GITHUBS = """
+ ACTION ACTION_PATH ACTION_REF ACTION_REPOSITORY ACTIONS ACTOR ACTOR_ID API_URL BASE_REF ENV
+EVENT_NAME EVENT_PATH GRAPHQL_URL HEAD_REF JOB OUTPUT PATH REF REF_NAME REF_PROTECTED REF_TYPE
+REPOSITORY REPOSITORY_ID REPOSITORY_OWNER REPOSITORY_OWNER_ID RETENTION_DAYS RUN_ATTEMPT RUN_ID
+RUN_NUMBER SERVER_URL SHA STATE STEP_SUMMARY TRIGGERING_ACTOR WORKFLOW WORKFLOW_REF WORKFLOW_SHA
+WORKSPACE
+"""
+RUNNERS = "ARCH DEBUG ENVIRONMENT NAME OS TEMP TOOL_CACHE WORKSPACE"
+
+
+def test_every_default_variable_of_githubs_runner_is_set():
+    """All of them, and no other with these beginnings; those that have no value are empty."""
+    paths = Paths()
+    runner = runner_context(paths, "m1", debug=True)
+    found = runner_environment(github_context(EVENT), runner, paths, dict.fromkeys(FILES, "/f"))
+    expected = {f"GITHUB_{name}" for name in GITHUBS.split()} | {f"RUNNER_{name}" for name in RUNNERS.split()}
+    assert found.keys() == expected
+    assert base_environment(paths)["CI"] == "true"
+
+
+def test_what_is_the_runners_own_is_what_it_sets():
+    """So that a step may set all else."""
+    paths = Paths()
+    runner = runner_context(paths, "m1", debug=True)
+    assert runner_environment({}, runner, paths, dict.fromkeys(FILES, "")).keys() == RUNNERS_OWN

@@ -53,7 +53,7 @@ def test_contexts_hold_what_expressions_may_name(state):
     contexts = state.contexts({"A": "1"})
     assert contexts["secrets"] == {"KEY": "s"}
     assert contexts["env"] == {"A": "1"}
-    assert contexts["job"] == {"status": "success"}
+    assert contexts["job"]["status"] == "success"
     assert contexts["runner"]["temp"] == "/home/runner/work/_temp"
 
 
