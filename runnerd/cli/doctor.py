@@ -68,15 +68,27 @@ def examine(settings: Config) -> Iterable[Finding]:
         yield image(name, images.current(settings.state_directory / "images", name) is not None)
     reason = settings.why_not_serve()
     yield Finding("webhook secret", "warning", reason) if reason else Finding("webhook secret", "good", "set")
-    if settings.forge.token is None:
-        yield Finding(
-            "forge token",
+    yield identity(named=settings.forge.named, app=settings.forge.as_app, kind=settings.forge.kind)
+
+
+def identity(*, named: bool, app: bool, kind: str) -> Finding:
+    """Judge in whose name results are told; `runnerd connect` asks the forge what it may."""
+    if not named:
+        return Finding(
+            "forge",
             "warning",
-            "none: reports are written to files",
-            "set GITHUB_TOKEN to report statuses",
+            "nobody to speak as: reports are written to files",
+            "set [forge] app_id and app_private_key, or GITHUB_TOKEN, then `runnerd connect OWNER/REPO`",
         )
-    else:
-        yield Finding("forge token", "good", "set")
+    if app:
+        return Finding("forge", "good", "a GitHub App")
+    if kind == "github":
+        return Finding(
+            "forge",
+            "good",
+            "a personal token: commit statuses, and jobs without a token; an App does more",
+        )
+    return Finding("forge", "good", f"a token of {kind}")
 
 
 def programs(missing: tuple[str, ...], command: str) -> Finding:

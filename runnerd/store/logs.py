@@ -36,6 +36,9 @@ FLOOR = 4 << 10
 PAUSE = 0.1
 """Seconds between writes to disk: a line is readable at the latest so long after it came."""
 
+MARK = len("2026-11-23T18:22:09.123456")
+"""Bytes of the time that a line begins with, but for its Z."""
+
 BUFFER = 256 << 10
 """Bytes that may wait for the disk before whoever logs has to wait as well."""
 
@@ -289,15 +292,15 @@ def _last(path: Path, since: float | None, until: float | None, lines: int) -> s
     found = data.split(b"\n")
     if size > TAIL:
         found = found[1:]  # begins within a line
-    first = b"" if since is None else _stamp(since)
-    last = b"9" if until is None else _stamp(until + 1.0)  # what was on its way when the step ended
-    kept = deque((line for line in found if line and first <= line[: len(first) or 1] and line < last), lines)
+    first = b"" if since is None else _mark(since)
+    last = b"9" if until is None else _mark(until)
+    kept = deque((line for line in found if line and first <= line[:MARK] <= last), lines)
     return b"\n".join(line.partition(b" ")[2] for line in kept).decode("utf-8", "replace")
 
 
-def _stamp(at: float) -> bytes:
-    """A time as lines begin with it, to the second: earlier lines are smaller."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+def _mark(at: float) -> bytes:
+    """A time as lines begin with it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").encode()
 
 
 def _read(path: Path, offset: int, limit: int) -> tuple[bytes, int]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,3 +141,19 @@ def test_deliveries(tmp_path: Path) -> None:
     ledger.write_text("no database" * 1000)
     [broken] = doctor.deliveries(ledger)
     assert "cannot be read" in broken.found
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "words"),
+    [
+        ({"named": False, "app": False, "kind": "github"}, "warning", "written to files"),
+        ({"named": True, "app": True, "kind": "github"}, "good", "App"),
+        ({"named": True, "app": False, "kind": "github"}, "good", "personal token"),
+        ({"named": True, "app": False, "kind": "gitea"}, "good", "gitea"),
+    ],
+)
+def test_in_whose_name_results_are_told(given: dict[str, Any], verdict: str, words: str) -> None:
+    """Nobody, an App, a personal token, another forge's: each says what it comes to."""
+    finding = doctor.identity(**given)
+    assert finding.verdict == verdict
+    assert words in finding.found

@@ -280,19 +280,20 @@ async def test_steps_side_by_side_have_limits_of_their_own(path):
 async def test_the_tail_of_one_step(tmp_path):
     """The last lines between two times, without their own; open on the side where no time is given."""
     path = tmp_path / "9.log"
-    path.write_text("".join(f"2026-11-23T18:22:{second:02}.5Z line {second}\n" for second in range(60)))
+    path.write_text("".join(f"2026-11-23T18:22:{second:02}.500000Z line {second}\n" for second in range(60)))
     at = datetime(2026, 11, 23, 18, 22, tzinfo=UTC).timestamp()
-    assert await tail(path, at + 10, at + 12) == "line 10\nline 11\nline 12"
+    assert await tail(path, at + 10, at + 12.5) == "line 10\nline 11\nline 12"
+    assert await tail(path, at + 10.5, at + 12.4) == "line 10\nline 11"
     assert await tail(path, None, None, 2) == "line 58\nline 59"
     assert await tail(path, at + 58, None) == "line 58\nline 59"
-    assert await tail(path, None, at + 1, 5) == "line 0\nline 1"
+    assert await tail(path, None, at + 2, 5) == "line 0\nline 1"
     assert await tail(tmp_path / "none.log", None, None) == ""
 
 
 async def test_the_tail_of_a_long_log(tmp_path):
     """Only its end is read, and the line in which that begins is left out."""
     path = tmp_path / "9.log"
-    path.write_text("".join(f"2026-11-23T18:22:09.5Z {n} {'x' * 1000}\n" for n in range(3000)))
+    path.write_text("".join(f"2026-11-23T18:22:09.500000Z {n} {'x' * 1000}\n" for n in range(3000)))
     found = (await tail(path, None, None, 5000)).split("\n")
     assert found[-1].startswith("2999 ")
     assert len(found) < 1100
