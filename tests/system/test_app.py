@@ -95,7 +95,7 @@ app_private_key = '''{private_key}'''
     assert "| ❌ | 2. " in summary
     assert "Failed, exit status 3" in summary
     assert "the last words\n##[error]Process completed with exit code 3.\n```" in summary
-    assert "tidied up" not in summary
+    assert "\ntidied up\n" not in summary
     assert check["output"]["text"] == "### Coverage\n"
     [annotation] = check["annotations"][:1]
     assert (annotation["path"], annotation["start_line"]) == ("src/a.py", 3)
