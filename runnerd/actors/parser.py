@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -17,7 +17,7 @@ from runnerd.planning.judge import failed
 from runnerd.planning.place import Absent, NotMerged, Passed
 from runnerd.planning.planner import UNPROMPTED, Planner
 from runnerd.store.changes import WorkflowNote
-from runnerd.store.ledger import DeliveryRecord, DeliveryState, Ledger, LedgerUnavailable
+from runnerd.store.ledger import Delivery, DeliveryRecord, DeliveryState, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
 
 _log = log.get("parser")
@@ -49,6 +49,9 @@ class ParserActor:
     A delivery ends ignored with a reason, rejected with a reason, or planned with its runs (I3). One that
     cannot be planned now (the forge's git does not answer) is tried again, also after a restart, while
     others go on; one repository's slow remote holds up no other repository.
+
+    `targets` says of a repository whether its pull requests are also events `pull_request_target`, which
+    run the default branch's workflows with its rights.
     """
 
     name = "parser"
@@ -62,6 +65,7 @@ class ParserActor:
         executor: Mailbox[Any],
         reporter: Mailbox[OutboxChanged],
         workers: int,
+        targets: Callable[[str], bool] = lambda repository: False,
     ) -> None:
         self._mailbox = mailbox
         self._ledger = ledger
@@ -69,6 +73,7 @@ class ParserActor:
         self._executor = executor
         self._reporter = reporter
         self._workers = workers
+        self._targets = targets
         self._bell = trio.Event()
         self._hints = 0
         """Deliveries since the last look."""
@@ -159,6 +164,7 @@ class ParserActor:
                 await self._obey(delivery, event, press)
                 return
             known = event
+            await self._derive(event, record)
             if await self._is_over(delivery, event):
                 return
             last = self._tries.get(delivery, 0) + 1 >= TRIES
@@ -186,6 +192,27 @@ class ParserActor:
             for run in planned:
                 await self._executor.send(RunCreated(run))
             self._reporter.offer(OutboxChanged())
+
+    async def _derive(self, event: Event, record: DeliveryRecord) -> None:
+        """Store the second event of a pull request's delivery: GitHub makes two of one, each with its runs.
+
+        A delivery of its own, so that one file may be started by both. Done again it is a duplicate.
+        """
+        made_by_hand = event.delivery.startswith(events.BY_HAND)
+        if event.name != "pull_request" or made_by_hand or not self._targets(event.repository.full_name):
+            return
+        second = Delivery(
+            id=f"{record.id}.pull_request_target",
+            event="pull_request_target",
+            headers=record.headers,
+            body=record.body,
+            received=record.received,
+            repository=record.repository,
+            hook_id=record.hook_id,
+            repeated="fine",
+        )
+        if await self._ledger.accept_delivery(second) == "accepted":
+            self._bell.set()
 
     async def _is_over(self, delivery: str, event: Event) -> bool:
         """End the runs an event puts an end to; True where it can start nothing itself."""

@@ -126,6 +126,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     """`[repositories."owner/name"]`: what differs for one repository."""
 
     remote: str = ""
+    pull_request_target: bool = False
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +273,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a repository's remote is a GitHub, which makes merge commits of its pull requests."""
         server = self.forge.server.rstrip("/")
         return self.forge.kind == "github" and self.remote_of(full_name).startswith(f"{server}/")
+
+    def targets(self, full_name: str) -> bool:
+        """Whether a repository's pull requests may start `pull_request_target` workflows."""
+        return any(
+            repository.pull_request_target
+            for name, repository in self.repositories.items()
+            if name.casefold() == full_name.casefold()
+        )
 
     def remote_of(self, full_name: str) -> str:
         """Return where a repository is cloned from: its own `remote`, else the forge's server.

@@ -273,6 +273,7 @@ class _Daemon:
             executor=self.executor,
             reporter=self.reporter,
             workers=self.config.parser.workers,
+            targets=self.config.targets,
         )
 
     def _lists_deliveries(self) -> bool:

@@ -21,9 +21,20 @@ from . import shapes
 from .places import PLACES, Spot
 from .shapes import MAX_DEPTH, ZERO, Malformed, branch, ref, sender, sha
 
-__all__ = ["MAX_DEPTH", "ZERO", "Ignored", "Malformed", "decode", "delivery_identity", "files_apart", "infer"]
+__all__ = [
+    "BY_HAND",
+    "MAX_DEPTH",
+    "ZERO",
+    "Ignored",
+    "Malformed",
+    "decode",
+    "delivery_identity",
+    "files_apart",
+    "infer",
+]
 
-_BY_HAND = "body-"
+BY_HAND = "body-"
+"""How the ids begin of deliveries that came without one."""
 _NAME = re.compile(r"[!-~]{1,200}")
 
 _IDENTITY = {
@@ -130,7 +141,7 @@ def decode(name: str | None, delivery: str | None, body: bytes) -> Event | Ignor
     not the shape of its event.
     """
     payload = shapes.payload_of(body)
-    exact = delivery is not None and (not delivery.startswith(_BY_HAND) or delivery != _identity(body))
+    exact = delivery is not None and (not delivery.startswith(BY_HAND) or delivery != _identity(body))
     name = name or infer(body)
     name = _OTHER_NAMES.get(name, name)
     reader = _READERS.get(name)
@@ -375,4 +386,4 @@ _READERS: dict[str, Callable[[str, dict[str, Any], str, bool], Event | Ignored]]
 
 
 def _identity(body: bytes) -> str:
-    return _BY_HAND + hashlib.sha256(body).hexdigest()
+    return BY_HAND + hashlib.sha256(body).hexdigest()

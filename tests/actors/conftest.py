@@ -319,6 +319,7 @@ class Planning:
         self.ledger, self.mirrors, self.nursery = ledger, mirrors, nursery
         self.site = PlanningSite()
         self.merges = False
+        self.targets = False
         self.mailbox, self.executor, self.reporter = Mailbox(64), Mailbox(64), Mailbox(64)
         self.folder = folder
         self.origin = Origin(folder / "hello")
@@ -333,6 +334,7 @@ class Planning:
             executor=self.executor,
             reporter=self.reporter,
             workers=workers,
+            targets=lambda name: self.targets,
         )
         scope, ended = trio.CancelScope(), trio.Event()
 

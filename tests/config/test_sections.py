@@ -181,3 +181,11 @@ def test_only_a_github_makes_merge_commits() -> None:
     elsewhere = {"o/elsewhere": sections.Repository(remote="/srv/git/x")}
     assert config(repositories=elsewhere).merges("o/r")
     assert not config(repositories=elsewhere).merges("o/elsewhere")
+
+
+def test_pull_request_target_is_off_unless_a_repository_has_it() -> None:
+    """One repository's switch is no other's; names are compared as the forge does."""
+    given = config(repositories={"O/on": Repository(pull_request_target=True), "o/off": Repository()})
+    assert given.targets("o/ON")
+    assert not given.targets("o/off")
+    assert not given.targets("o/other")
