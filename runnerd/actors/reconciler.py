@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 import msgspec
 import trio
@@ -39,6 +40,9 @@ HELD_FOR = 120.0
 UNDECIDED = 3600.0
 """Seconds after which a held delivery runs although the forge could not be asked."""
 HELD_AT_ONCE = 100
+
+Word = list[Attempt] | Literal["never", "not now"]
+"""What the forge says that it sent; or that we may not ask, or that it does not answer now."""
 
 _log = log.get("reconciler")
 
@@ -109,18 +113,22 @@ class ReconcilerActor:
         names = dict.fromkeys([*self._named, *await self._ledger.repositories()])
         found: list[Source] = []
         for name in names:
-            found += await self._hooks_of(name) or []
+            try:
+                found += await self._hooks_of(name)
+            except ForgeUnavailable as problem:
+                await self._note(Source(name, ""), str(problem))
         return found
 
-    async def _hooks_of(self, repository: str) -> list[Source] | None:
-        """The lists of a repository's webhooks; None where they cannot be had."""
+    async def _hooks_of(self, repository: str) -> list[Source]:
+        """The lists of a repository's webhooks, none where we may not see them; `ForgeUnavailable`."""
         if repository not in self._hooks:
             try:
                 self._hooks[repository] = await self._lists.hooks(repository)
-            except (ForgeDenied, ForgeUnavailable) as problem:
+            except ForgeDenied as problem:
+                self._hooks[repository] = []
                 await self._note(Source(repository, ""), str(problem))
-                return None
-            await self._clear(repository)
+            else:
+                await self._clear(repository)
         return self._hooks[repository]
 
     async def _clear(self, source: str) -> None:
@@ -186,7 +194,7 @@ class ReconcilerActor:
 
     async def _confirm(self) -> None:
         """Look for every held delivery in the lists."""
-        lists: dict[str, list[Attempt] | None] = {}
+        lists: dict[str, Word] = {}
         waiting = await self._ledger.held_deliveries(HELD_AT_ONCE)
         for held in waiting:
             place = "" if self._as_app else held.repository
@@ -194,21 +202,23 @@ class ReconcilerActor:
                 lists[place] = await self._recent(place, min(each.received for each in waiting) - OVERLAP)
             await self._decide(held, lists[place])
 
-    async def _recent(self, repository: str, moment: float) -> list[Attempt] | None:
-        """What the forge sent since then about a repository; None where it cannot be asked."""
-        sources = [APP] if self._as_app else await self._hooks_of(repository)
-        if not sources:
-            return None
+    async def _recent(self, repository: str, moment: float) -> Word:
+        """What the forge sent since then about a repository."""
         try:
+            sources = [APP] if self._as_app else await self._hooks_of(repository)
+            if not sources:
+                return "never"
             return [attempt for source in sources for attempt in await self._lists.since(source, moment)]
-        except (ForgeDenied, ForgeUnavailable) as problem:
+        except ForgeDenied:
+            return "never"
+        except ForgeUnavailable as problem:
             _log.warning("a held delivery cannot be confirmed now", problem=str(problem))
-            return None
+            return "not now"
 
-    async def _decide(self, held: Held, attempts: list[Attempt] | None) -> None:
+    async def _decide(self, held: Held, attempts: Word) -> None:
         age = self._clock() - held.received
-        if attempts is None:
-            if age < (UNDECIDED if self._as_app else HELD_FOR):
+        if isinstance(attempts, str):
+            if attempts == "not now" and age < UNDECIDED:
                 return
             remark = f"{held.remark}; the forge could not be asked whether it sent both"
             await self._ledger.release_delivery(held.id, remark)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from runnerd.actors.reconciler import HELD_FOR, OVERLAP, ReconcilerActor
+from runnerd.actors.reconciler import HELD_FOR, OVERLAP, UNDECIDED, ReconcilerActor
 from runnerd.forge.client import open_github
 from runnerd.forge.delivery_list import DeliveryList
 from runnerd.messages import DeliveryAccepted, DeliveryHeld
@@ -21,6 +21,10 @@ from .conftest import PATIENCE, push
 DAY = 86400.0
 START = 1_700_000_000.0
 HOOK = "octo/hello#1"
+
+
+async def no_pause(seconds):
+    await trio.lowlevel.checkpoint()
 
 
 class World:
@@ -93,7 +97,7 @@ async def world(tmp_path, nursery):
     async with (
         open_ledger(tmp_path) as ledger,
         fake.served() as address,
-        open_github(address, "a token", clock=lambda: START) as client,
+        open_github(address, "a token", clock=lambda: START, sleep=no_pause) as client,
     ):
         await nursery.start(ledger.serve_writes)
         yield World(ledger, fake, client)
@@ -244,9 +248,22 @@ async def test_where_the_forge_cannot_be_asked_it_runs_with_a_remark(world):
     async with world.reconciling() as mailbox:
         await world.accept("g1", raw)
         await world.accept("g2", raw)
-        world.now += HELD_FOR
         record = await world.confirm(mailbox, "g2")
     assert record.state == "pending"
     assert "could not be asked" in record.remark
     assert world.parser.depth == 1
     assert await world.parser.receive() == DeliveryAccepted("g2")
+
+
+async def test_while_the_forge_does_not_answer_a_repeated_body_waits(world):
+    """An hour at most: then it runs with the remark, for its sender was told that it would."""
+    raw = json.dumps(body(1)).encode()
+    async with world.reconciling() as mailbox:
+        await world.accept("g1", raw)
+        await world.accept("g2", raw)
+        world.fake.down = True
+        world.now += HELD_FOR
+        assert (await world.confirm(mailbox, "g2")).state == "held"
+        world.now += UNDECIDED
+        record = await world.confirm(mailbox, "g2")
+    assert (record.state, "could not be asked" in record.remark) == ("pending", True)
