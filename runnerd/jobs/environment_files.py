@@ -8,6 +8,9 @@ from __future__ import annotations
 _REFUSED = frozenset({"NODE_OPTIONS"})
 """Variables that a step may not set for later steps: they would run code in actions."""
 
+ENTRIES = 50_000
+"""Names in one file at most: more would hold up other jobs."""
+
 _SHOWN = 80
 
 
@@ -19,9 +22,10 @@ def parse_pairs(text: str) -> list[tuple[str, str]]:
     """Read `name=value` lines and `name<<DELIMITER` blocks, in their order.
 
     Empty lines are skipped. A line is a block where `<<` comes before any `=`. Raises
-    `BadEnvironmentFile` for a line that is neither, an empty name or delimiter, and a block without end.
+    `BadEnvironmentFile` for a line that is neither, an empty name or delimiter, a block without end, and
+    more than `ENTRIES` names.
     """
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     lines = text.removeprefix("\ufeff").split("\n")
     # What follows the last LF is a line only if it holds something.
     if lines[-1] == "":
@@ -51,6 +55,8 @@ def parse_pairs(text: str) -> list[tuple[str, str]]:
             value = "\n".join(block)
         else:
             raise BadEnvironmentFile(f"{_shown(line)} is neither name=value nor name<<DELIMITER")
+        if len(pairs) >= ENTRIES:
+            raise BadEnvironmentFile(f"it sets more than {ENTRIES} names")
         pairs.append((name, value))
     return pairs
 

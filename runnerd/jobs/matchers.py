@@ -244,7 +244,7 @@ def _found(pattern: Pattern, match: Any, before: Found | None) -> Found:
     return Found(**values)
 
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=\s*[\]}])', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?(?:\*/|\Z)|,(?=\s*[\]}])', re.DOTALL)
 
 
 def _plain(text: str) -> str:

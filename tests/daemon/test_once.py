@@ -146,3 +146,16 @@ def test_green_needs_a_success() -> None:
     assert not Report(runs=((record, ()),)).green
     green = msgspec.structs.replace(record, outcome=Outcome.SUCCESS)
     assert Report(runs=((record, ()), (green, ()))).green
+
+
+def test_lines_of_steps_side_by_side_say_whose_they_are(checkout: Path) -> None:
+    """On the terminal as in the log; a step in the foreground has no mark."""
+    (checkout / ".github/workflows/ci.yml").write_text(
+        "on: push\njobs: {beside: {runs-on: ubuntu-latest, steps: "
+        "[{parallel: [{run: echo left}, {run: echo right}]}, {run: echo front}]}}"
+    )
+    lines: list[str] = []
+    report = run(checkout, lines)
+    assert report.green
+    said = [line for line in lines if line.endswith(("left", "right", "front")) and "##[" not in line]
+    assert {"beside|[step 1] left", "beside|[step 2] right", "beside|front"} <= set(said)

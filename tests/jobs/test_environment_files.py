@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runnerd.jobs.environment_files import BadEnvironmentFile, is_refused, parse_pairs, parse_paths, prepend
+from runnerd.jobs.environment_files import (
+    ENTRIES,
+    BadEnvironmentFile,
+    is_refused,
+    parse_pairs,
+    parse_paths,
+    prepend,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +100,10 @@ def test_what_would_run_code_in_actions_is_refused(name):
     """However it is spelled."""
     assert is_refused(name)
     assert not is_refused("NODE_ENV")
+
+
+def test_too_many_names_are_refused():
+    """A file of them would hold up other jobs."""
+    parse_pairs("a=1\n" * ENTRIES)
+    with pytest.raises(BadEnvironmentFile, match="more than 50000 names"):
+        parse_pairs("a=1\n" * (ENTRIES + 1))

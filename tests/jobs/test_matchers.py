@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -154,6 +155,15 @@ def test_comments_and_a_byte_order_mark_are_left_out():
     }"""
     (matcher,) = read_matchers(text.encode())
     assert (matcher.owner, matcher.pattern[0].regexp) == ("a//b", '/\\*"(.*)')
+
+
+@pytest.mark.parametrize("text", ["/*" * 100_000, '"' + "\\\\" * 100_000, ", " * 100_000, "[" * 200_000])
+def test_a_hostile_file_is_refused_in_no_time(text):
+    """What is left open is looked through once."""
+    began = time.process_time()
+    with pytest.raises(BadMatcher):
+        read_matchers(text.encode())
+    assert time.process_time() - began < 1
 
 
 def test_numbers_may_be_written_as_texts():
