@@ -319,6 +319,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                 "to https://HOST/api/v1"
             )
         api = urlsplit(self.forge.api)
+        server = urlsplit(self.forge.server)
+        if self.forge.named and api.hostname == "api.github.com" and server.hostname != "github.com":
+            return (
+                f"[forge] server is {self.forge.server}, but api is GitHub's own, which would get the token: "
+                "set api to https://HOST/api/v3 (GitHub Enterprise Server) or https://HOST/api/v1 (Gitea)"
+            )
         if self.forge.named and api.scheme != "https" and not _loopback(api.hostname):
             return (
                 f"the token would travel in plain text to {self.forge.api}: give [forge] api an https:// "

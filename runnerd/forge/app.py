@@ -173,6 +173,13 @@ class GitHubApp:
 
     async def _create(self, installation: int, body: object) -> Token:
         path = f"/app/installations/{quote(str(installation), safe='')}/access_tokens"
+        try:
+            return await self._granted(path, body)
+        except Gone:  # the App was taken off, and perhaps installed anew: look again next time
+            self._installations = {name: id for name, id in self._installations.items() if id != installation}
+            raise
+
+    async def _granted(self, path: str, body: object) -> Token:
         granted = await self._ask(
             "POST", path, "POST access_tokens", "what the token shall have", _Granted, body
         )

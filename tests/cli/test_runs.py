@@ -241,3 +241,17 @@ def test_status_tells_what_was_missed() -> None:
     refused, lost = runs.described({"intake": [mark | {"problem": "403"}, gap]})
     assert refused == "missed deliveries of o/r#1: not recovered: 403"
     assert "2.0 hours are beyond what the forge remembers" in lost
+
+
+def test_a_backlog_of_reports_says_how_old_it_is_and_why() -> None:
+    """Nothing where nothing is owed; otherwise the oldest one's age, and the last problem made safe."""
+    status = {"started": 100.0, "uptime": 400.0, "reports_owed": 2}
+    owed = {"owed": 2, "oldest": 380.0, "due": 510.0, "problem": "the token lacks\x1b[2J a permission"}
+    assert list(runs.described(status | {"reports": owed})) == [
+        "uptime: 6 min 40 s",
+        "reports owed: 2",
+        "oldest report: 2 min 00 s old",
+        "last report problem: the token lacks a permission",
+    ]
+    none = {"owed": 0, "oldest": None, "due": None, "problem": ""}
+    assert list(runs.described(status | {"reports": none}))[2:] == []

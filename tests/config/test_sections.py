@@ -149,11 +149,12 @@ def test_a_token_does_not_travel_in_plain_text(api: str, refused: bool) -> None:
         (Forge(app_id="7"), "app_private_key"),
         (Forge(app_private_key=Secret("k")), "app_id"),
         (Forge(kind="gitea"), "https://HOST/api/v1"),
+        (Forge(server="https://ghe.example", token=Secret("t")), "https://HOST/api/v3"),
         (Forge(app_id="7", app_private_key=Secret("k"), api="http://github.example/api/v3"), "plain text"),
     ],
 )
 def test_half_an_identity_does_not_serve(forge: Forge, words: str) -> None:
-    """An App without its key, Gitea at GitHub's address, a plain text address: said before the start."""
+    """Half an App, another forge's token for GitHub, a plain text address: said before the start."""
     reason = config(webhook=Webhook(secret=Secret("s")), forge=forge).why_not_serve()
     assert reason is not None
     assert words in reason

@@ -130,3 +130,14 @@ async def test_asking_as_the_app_itself(app_site):
     """Without a repository a request goes with the App's own signature."""
     reply = await app_site.github.ask("GET", "/app")
     assert reply.json()["slug"] == "our-runner"
+
+
+async def test_an_app_that_is_installed_anew_is_found_again(app_site):
+    """The old installation is gone: that is said once, and the next request looks for the new one."""
+    await app_site.github.credential(REPOSITORY)
+    app_site.server.installed, app_site.server.tokens = {"octo-org": 43}, {}
+    app_site.now += 3600
+    with pytest.raises(Gone):
+        await app_site.github.credential(REPOSITORY)
+    await app_site.github.credential(REPOSITORY)
+    assert next(iter(app_site.server.tokens.values()))["owner"] == "octo-org"
