@@ -99,6 +99,12 @@ github_ratelimit_remaining = Gauge(
     "Requests the forge still allows in this window, as its last answer said.",
     registry=REGISTRY,
 )
+egress = Counter(
+    "runnerd_egress_connections",
+    "Connections that jobs asked the egress proxy for, by result (connected, refused, failed).",
+    ["result"],
+    registry=REGISTRY,
+)
 masked = Counter("runnerd_masked", "Secrets replaced in job output.", registry=REGISTRY)
 actor_restarts = Counter(
     "runnerd_actor_restarts", "Actors restarted after a crash, by actor.", ["actor"], registry=REGISTRY

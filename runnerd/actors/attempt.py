@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from runnerd import log, metrics
-from runnerd.jobs.ports import Checkout, LogSink
+from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.jobs.runner import run_job
 from runnerd.jobs.spec import JobSpec
 from runnerd.machines.driver import Machine, NoMachine
@@ -43,6 +43,8 @@ class Site(Protocol):
     """What a host gives to the jobs it runs; the daemon fills it in."""
 
     checkout: Checkout
+    network: Network | None
+    """What jobs reach; None leaves their machines as they are."""
     server_url: str
     api_url: str
     secrets: Mapping[str, str]
@@ -254,6 +256,7 @@ class Attempts:
                     observer=_Observer(self._ledger, row.id, epoch),
                     secrets={} if run.event.fork else self._site.secrets,
                     cancel=attempt.cancel,
+                    network=self._site.network,
                     clock=self._clock,
                 )
         metrics.job_duration_seconds.labels(conclusion=result.outcome.value).observe(self._clock() - started)

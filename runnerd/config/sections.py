@@ -47,6 +47,24 @@ Address = Annotated[
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*$", description="one word of letters, digits and ._+-")]
 
 
+Cidr = Annotated[
+    str,
+    Meta(
+        pattern=r"^((25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}(/(3[0-2]|[12]?\d))?"
+        r"|(?=[0-9a-fA-F:]*:[0-9a-fA-F]*:)[0-9a-fA-F:]{2,39}(/(12[0-8]|1[01]\d|\d{1,2}))?)$",
+        description="an address or a range of addresses such as 10.1.0.0/16",
+    ),
+]
+HostPattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?(:[1-9][0-9]{0,4})?$",
+        description="host, *.host or either with :port",
+    ),
+]
+NetworkPolicy = Literal["none", "guarded", "allowlist"]
+
+
 class Secret:
     """A value that never shows itself: text, repr and errors say `***`; only `reveal` gives it."""
 
@@ -127,6 +145,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
 
     remote: str = ""
     pull_request_target: bool = False
+    network: Literal["", "none", "guarded", "allowlist"] = ""
+    network_allow: tuple[HostPattern, ...] = ()
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +191,20 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
     def driver_name(self) -> str:
         """The driver in use: as written, else `fcctl` when its address is known, else `qemu`."""
         return self.driver or ("fcctl" if self.firecracker_api_url else "qemu")
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """`[network]`: what jobs reach beside this host's own services."""
+
+    policy: NetworkPolicy = "guarded"
+    forks: NetworkPolicy = "none"
+    allow: tuple[HostPattern, ...] = ()
+    ports: tuple[Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")], ...] = ()
+    open: tuple[Cidr, ...] = ()
+    closed: tuple[Cidr, ...] = ()
+    connections: Annotated[int, Meta(ge=1, le=60, description="a whole number from 1 to 60")] = 48
+    connect_timeout: Seconds = 10.0
+    idle_timeout: Seconds = 900.0
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +278,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     match: Match = Match()
     pool: Pool = Pool()
     machines: Machines = Machines()
+    network: Network = Network()
     images: Mapping[str, Image] = msgspec.field(default_factory=_default_images)
     parser: Parser = Parser()
     executor: Executor = Executor()

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from runnerd.config import Config
-from runnerd.jobs.ports import Checkout, LogSink
+from runnerd.daemon.network import JobNetwork
+from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.machines.labels import image_for
 from runnerd.model import JobRecord, RunRecord
 from runnerd.store.logs import JobLog, log_path
@@ -29,6 +30,7 @@ class Site:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.checkout: Checkout = checkout
+        self.network: Network | None = JobNetwork(config)
         self.server_url = config.forge.server
         self.api_url = config.forge.api
         self.secrets: Mapping[str, str] = dict(secrets or {})

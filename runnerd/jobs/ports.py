@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from runnerd.machines.driver import Machine
-from runnerd.model import Repository, StepResult
+from runnerd.model import Repository, RunRecord, StepResult
 
 
 class Checkout(Protocol):
@@ -64,3 +65,21 @@ Clock = Callable[[], float]
 
 Write = Callable[[str], Awaitable[None]]
 """Takes one line for the log."""
+
+
+class PolicyUnheld(Exception):
+    """A job may not run here, because what it may reach cannot be limited as it must be; says why."""
+
+
+class Network(Protocol):
+    """Gives a job its way out of the machine."""
+
+    def open(
+        self, machine: Machine, run: RunRecord, say: Write
+    ) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """A context for the life of one job, which gives the variables that every step is to have.
+
+        `say` takes lines for the job's log; leaving says what was reached, and is bounded. Entering raises
+        `PolicyUnheld`, and OSError when the machine does not take what it must be given.
+        """
+        ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from runnerd.jobs.evaluation import status_functions
 from runnerd.jobs.keys import StepFailed, default_name, environment_of, minutes_of
 from runnerd.jobs.masker import SHORT, Masker
 from runnerd.jobs.outcome import storable, unrunnable
-from runnerd.jobs.ports import Checkout, Clock, LogSink, StepObserver
+from runnerd.jobs.ports import Checkout, Clock, LogSink, Network, PolicyUnheld, StepObserver
 from runnerd.jobs.problems import Problems
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import placed
@@ -43,19 +43,21 @@ async def run_job(
     observer: StepObserver,
     secrets: Mapping[str, str],
     cancel: trio.Event,
+    network: Network | None = None,
     clock: Clock = time.time,
 ) -> JobResult:
     """Run the job's steps in a machine that was leased for it, and say how it ended.
 
     `secrets` are the `secrets` context; their values are masked in the log and in every field of the
     result. Setting `cancel` stops the running step, unless its `if` holds for a cancelled job too; then
-    `always()` and `cancelled()` steps still run, all within `cancel-timeout-minutes`.
+    `always()` and `cancelled()` steps still run, all within `cancel-timeout-minutes`. `network` is open
+    for as long as steps run; None leaves the machine as it is.
 
     A lost machine makes the result `lost`, a process without an exit status `infra_error`, a job that
     cannot be started as written `startup_failure`. Raises only what `observer` and `log` raise, and
     `Cancelled`, after the running process was stopped.
     """
-    run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, clock)
+    run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, network, clock)
     try:
         return await run.whole()
     finally:
@@ -72,6 +74,7 @@ class _JobRun:
         observer: StepObserver,
         secrets: Mapping[str, str],
         cancel: trio.Event,
+        network: Network | None,
         clock: Clock,
     ) -> None:
         self.spec = msgspec.structs.replace(spec, debug=spec.debug or wants_debug(spec, secrets))
@@ -80,6 +83,7 @@ class _JobRun:
         self.checkout = checkout
         self.log = log
         self.cancel = cancel
+        self.network = network
         self.secrets = secrets
         self.state = JobState(self.spec, secrets, machine.paths, machine.id)
         self.masker = Masker([*secrets.values(), str(self.state.github.get("token") or "")])
@@ -144,12 +148,24 @@ class _JobRun:
             (timeout or self.spec.default_timeout_minutes) * 60,
             (grace or self.spec.cancel_minutes) * 60,
         )
-        try:
-            await self.place.prepare(len(self.steps), dict(self.state.github.get("event") or {}))
-        except Unusable as error:
-            await self.end_early(Outcome.INFRA_ERROR, str(error))
-            return
-        self.state.github["event_path"] = self.place.event_path
+        async with AsyncExitStack() as around:
+            try:
+                if self.network is not None:
+                    opened = self.network.open(self.machine, self.spec.run, self.say)
+                    self.state.host_environment = await around.enter_async_context(opened)
+                await self.place.prepare(len(self.steps), dict(self.state.github.get("event") or {}))
+            except PolicyUnheld as error:
+                await self.end_early(Outcome.STARTUP_FAILURE, str(error))
+            except OSError as error:
+                await self.end_early(Outcome.INFRA_ERROR, f"the machine got no network: {error}")
+            except Unusable as error:
+                await self.end_early(Outcome.INFRA_ERROR, str(error))
+            else:
+                self.state.github["event_path"] = self.place.event_path
+                await self.all_steps(nursery)
+
+    async def all_steps(self, nursery: trio.Nursery) -> None:
+        """Take the steps in their order, until the machine is no more."""
         for step in self.steps:
             run = StepRun(self.spec, step, self.state, self.place, self.machine, self.checkout)
             turn = Turn(self.desk, step, run)
@@ -287,6 +303,10 @@ class _JobRun:
                 "other text, and outputs that happen to contain it are dropped."
             )
             self.record.annotations += console.annotations
+
+    async def say(self, text: str) -> None:
+        """Log a line that concerns the whole job, masked, among those of the step begun last."""
+        await self.log.line(storable(self.masker.mask(text)))
 
     async def end_early(self, outcome: Outcome, reason: str) -> None:
         if self.verdict and self.verdict[0] is outcome:

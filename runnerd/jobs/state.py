@@ -33,6 +33,8 @@ class JobState:
         self.status = "success"
         self.environment: dict[str, str] = {}
         """`env` of workflow and job, and what steps wrote to GITHUB_ENV."""
+        self.host_environment: Mapping[str, str] = {}
+        """What the host gives to every process, such as the way out; an `env` overrides it."""
         self.github = dict(spec.contexts.get("github") or {})
         self.github["workspace"] = contexts.workspace(paths, str(self.github.get("repository", "")))
         self._spec = spec
@@ -65,7 +67,7 @@ class JobState:
         self, environment: Mapping[str, str], files: Mapping[str, str], action: str = ""
     ) -> dict[str, str]:
         """Return the environment of a step's process, given its `env`, its files and `github.action`."""
-        merged = contexts.base_environment(self._paths) | dict(environment)
+        merged = contexts.base_environment(self._paths) | dict(self.host_environment) | dict(environment)
         merged["PATH"] = ":".join([*self._path, merged["PATH"]])
         github = {**self.github, "action": action}
         return merged | contexts.runner_environment(github, self._runner, self._paths, files)

@@ -34,6 +34,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     kill: bool = True
     snapshot: bool = False
     egress: bool = False
+    """The machine reaches nothing but the ports it was offered, so the host decides what it reaches."""
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from runnerd.machines.driver import (
 from runnerd.machines.pyz import pack
 from runnerd.machines.remote import AgentMachine, Layout
 
-CAPABILITIES = Capabilities(isolated=False, egress=True)
+CAPABILITIES = Capabilities(isolated=False)
 _AGENT = "agent.pyz"
 _ENDING = 3.0
 """Seconds for each stage of a machine's end."""

@@ -194,7 +194,8 @@ class QemuDriver:
     @property
     def capabilities(self) -> Capabilities:
         """What these machines can do. Until KVM was seen to work they count as emulated."""
-        return Capabilities(isolated=True, emulated=self._accelerator != "kvm", snapshot=True)
+        emulated = self._accelerator != "kvm"
+        return Capabilities(isolated=True, emulated=emulated, snapshot=True, egress=True)
 
     @property
     def overhead(self) -> int:

@@ -68,6 +68,7 @@ class ExecutingHost:
     """What jobs get of their host: one image for ubuntu-latest, and logs in memory."""
 
     checkout = None
+    network = None
     server_url = "https://forge.example"
     api_url = "https://api.forge.example"
     job_minutes = 5.0
