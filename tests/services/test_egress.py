@@ -121,10 +121,10 @@ async def test_the_end_of_a_job_ends_its_connections(world) -> None:
     before = len(os.listdir("/proc/self/fd"))
     async with world.open():
         clients = [await opened(world, port) for _ in range(5)]
+    assert world.egress.connections == 0
     for client in clients:
         assert await client.rest() == b""
     assert await world.client().rest() == b""
-    assert world.egress.connections == 0
     while len(os.listdir("/proc/self/fd")) > before:  # the servers' ends follow
         await trio.lowlevel.checkpoint()
     assert f"here.example:{port}: 5 connections, 0 bytes sent, 0 bytes received" in world.lines
