@@ -198,9 +198,9 @@ class FakeGitHub:
             ("POST", NAME + r"/check-runs", self._create_check),
             ("PATCH", NAME + r"/check-runs/(\d+)", self._update_check),
             ("GET", NAME + r"/commits/([0-9a-f]{40})/check-runs", self._list_checks),
-            ("GET", NAME + r"/hooks", self._nothing),
-            ("GET", r"/app/hook/deliveries", self._nothing),
-            ("GET", NAME + r"/pulls/(\d+)", self._pull),
+            ("GET", NAME + r"/hooks", lambda *_: (200, {}, [])),
+            ("GET", r"/app/hook/deliveries", lambda *_: (200, {}, [])),
+            ("GET", NAME + r"/pulls/\d+", lambda *_: (200, {}, {"mergeable": None})),
             ("GET", r"/app", self._app),
             ("GET", NAME + r"/installation", self._installation),
             ("POST", r"/app/installations/(\d+)/access_tokens", self._create_token),
@@ -212,14 +212,6 @@ class FakeGitHub:
                 return handler(request, *match.groups())
         self._problem(f"{request.method} {request.path}: GitHub has no such endpoint in use here")
         return 404, {}, {"message": "Not Found"}
-
-    def _nothing(self, request: Request, *place: str) -> Reply:
-        """A list without an entry: no webhook, and nothing that was delivered."""
-        return 200, {}, []
-
-    def _pull(self, request: Request, owner: str, number: str) -> Reply:
-        """A pull request of which it is not known yet whether it can be merged."""
-        return 200, {}, {"number": int(number), "mergeable": None, "merge_commit_sha": None}
 
     def _who(self, request: Request) -> str | None:
         """`token`, `app` or an installation's token; None for nobody we know."""
