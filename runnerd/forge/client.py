@@ -61,7 +61,11 @@ class GitHub:
     async def has_checks(self, repository: str) -> bool:
         """See `Forge`: only an App may write check runs, and only where it was allowed to."""
         granted = await self.identity.permissions(repository)
-        return granted is not None and CHECKS.met(granted)
+        if granted is None:
+            return False
+        if not (met := CHECKS.met(granted)):
+            self._speaker.name_lack(repository, CHECKS.title)
+        return met
 
     async def set_status(
         self, repository: str, sha: str, context: str, state: str, description: str, target_url: str

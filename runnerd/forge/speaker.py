@@ -55,7 +55,7 @@ class Speaker:
                     raise
                 credential = await self.identity.credential(repository)
             except ForgeDenied as denied:
-                self._name(repository, denied.permission)
+                self.name_lack(repository, denied.permission)
                 raise
         raise AssertionError("the second refusal raises")
 
@@ -78,7 +78,7 @@ class Speaker:
                 await self.rest.again(attempt, doubt)
         raise AssertionError("the last attempt raises")
 
-    def _name(self, repository: str, permission: str) -> None:
+    def name_lack(self, repository: str, permission: str) -> None:
         """Say once, for each repository, that a permission is missing and what that costs."""
         if permission and (repository, permission) not in self._named:
             self._named.add((repository, permission))

@@ -18,6 +18,7 @@ import trio
 from runnerd.cli.demo_daemon import clean_environment, free_ports
 from runnerd.config import load
 from runnerd.daemon import serve
+from runnerd.daemon.serve import open_forge
 from runnerd.forge.signature import sign
 from runnerd.machines.driver import NoMachine
 from runnerd.machines.fake import open_fake_driver
@@ -330,3 +331,20 @@ def test_a_signal_during_the_start_ends_it_in_order(tmp_path, capfd):
     assert serve(configured(tmp_path), open_driver=driver(build=build)) == 0
     assert time.monotonic() - before < PATIENCE
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("forge", "kind"),
+    [
+        ({}, "NoneType"),
+        ({"forge.token": "t"}, "GitHub PersonalToken"),
+        ({"forge.app_id": "7", "forge.app_private_key": "k", "forge.token": "t"}, "GitHub GitHubApp"),
+        ({"forge.kind": "gitea", "forge.token": "t", "forge.api": "https://x.example/api/v1"}, "Gitea"),
+    ],
+)
+async def test_the_configured_forge_is_spoken_to(tmp_path, forge, kind):
+    """Nobody, a personal token, an App (which goes before a token), or Gitea; nothing is asked yet."""
+    async with open_forge(configured(tmp_path, **forge)) as opened:
+        identity = getattr(opened, "identity", None)
+        names = [type(opened).__name__, *([type(identity).__name__] if identity else [])]
+        assert " ".join(names) == kind

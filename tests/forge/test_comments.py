@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from runnerd.forge.protocol import ForgeUnavailable
+
 REPOSITORY, SHA = "octo-org/hello", "b" * 40
 CONTEXT = "runnerd / CI / build (ubuntu, 3.12)"
 MARKER = "<!-- runnerd:v1 repository=1 pull=7 -->"
@@ -61,3 +63,17 @@ async def test_an_apps_token_has_no_login_and_finds_its_comment_by_its_kind(site
     ours["user"]["type"] = "Bot"
     await site.comment("new")
     assert site.bodies == [f"{MARKER}\nnew\n"]
+
+
+async def test_comments_leave_room_for_people(site):
+    """Sixty a minute are enough; the next waits alone, and nothing else with it."""
+    for number in range(1, 61):
+        await site.github.upsert_comment(REPOSITORY, number, MARKER, f"{MARKER}\n{number}\n")
+        site.now += 0.5
+    with pytest.raises(ForgeUnavailable, match="comments") as caught:
+        await site.comment("too many")
+    assert (caught.value.scope, site.bodies) == ("report", [f"{MARKER}\n7\n"])
+    await site.status()
+    site.now = caught.value.retry_at
+    await site.comment("in time")
+    assert site.bodies == [f"{MARKER}\nin time\n"]

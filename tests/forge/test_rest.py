@@ -113,3 +113,33 @@ async def test_a_forge_that_is_not_there_is_unavailable(site):
     async with site.client("http://127.0.0.1:9") as nobody:
         with pytest.raises(ForgeUnavailable, match="cannot be reached"):
             await nobody.set_status(REPOSITORY, SHA, CONTEXT, "success", "d", "")
+
+
+async def test_our_own_count_keeps_us_below_the_forges(site):
+    """Some 180 writes a minute: the next one is not sent, and goes once the minute is over."""
+
+    async def many():
+        for n in range(200):
+            await site.status(context=f"c{n}")
+
+    with pytest.raises(ForgeUnavailable, match="as many requests") as caught:
+        await many()
+    written = len(site.server.writes())
+    assert 170 <= written < 180
+    assert caught.value.scope == "repository"
+    assert site.now < caught.value.retry_at <= site.now + 60
+    site.now = caught.value.retry_at
+    await site.status(context="later")
+    assert len(site.server.writes()) == written + 1
+
+
+async def test_one_accounts_limit_is_not_anothers(app_site):
+    """The forge counts installations and the App itself apart, and so do we."""
+    app_site.server.installed["other"] = 43
+    await app_site.github.credential("other/one")
+    app_site.fail("answer", method="POST", path="statuses", status=429, headers={"retry-after": "100"})
+    with pytest.raises(ForgeUnavailable):
+        await app_site.status()
+    await app_site.github.set_status("other/one", SHA, CONTEXT, "success", "d", "")
+    with pytest.raises(ForgeUnavailable):
+        await app_site.status()

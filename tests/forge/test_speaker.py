@@ -53,3 +53,12 @@ async def test_the_next_page_is_a_path_of_the_same_api(site):
     ):  # fmt: skip
         site.fail("answer", status=200, headers={"link": link} if link else {}, message="ok")
         assert (await site.github.ask("GET", "/user")).next_page == page
+
+
+async def test_an_app_without_check_runs_says_so_once(app_site):
+    """Its results are statuses then, which nobody would wonder about without being told."""
+    app_site.server.granted = {"statuses": "write"}
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            assert not await app_site.github.has_checks(REPOSITORY)
+    assert [entry["permission"] for entry in logged] == ["Checks: write"]
