@@ -29,13 +29,14 @@ COMMANDS = {
     "rerun": "runs.rerun",
     "drain": "runs.drain",
     "pool": "runs.pool",
+    "launcher": "launcher.launcher",
     "setup": "setup.setup",
     "demo": "demo.demo",
 }
 """Each command and where its function, or its group of commands, is below `runnerd.cli`."""
 
-HIDDEN = ("setup", "demo")
-"""What `make` calls and nobody types."""
+HIDDEN = ("launcher", "setup", "demo")
+"""What a unit or `make` calls and nobody types."""
 
 
 def build(arguments: Sequence[str] = ()) -> typer.Typer:

@@ -49,6 +49,7 @@ def doctor(
 
 def examine(settings: Config) -> Iterable[Finding]:
     """Look at this host; nothing is changed."""
+    from runnerd.daemon import drivers
     from runnerd.machines import accelerator, host, images
 
     yield programs(host.missing(), host.install_command(host.missing(), root=os.geteuid() == 0))
@@ -58,7 +59,7 @@ def examine(settings: Config) -> Iterable[Finding]:
     probed = settings.state_directory / "snapshots" / "kvm.json"
     yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
     yield from deliveries(settings.state_directory / "ledger.db")
-    yield privilege(os.geteuid() == 0)
+    yield privilege(os.geteuid() == 0, drivers.launcher_socket(settings.machines.launcher))
     meminfo = Path("/proc/meminfo").read_text()
     yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
     yield disk(settings.state_directory)
@@ -196,15 +197,21 @@ def _kept(path: Path) -> tuple[bool, str] | None:
         return None
 
 
-def privilege(root: bool) -> Finding:
-    """Judge whether machines get users of their own."""
+def privilege(root: bool, launcher: Path | None) -> Finding:
+    """Judge whether machines get users of their own: from a root daemon, or from the launcher at a socket."""
+    if launcher is not None and not launcher.is_socket():
+        return Finding(
+            "privilege", "problem", f"no launcher listens at {launcher}", "start runnerd-launcher.socket"
+        )
+    if launcher is not None:
+        return Finding("privilege", "good", f"{launcher} starts every machine under a user of its own")
     if root:
         return Finding("privilege", "good", "root: every machine runs under a user of its own")
     return Finding(
         "privilege",
         "warning",
         "not root: machines share this user, so that who escapes from one reaches the daemon's files",
-        "run code of strangers only where the daemon is started as root",
+        "enable runnerd-launcher.socket, or run only code that you trust",
     )
 
 

@@ -16,6 +16,9 @@ from runnerd.store.ledger import Ledger
 BOOT_TIMEOUT = 300.0
 """Seconds in which the pool must have its templates."""
 
+LAUNCHER = Path("/run/runnerd-launcher.sock")
+"""Where the launcher's unit listens."""
+
 PoolMessage = LeaseMachine | DescribePool
 """What the pool's mailbox carries."""
 
@@ -38,6 +41,7 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
             images=config.state_directory / "images",
             snapshots=config.state_directory / "snapshots",
             accelerator=config.machines.accelerator,
+            launcher_socket=launcher_socket(config.machines.launcher),
             journal=journal,
             ready_timeout=config.pool.ready_timeout,
             build_timeout=config.pool.build_timeout,
@@ -64,6 +68,17 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
             journal=journal,
         )
     raise NoMachine(f"this version has no machine driver {name!r}: set [machines] driver to qemu")
+
+
+def launcher_socket(wanted: str, *, default: Path = LAUNCHER, root: bool | None = None) -> Path | None:
+    """Where the launcher listens that this daemon uses; None when it starts machines itself.
+
+    "auto": that of the unit, where there is one and the daemon could not give machines users of their own.
+    """
+    if wanted != "auto":
+        return Path(wanted) if wanted else None
+    is_root = os.geteuid() == 0 if root is None else root
+    return default if not is_root and default.exists() else None
 
 
 def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:

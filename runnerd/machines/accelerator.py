@@ -15,7 +15,7 @@ import trio
 
 from runnerd.machines import vmm
 from runnerd.machines.console import Console
-from runnerd.machines.launcher import Launcher, LaunchFailed, Order
+from runnerd.machines.launcher import Launcher, LaunchFailed, recipe_order
 
 ALIVE = b"runnerd-probe: alive"
 """What `init.sh` says when it was started as a probe."""
@@ -72,15 +72,9 @@ async def _probe(
     console = Console(ours)
     try:
         descriptors = {name: files[name] for name in ("kernel", "initrd")} | {"console": theirs.fileno()}
-        order = Order(
-            name="runnerd-probe",
-            argv=vmm.probe(qemu),
-            descriptors=descriptors,
-            output="console",
-            memory=128 + vmm.OVERHEAD["kvm"],
-            kvm=True,
-        )
-        process = await launcher.start(order)
+        recipe = vmm.Recipe(accelerator="kvm", size=vmm.PROBED, tsc_khz=0, purpose=vmm.Purpose.PROBE)
+        order = recipe_order(recipe, qemu, "runnerd-probe")
+        process = await launcher.start(msgspec.structs.replace(order, descriptors=descriptors))
     except (LaunchFailed, OSError) as error:
         console.close()
         return Verdict(key=key, works=False, why=str(error))

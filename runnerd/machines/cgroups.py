@@ -10,6 +10,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from runnerd import log
+
+_log = log.get(__name__)
+
 _LIMIT = {2: "memory.max", 1: "memory.limit_in_bytes"}
 _DAEMON = "daemon"
 """The daemon's own leaf: version 2 allows no processes in a group that shares out memory."""
@@ -59,6 +63,16 @@ class Groups:
     def left(self, prefix: str) -> list[str]:
         """The groups whose name starts with a prefix: what earlier daemons left."""
         return sorted(path.name for path in self._parent.glob(f"{prefix}*") if path.is_dir())
+
+
+def usable() -> Groups | None:
+    """The groups below the one that was handed over to this process, if one was and it can be used."""
+    parent = delegated()
+    try:
+        return Groups(parent) if parent else None
+    except OSError as error:
+        _log.warning("machines have no control groups", reason=str(error))
+        return None
 
 
 def delegated(

@@ -1,7 +1,7 @@
 """Starts virtual machine monitors with as little privilege as the host allows, and ends them.
 
-The inside launcher runs in the daemon; a separate root process can offer the same two verbs later, which is
-why an order names its descriptors instead of numbering them.
+The inside launcher runs in the daemon, or in a root process that serves a daemon without rights
+(`launch_server`, `launch_client`). An order names its descriptors: each process has its own numbers for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import trio
 
-from runnerd.machines import host
+from runnerd.machines import host, vmm
 from runnerd.machines.cgroups import Groups
 
 FIRST_UID = 0x7F00_0000
@@ -54,6 +54,22 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     """MiB the process may use at most, guest memory included."""
     kvm: bool = False
+    recipe: vmm.Recipe | None = None
+    """The same for a launcher that makes the arguments itself, and runs nothing it was told."""
+
+
+def recipe_order(recipe: vmm.Recipe, qemu: str, name: str) -> Order:
+    """The order for a machine, without its descriptors; `qemu` is the program's path."""
+    return Order(
+        name=name,
+        argv=vmm.command_of(recipe, qemu, name),
+        descriptors={},
+        owned=() if recipe.purpose is vmm.Purpose.PROBE else vmm.OWNED,
+        output="console",
+        memory=recipe.memory_bound,
+        kvm=recipe.accelerator == "kvm",
+        recipe=recipe,
+    )
 
 
 class Vmm(Protocol):

@@ -24,9 +24,6 @@ PREPARATION = 2
 _STUB = 65536
 """Bytes of kernel and initrd that a clone's QEMU is shown: the kernel's header, and something to load."""
 
-OWNED = ("upper", "job")
-"""The files that are a machine's own, and so belong to its user."""
-
 
 class Mold:
     """Everything a machine of one image and size starts from. Holds the image's files open until closed."""
@@ -59,14 +56,9 @@ class Mold:
             self.close()
             raise
 
-    @property
-    def memory_bound(self) -> int:
-        """MiB that QEMU may use for one machine."""
-        return self.spec.size.memory + vmm.OVERHEAD[self.spec.accelerator]
-
     @contextmanager
     def machine_files(self, memory: int) -> Iterator[dict[str, int]]:
-        """The descriptors a new machine gets, with disks of its own (`OWNED`) that are closed at the end.
+        """The descriptors a new machine gets, with disks of its own (`vmm.OWNED`) that are closed at the end.
 
         Blocks for less than a millisecond. Raises OSError.
         """

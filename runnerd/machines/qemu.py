@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Capabilities, Command, MachineLost, NoMachine, Size, Template
 from runnerd.machines.images import Image, current
 from runnerd.machines.journal import Journal, MachineNote, unwritten
-from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
+from runnerd.machines.launch_client import open_launch_client
+from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher, recipe_order
 from runnerd.machines.molds import Mold
 from runnerd.machines.qmp import QmpError, migrate
 from runnerd.machines.rehearsal import rehearse
@@ -76,6 +77,7 @@ async def open_qemu_driver(
     snapshots: Path | None = None,
     accelerator: str = "auto",
     launcher: Launcher | None = None,
+    launcher_socket: Path | None = None,
     journal: Journal = unwritten,
     clock: Callable[[], float] = time.time,
     random: Callable[[int], bytes] = os.urandom,
@@ -86,10 +88,12 @@ async def open_qemu_driver(
 
     `state` is the daemon's state directory: no two drivers share one. `images` and `snapshots` are the
     folders of images and of frozen templates, by default inside it; these may be shared.
+    `launcher_socket` is where a launcher of its own listens; without one it runs in this process.
     `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
     when it is gone. A clone that does not answer within `ready_timeout` seconds is killed and tried once
     more; a template must come up within `build_timeout`.
-    Raises `NoMachine` with the cure when the host lacks a program, ValueError for an unknown accelerator.
+    Raises `NoMachine` with the cure when the host lacks a program or the launcher is not there, ValueError
+    for an unknown accelerator.
     """
     if accelerator not in ("auto", "kvm", "tcg"):
         raise ValueError(f"{accelerator!r} is no accelerator: use auto, kvm or tcg")
@@ -100,7 +104,15 @@ async def open_qemu_driver(
     failed: BaseException | None = None
     async with AsyncExitStack() as stack:
         if launcher is None:
-            launcher = await stack.enter_async_context(open_launcher(groups=_groups()))
+            opening: AbstractAsyncContextManager[Launcher] = (
+                open_launch_client(launcher_socket)
+                if launcher_socket
+                else open_launcher(groups=cgroups.usable())
+            )
+            try:
+                launcher = await stack.enter_async_context(opening)
+            except LaunchFailed as error:
+                raise NoMachine(str(error)) from error
         nursery = await stack.enter_async_context(trio.open_nursery())
         driver = QemuDriver(
             nursery,
@@ -128,15 +140,6 @@ async def open_qemu_driver(
             nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
-
-
-def _groups() -> cgroups.Groups | None:
-    parent = cgroups.delegated()
-    try:
-        return cgroups.Groups(parent) if parent else None
-    except OSError as error:
-        _log.warning("machines have no control groups", reason=str(error))
-        return None
 
 
 async def _version(qemu: str) -> str:
@@ -431,12 +434,8 @@ class QemuDriver:
             await self._journal(note)
             machine = await vm.start(
                 self._launcher,
-                name=name,
-                argv=vmm.command(mold.spec, name, purpose),
+                order=recipe_order(mold.spec.recipe(purpose), self._qemu, name),
                 files=files,
-                owned=molds.OWNED,
-                memory=mold.memory_bound,
-                kvm=mold.spec.accelerator == "kvm",
             )
         except BaseException:
             os.close(job)

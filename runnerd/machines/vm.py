@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import msgspec
 import trio
 
 from runnerd.machines.console import Console
@@ -91,28 +92,18 @@ class Vm:
 async def start(
     launcher: Launcher,
     *,
-    name: str,
-    argv: tuple[str, ...],
+    order: Order,
     files: Mapping[str, int],
-    owned: tuple[str, ...],
-    memory: int,
-    kvm: bool,
 ) -> Vm:
-    """Start QEMU with sockets of its own for monitor, console and agent beside the given files.
+    """Start QEMU as ordered, with the given files and sockets of its own for monitor, console and agent.
 
-    `memory` is the bound in MiB. Raises `LaunchFailed`. The files stay the caller's.
+    Raises `LaunchFailed`. The files stay the caller's.
     """
     with _sockets("qmp", "console", "agent") as (ours, theirs):
-        order = Order(
-            name=name,
-            argv=argv,
-            descriptors={**files, **{key: end.fileno() for key, end in theirs.items()}},
-            owned=owned,
-            output="console",
-            memory=memory,
-            kvm=kvm,
+        descriptors = {**files, **{key: end.fileno() for key, end in theirs.items()}}
+        process = await launcher.start(
+            msgspec.structs.replace(order, descriptors=descriptors, output="console")
         )
-        process = await launcher.start(order)
         agent = trio.SocketStream(trio.socket.from_stdlib_socket(ours.pop("agent")))
         return Vm(process, Qmp(ours.pop("qmp")), Console(ours.pop("console")), agent)
 

@@ -28,6 +28,9 @@ CPU = {
 OVERHEAD = {"kvm": 48, "tcg": 96}
 """MiB of host memory beside the guest's own, measured with some room: QEMU's heap and code buffer."""
 
+PROBED = Size(vcpus=1, memory=128, disk=0)
+"""The size of a machine that shows whether KVM works."""
+
 Accelerator = Literal["kvm", "tcg"]
 
 
@@ -38,6 +41,22 @@ class Purpose(enum.Enum):
     """To be frozen: its memory is the template's memory."""
     CLONE = "clone"
     """From a template: its memory is a private copy of the template's, taken page by page as it writes."""
+    PROBE = "probe"
+    """To show whether KVM works."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine as whoever starts QEMU must know it: enough for its command line, and nothing of a path."""
+
+    accelerator: Accelerator
+    size: Size
+    tsc_khz: int
+    purpose: Purpose
+
+    @property
+    def memory_bound(self) -> int:
+        """MiB that QEMU may use, guest memory included."""
+        return self.size.memory + OVERHEAD[self.accelerator]
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +69,31 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     tsc_khz: int
     """Rate of the host's time-stamp counter; used under emulation only."""
 
+    def recipe(self, purpose: Purpose) -> Recipe:
+        """The same without the program."""
+        return Recipe(accelerator=self.accelerator, size=self.size, tsc_khz=self.tsc_khz, purpose=purpose)
+
+
+OWNED = ("upper", "job")
+"""Descriptors of the files that are a machine's own, and so belong to its user."""
+
 
 def descriptors() -> tuple[str, ...]:
     """The names that stand in the command line, all of which a launcher must be given."""
     return ("kernel", "initrd", "memory", "agent_root", "image", "upper", "job", "agent", "qmp", "console")
+
+
+def descriptors_of(purpose: Purpose) -> tuple[str, ...]:
+    """The same for one purpose: a probe has neither memory nor disks of its own."""
+    return ("kernel", "initrd", "console") if purpose is Purpose.PROBE else descriptors()
+
+
+def command_of(recipe: Recipe, qemu: str, name: str) -> tuple[str, ...]:
+    """Return the command line of a recipe's machine; `qemu` is the program's path."""
+    if recipe.purpose is Purpose.PROBE:
+        return probe(qemu)
+    spec = Spec(qemu=qemu, accelerator=recipe.accelerator, size=recipe.size, tsc_khz=recipe.tsc_khz)
+    return command(spec, name, recipe.purpose)
 
 
 def command(spec: Spec, name: str, purpose: Purpose) -> tuple[str, ...]:
@@ -89,7 +129,7 @@ def probe(qemu: str) -> tuple[str, ...]:
     """Return the command line of a machine that shows whether KVM works: it says so and powers off."""
     return (
         *(qemu, "-name", "probe", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-M", "microvm", "-accel", "kvm", "-cpu", CPU["kvm"], "-m", "128M"),
+        *("-M", "microvm", "-accel", "kvm", "-cpu", CPU["kvm"], "-m", f"{PROBED.memory}M"),
         *("-kernel", _open("kernel"), "-initrd", _open("initrd")),
         *("-append", "console=ttyS0 panic=-1 reboot=t quiet runnerd.probe"),
         *("-chardev", "socket,id=console,fd=@console@", "-serial", "chardev:console"),

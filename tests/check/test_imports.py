@@ -63,6 +63,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *EVERYBODY,
         "runnerd.config",
         "runnerd.daemon",
+        "runnerd.notify",
         "runnerd.workflow",
         "runnerd.jobs",
         *(f"runnerd.{room}" for room in ROOMS),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runnerd.config.loading import ORIGINAL
+from runnerd.daemon.drivers import LAUNCHER
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = UNITS / "runnerd.service"
@@ -33,7 +34,7 @@ def units(tmp_path: Path) -> list[Path]:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_accepts_them(units: list[Path]) -> None:
     """systemd has nothing to say against any unit."""
-    assert len(units) == 3
+    assert len(units) == 5
     done = subprocess.run(
         ["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True, timeout=60
     )
@@ -43,7 +44,7 @@ def test_systemd_accepts_them(units: list[Path]) -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_the_daemon_is_locked_in(units: list[Path]) -> None:
     """The service's exposure, as systemd rates it, stays at 2.5 of 10 or below."""
-    service = next(unit for unit in units if unit.suffix == ".service")
+    service = next(unit for unit in units if unit.name == SERVICE.name)
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(service)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-300:]
@@ -63,6 +64,16 @@ def test_sockets_have_the_names_the_daemon_looks_for() -> None:
     assert values(UNITS / "runnerd-webhook.socket", "FileDescriptorName") == ["webhook"]
     assert values(UNITS / "runnerd.socket", "FileDescriptorName") == ["control"]
     assert values(UNITS / "runnerd.socket", "SocketMode") == ["0660"]
+
+
+def test_launcher_is_for_the_daemon_alone() -> None:
+    """It serves the daemon's own user, on the socket and in the form that both sides know."""
+    user = values(SERVICE, "User")[0]
+    assert values(UNITS / "runnerd-launcher.socket", "ListenSequentialPacket") == [str(LAUNCHER)]
+    assert values(UNITS / "runnerd-launcher.socket", "SocketGroup") == values(SERVICE, "Group")
+    assert values(UNITS / "runnerd-launcher.service", "ExecStart") == [
+        f"/usr/bin/runnerd launcher --user {user}"
+    ]
 
 
 def test_credentials_have_the_names_the_configuration_looks_for() -> None:

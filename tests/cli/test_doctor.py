@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runnerd.cli import doctor
+from runnerd.machines import launch_server
 from runnerd.store import engine, intake
 from runnerd.store.records import Intake
 from runnerd.store.schema import migrate
@@ -80,9 +81,16 @@ def test_kept_verdict(invoke, home: Path) -> None:
 
 
 def test_privilege() -> None:
-    """Without root, what that costs is said."""
-    assert doctor.privilege(True).verdict == "good"
-    assert "share this user" in doctor.privilege(False).found
+    """Without root and without a launcher, what that costs is said."""
+    assert doctor.privilege(True, None).verdict == "good"
+    assert "share this user" in doctor.privilege(False, None).found
+
+
+def test_privilege_with_a_launcher(tmp_path: Path) -> None:
+    """A launcher that listens is as good as root; one that is configured and absent is a problem."""
+    with launch_server.listen(tmp_path / "l.sock"):
+        assert doctor.privilege(False, tmp_path / "l.sock").verdict == "good"
+    assert doctor.privilege(False, tmp_path / "none").verdict == "problem"
 
 
 def test_memory() -> None:

@@ -1,6 +1,7 @@
 """Which driver is chosen, what it is given, and what the host allows."""
 
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,14 @@ def test_machines_may_take_what_the_host_has_less_the_reserve(tmp_path, reserve,
 def test_a_machine_is_built_by_each_core_that_may_be_used():
     """At least one, and not more than the scheduler gives us."""
     assert 1 <= drivers.builders() <= 4096
+
+
+def test_launcher_is_used_where_it_is_needed(tmp_path):
+    """A daemon without rights takes the unit's launcher where it is there; what is written decides else."""
+    there = tmp_path / "l.sock"
+    assert drivers.launcher_socket("auto", default=there, root=False) is None
+    there.touch()
+    assert drivers.launcher_socket("auto", default=there, root=False) == there
+    assert drivers.launcher_socket("auto", default=there, root=True) is None
+    assert drivers.launcher_socket("", default=there, root=False) is None
+    assert drivers.launcher_socket("/x", default=there, root=True) == Path("/x")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from runnerd.machines import vm
-from runnerd.machines.launcher import open_launcher
+from runnerd.machines.launcher import Order, open_launcher
 from runnerd.machines.vm import Vm
 
 
@@ -17,12 +17,8 @@ async def playing(script: str):
     async with open_launcher() as launcher, trio.open_nursery() as nursery:
         machine = await vm.start(
             launcher,
-            name="runnerd-test-vm",
-            argv=("/bin/bash", "-c", script),
+            order=Order(name="runnerd-test-vm", argv=("/bin/bash", "-c", script), descriptors={}, memory=64),
             files={},
-            owned=(),
-            memory=64,
-            kvm=False,
         )
         nursery.start_soon(machine.run)
         try:
@@ -83,9 +79,8 @@ async def test_the_agents_stream_is_the_machines():
 async def test_cancelling_its_task_ends_the_process():
     """A machine never outlives the nursery it runs in."""
     async with open_launcher() as launcher:
-        machine = await vm.start(
-            launcher, name="n", argv=("/bin/sleep", "60"), files={}, owned=(), memory=64, kvm=False
-        )
+        order = Order(name="n", argv=("/bin/sleep", "60"), descriptors={}, memory=64)
+        machine = await vm.start(launcher, order=order, files={})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(machine.run)
             await trio.sleep(0.05)
