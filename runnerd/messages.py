@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from runnerd.machines.driver import Machine
+from runnerd.model import Repository
 from runnerd.supervise.reply import Reply
 
 
@@ -22,6 +23,12 @@ class DeliveryHeld(msgspec.Struct, frozen=True, tag=True):
     """Receiver to reconciler: a delivery is durable and waits for the forge to say that it sent it."""
 
     delivery: str
+
+
+class BranchMoved(msgspec.Struct, frozen=True, tag=True):
+    """Parser to timekeeper: a default branch has a new tip, and may have other schedules."""
+
+    repository: Repository
 
 
 class RunCreated(msgspec.Struct, frozen=True, tag=True):

@@ -10,7 +10,7 @@ import trio
 from runnerd import log
 from runnerd.forge import buttons, events
 from runnerd.git.process import GitError
-from runnerd.messages import CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
+from runnerd.messages import BranchMoved, CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome, RunRecord
 from runnerd.planning.endings import Closings, ended, ends_something
 from runnerd.planning.judge import failed
@@ -66,6 +66,7 @@ class ParserActor:
         reporter: Mailbox[OutboxChanged],
         workers: int,
         targets: Callable[[str], bool] = lambda repository: False,
+        timekeeper: Mailbox[BranchMoved] | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._ledger = ledger
@@ -74,6 +75,7 @@ class ParserActor:
         self._reporter = reporter
         self._workers = workers
         self._targets = targets
+        self._timekeeper = timekeeper
         self._bell = trio.Event()
         self._hints = 0
         """Deliveries since the last look."""
@@ -192,6 +194,13 @@ class ParserActor:
             for run in planned:
                 await self._executor.send(RunCreated(run))
             self._reporter.offer(OutboxChanged())
+            self._tell_the_time(event)
+
+    def _tell_the_time(self, event: Event) -> None:
+        """The schedules that count are those at the tip of the default branch."""
+        branch = f"refs/heads/{event.repository.default_branch}"
+        if self._timekeeper is not None and event.name == "push" and event.ref == branch:
+            self._timekeeper.offer(BranchMoved(event.repository))
 
     async def _derive(self, event: Event, record: DeliveryRecord) -> None:
         """Store the second event of a pull request's delivery: GitHub makes two of one, each with its runs.

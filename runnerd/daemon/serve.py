@@ -23,6 +23,7 @@ from runnerd.actors.pool import PoolActor, Rules
 from runnerd.actors.receiver import ReceiverActor
 from runnerd.actors.reconciler import ReconcilerActor
 from runnerd.actors.reporter import ReporterActor
+from runnerd.actors.timekeeper import TimekeeperActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
 from runnerd.daemon import drivers
@@ -34,6 +35,7 @@ from runnerd.git.mirror import Mirrors
 from runnerd.git.process import GitError
 from runnerd.machines.driver import NoMachine
 from runnerd.messages import (
+    BranchMoved,
     CancelRun,
     DeliveryAccepted,
     DeliveryHeld,
@@ -43,6 +45,7 @@ from runnerd.messages import (
     RunCreated,
 )
 from runnerd.planning.planner import Planner
+from runnerd.planning.schedules import Schedules
 from runnerd.reading.process import Reader
 from runnerd.store.ledger import CannotOpen, Ledger, LedgerUnavailable, open_ledger
 from runnerd.supervise.mailbox import Mailbox
@@ -153,6 +156,7 @@ class _Daemon:
         self.reader = Reader()
         self.parser: Mailbox[DeliveryAccepted] = Mailbox(1024)
         self.reconciler: Mailbox[DeliveryHeld] = Mailbox(64)
+        self.timekeeper: Mailbox[BranchMoved] = Mailbox(256)
         self.executor: Mailbox[RunCreated | CancelRun] = Mailbox(1024)
         self.pool: Mailbox[LeaseMachine | DescribePool] = Mailbox(1024)
         self.reporter: Mailbox[OutboxChanged] = Mailbox(64)
@@ -197,6 +201,7 @@ class _Daemon:
             Child(name="control", make=self._control, close=self.close_control.set),
             Child(name="parser", make=self._parser, close=self.parser.close),
             *self._reconcilers(),
+            Child(name="timekeeper", make=self._timekeeper, close=self.timekeeper.close),
             Child(name="receiver", make=self._receiver, close=self.close_receiver.set),
         ]
 
@@ -274,6 +279,16 @@ class _Daemon:
             reporter=self.reporter,
             workers=self.config.parser.workers,
             targets=self.config.targets,
+            timekeeper=self.timekeeper,
+        )
+
+    def _timekeeper(self) -> TimekeeperActor:
+        return TimekeeperActor(
+            self.timekeeper,
+            ledger=self.ledger,
+            schedules=Schedules(self.ledger, self.mirrors, self.site.workflow_folders, self.reader),
+            parser=self.parser,
+            clock=time.time,
         )
 
     def _lists_deliveries(self) -> bool:

@@ -106,6 +106,16 @@ def backlog(connection: sa.Connection, limit: int) -> list[tuple[str, str]]:
     return [(row.id, row.repository) for row in connection.execute(_backlog, {"limit": limit})]
 
 
+def newest_pushes(connection: sa.Connection) -> list[str]:
+    """The id of the last push of each repository, which says what its default branch is."""
+    rank = sa.func.row_number().over(
+        partition_by=deliveries.c.repository, order_by=(deliveries.c.received.desc(), deliveries.c.id)
+    )
+    pushes = (deliveries.c.event == "push", deliveries.c.repository != "")
+    ranked = sa.select(deliveries.c.id, rank.label("rank")).where(*pushes).subquery()
+    return list(connection.execute(sa.select(ranked.c.id).where(ranked.c.rank == 1)).scalars())
+
+
 def payload(connection: sa.Connection, id: str) -> dict[str, Any]:
     """The body as JSON; raises LookupError for an unknown id and ValueError for another body."""
     body = connection.execute(sa.select(deliveries.c.body).where(deliveries.c.id == id)).scalar_one_or_none()

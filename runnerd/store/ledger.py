@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,19 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import trio
 
-from runnerd.model import JobRecord, RunRecord, StepResult
-from runnerd.store import deliveries, engine, intake, jobs, machines, outbox, recovery, runs, transition
+from runnerd.model import JobRecord, Repository, RunRecord, StepResult
+from runnerd.store import (
+    deliveries,
+    engine,
+    intake,
+    jobs,
+    machines,
+    outbox,
+    recovery,
+    runs,
+    schedules,
+    transition,
+)
 from runnerd.store.changes import Change, NewRun, WorkflowNote
 from runnerd.store.deliveries import Accepted, Held
 from runnerd.store.errors import CannotOpen, IllegalTransition, LedgerUnavailable, StaleEpoch
@@ -28,6 +39,7 @@ from runnerd.store.records import (
     MachineRow,
     OutboxRow,
     ReportState,
+    ScheduleRow,
 )
 from runnerd.store.recovery import Recovery
 from runnerd.store.schema import migrate
@@ -49,6 +61,7 @@ __all__ = [
     "OutboxRow",
     "Recovery",
     "ReportState",
+    "ScheduleRow",
     "StaleEpoch",
     "open_ledger",
 ]
@@ -184,6 +197,31 @@ class Ledger:
     async def notes(self, delivery: str) -> list[WorkflowNote]:
         """Why each workflow file was or was not started by a delivery, ordered by path."""
         return await self._read(partial(runs.notes_of, delivery=delivery))
+
+    # --- schedules ---
+
+    async def newest_pushes(self) -> list[str]:
+        """The id of the newest push of each repository: which repositories there are, and how they are."""
+        return await self._read(deliveries.newest_pushes)
+
+    async def schedules(self) -> list[ScheduleRow]:
+        """The schedules of all default branches."""
+        return await self._read(schedules.listed)
+
+    async def keep_schedules(
+        self, repository: Repository, wanted: Collection[tuple[str, str, str]], minute: int
+    ) -> None:
+        """Make these (path, cron, zone) the repository's schedules; new ones count from `minute` on."""
+        await self._write(partial(schedules.keep, repository=repository, wanted=wanted, minute=minute))
+
+    async def start_schedule(self, row: ScheduleRow, looked: int, fired: int, delivery: Delivery) -> bool:
+        """Store a start's delivery and that it was decided, both or neither; False when it was before."""
+        work = partial(schedules.start, row=row, looked=looked, fired=fired, delivery=delivery)
+        return await self._write(work)
+
+    async def look_at_schedules(self, minute: int) -> None:
+        """Remember that up to this minute every start was decided."""
+        await self._write(partial(schedules.look, minute=minute))
 
     # --- runs ---
 

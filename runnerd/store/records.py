@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from runnerd.model import Repository
+
 
 class DeliveryState(enum.StrEnum):
     """How far a delivery came; HELD and PENDING are not final."""
@@ -126,3 +128,16 @@ class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     job: int | None = None
     epoch: int | None = None
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One schedule of a workflow on a default branch; `looked` and `fired` are minutes since the epoch."""
+
+    repository: Repository
+    path: str
+    cron: str
+    zone: str
+    looked: int
+    """The last minute for which it was decided whether to start."""
+    fired: int | None = None
+    """The minute of the last start."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runnerd.model import Annotation, Event, Outcome, Phase, StepResult
+from runnerd.model import Annotation, Event, Outcome, Phase, Repository, StepResult
 from runnerd.store.changes import NewJob
 from runnerd.store.columns import Clean, Json, Word
 from runnerd.store.records import DeliveryState, Kind, ReportState
@@ -156,6 +156,21 @@ machines = sa.Table(
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("job", sa.Integer),
     sa.Column("epoch", sa.Integer),
+)
+
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("name", Clean, primary_key=True),
+    sa.Column("path", Clean, primary_key=True),
+    sa.Column("cron", Clean, primary_key=True),
+    sa.Column("zone", Clean, primary_key=True),
+    # The forge's number: under it a repository that was renamed is known again.
+    sa.Column("repository_id", sa.BigInteger, nullable=False),
+    sa.Column("repository", Json(Repository), nullable=False),
+    # Minutes since the epoch: the last that was decided, and that of the last start.
+    sa.Column("looked", sa.BigInteger, nullable=False),
+    sa.Column("fired", sa.BigInteger),
 )
 
 pulse = sa.Table(

@@ -41,6 +41,8 @@ def matches(
     else:
         name, only = event, None
     payload = payload if isinstance(payload, Mapping) else {}
+    if name == "schedule":
+        only = _text(payload, "workflow") or None
     trigger = next((each for each in workflow.triggers if each.event == name), None)
     if trigger is None:
         listed = ", ".join(each.event for each in workflow.triggers)
@@ -188,7 +190,9 @@ def _wrong_paths(
 
 
 def _wrong_source(name: str, payload: Mapping[str, Any], trigger: Trigger) -> str:
-    """Filters of single events: the workflow that ran, an image's name and version, a deployment's state."""
+    """Filters of single events: the workflow that ran, the schedule that is due, an image, a deployment."""
+    if name == "schedule":
+        return _wrong_schedule(payload, trigger)
     if name == "workflow_run" and trigger.workflows is not None:
         ran = _text(payload, "workflow", "name") or _text(payload, "workflow_run", "name")
         return (
@@ -205,6 +209,15 @@ def _wrong_source(name: str, payload: Mapping[str, Any], trigger: Trigger) -> st
     if name == "deployment_status" and _text(payload, "deployment_status", "state") == "inactive":
         return "a deployment status of inactive starts nothing"
     return ""
+
+
+def _wrong_schedule(payload: Mapping[str, Any], trigger: Trigger) -> str:
+    """A start is for one schedule, which the file at today's tip must still have."""
+    cron, zone = _text(payload, "schedule"), _text(payload, "timezone") or "UTC"
+    if (cron, zone) in trigger.schedules:
+        return ""
+    listed = [each if where == "UTC" else f"{each} in {where}" for each, where in trigger.schedules]
+    return f"schedule {cron!r} in {zone} is not among {_list(listed)}"
 
 
 def _welcome(name: str, trigger: Trigger) -> str:

@@ -1,8 +1,10 @@
-"""Checking the schedules of `on.schedule`: POSIX cron with names, and time zones by their form."""
+"""Reading the schedules of `on.schedule`: POSIX cron with names, and time zones by their form."""
 
 from __future__ import annotations
 
+import functools
 import re
+from typing import NamedTuple
 
 _MONTH_NAMES = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"
 _DAY_NAMES = "SUN MON TUE WED THU FRI SAT"
@@ -46,6 +48,58 @@ def _valid(part: str, low: int, high: int, names: dict[str, int]) -> bool:
         return True
     start, end = _number(first, names), _number(last or first, names)
     return start is not None and end is not None and low <= start <= end <= high
+
+
+class Cron(NamedTuple):
+    """The numbers each field takes; Sunday is 0. A field counts as open where it starts with `*`."""
+
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    days: frozenset[int]
+    months: frozenset[int]
+    weekdays: frozenset[int]
+    open_hours: bool
+    open_days: bool
+    open_weekdays: bool
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_cron(text: str) -> Cron:
+    """What a cron expression says; raises ValueError with the sentence of `cron_problem`."""
+    problem = cron_problem(text)
+    if problem:
+        raise ValueError(problem)
+    fields = text.split()
+    taken = [
+        frozenset(number for part in field.split(",") for number in _numbers(part, low, high, names))
+        for field, (_, low, high, names) in zip(fields, _FIELDS, strict=True)
+    ]
+    minutes, hours, days, months, weekdays = taken
+    return Cron(
+        minutes,
+        hours,
+        days,
+        months,
+        frozenset(day % 7 for day in weekdays),
+        fields[1].startswith("*"),
+        fields[2].startswith("*"),
+        fields[4].startswith("*"),
+    )
+
+
+def _numbers(part: str, low: int, high: int, names: dict[str, int]) -> range:
+    """The numbers of one valid part; `5/10` counts from 5 to the field's end."""
+    found = _PART(part)
+    assert found is not None
+    _, first, last, step = found.groups()
+    every = int(step) if step is not None else 1
+    if first is None:
+        return range(low, high + 1, every)
+    start = _number(first, names)
+    end = _number(last, names) if last is not None else (start if step is None else high)
+    assert start is not None
+    assert end is not None
+    return range(start, end + 1, every)
 
 
 def _number(word: str, names: dict[str, int]) -> int | None:
