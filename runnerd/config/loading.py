@@ -176,7 +176,11 @@ class _Loading:
                     self._problem(source.place, f"{key} must be {words.expected(field.type)}{given}")
             values[field.name] = value
             self.settings.append(Setting(key, words.shown(value), origin))
-        return type(default)(**values)
+        try:
+            return type(default)(**values)
+        except ValueError as error:
+            self._problem(self._place(path), f"[{'.'.join(path)}]: {error}")
+            return default
 
     def _source(self, path: places.Path, secret: bool, table: Mapping[str, Any]) -> _Source | None:
         """Find what decides one key: the first of flag, environment and file that names it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -55,10 +56,12 @@ Cidr = Annotated[
         description="an address or a range of addresses such as 10.1.0.0/16",
     ),
 ]
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HostPattern = Annotated[
     str,
     Meta(
-        pattern=r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?(:[1-9][0-9]{0,4})?$",
+        pattern=rf"^(?=.{{1,250}}$)(\*\.(?!.*\.\d+(:|$)))?{_LABEL}(\.{_LABEL})*"
+        r"(:(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3}))?$",
         description="host, *.host or either with :port",
     ),
 ]
@@ -206,6 +209,10 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     connections: Annotated[int, Meta(ge=1, le=60, description="a whole number from 1 to 60")] = 48
     connect_timeout: Seconds = 10.0
     idle_timeout: Seconds = 900.0
+
+    def __post_init__(self) -> None:
+        for block in (*self.open, *self.closed):
+            ip_network(block, strict=False)  # its ValueError names it
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):

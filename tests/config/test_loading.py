@@ -259,3 +259,36 @@ def test_unknown_flag() -> None:
     """A flag for a setting that does not exist is a mistake of the program, not of its user."""
     with pytest.raises(ValueError, match="unknown setting"):
         load(None, environ=HOME, flags={"server.prot": 1})
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('open = ["10.0.0.0/33"]', "an address or a range"),
+        ('open = ["::::"]', "'::::'"),
+        ('closed = ["fd00::/129"]', "an address or a range"),
+        ('allow = ["*"]', "host, *.host"),
+        ('allow = ["*.10.0.0.1"]', "host, *.host"),
+        ('allow = ["a..b"]', "host, *.host"),
+        ('allow = ["a:65536"]', "host, *.host"),
+        ("ports = [0]", "a port from 1"),
+        ('policy = "open"', '"none", "guarded", "allowlist"'),
+    ],
+)
+def test_network_problems(tmp_path: Path, line: str, problem: str) -> None:
+    """A range, a host or a port that is none is found when the file is read, with its place."""
+    path = write(tmp_path, f"[network]\n{line}\n")
+    with pytest.raises(ConfigErrors) as caught:
+        load(path, environ=HOME)
+    assert problem in str(caught.value)
+    assert "config.toml:" in str(caught.value)
+
+
+def test_network_settings(tmp_path: Path) -> None:
+    """Ranges and hosts in every form."""
+    ranges, hosts = (
+        '["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::1"]',
+        '["a.example:8443", "*.b-c.example", "1.2.3.4"]',
+    )
+    network = load(write(tmp_path, f"[network]\nopen = {ranges}\nallow = {hosts}\n"), environ=HOME).network
+    assert (len(network.open), len(network.allow)) == (4, 3)
