@@ -7,8 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from .protocol import ForgeDenied, Token
+from .protocol import Token
 from .rest import Credential, Rest
+
+OF_INSTALLATION = "ghs_"
+"""What GitHub's tokens of installations begin with."""
 
 
 class Identity(Protocol):
@@ -64,16 +67,21 @@ class PersonalToken:
         return False
 
     async def login(self) -> str:
-        """The token's owner; an App's token that was given as a personal one has none."""
+        """The token's owner. An installation's token, given as a personal one, has none.
+
+        A refusal is not taken for an answer: comments that are not known as ours would be written again.
+        """
+        if self._login is None and self._credential.value.startswith(OF_INSTALLATION):
+            self._login = ""
         if self._login is None:
-            try:
-                answer = await self._rest.send(
-                    "GET", "/user", endpoint="GET user", permission="a valid token",
-                    credential=self._credential,
-                )  # fmt: skip
-                self._login = answer.decode(_User).login
-            except ForgeDenied:
-                self._login = ""
+            answer = await self._rest.send(
+                "GET",
+                "/user",
+                endpoint="GET user",
+                permission="to read its own account",
+                credential=self._credential,
+            )
+            self._login = answer.decode(_User).login
         return self._login
 
     async def permissions(self, repository: str) -> Mapping[str, str] | None:

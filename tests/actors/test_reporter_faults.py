@@ -11,7 +11,7 @@ import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from runnerd.actors.reporter import ReporterActor
@@ -262,6 +262,7 @@ def test_in_the_end_exactly_the_reports_stand_that_should(app, monkeypatch):
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # an example takes a second: looking for a smaller one takes minutes
     )
     @given(st.lists(STEPS, min_size=6, max_size=25))
     def play(steps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runnerd.forge.protocol import ForgeUnavailable
+from runnerd.forge.protocol import ForgeDenied, ForgeUnavailable
 
 REPOSITORY, SHA = "octo-org/hello", "b" * 40
 CONTEXT = "runnerd / CI / build (ubuntu, 3.12)"
@@ -58,11 +58,23 @@ async def test_a_deleted_comment_is_written_anew(site):
 
 async def test_an_apps_token_has_no_login_and_finds_its_comment_by_its_kind(site):
     """Where the forge does not say who we are, a bot's comment with our marker is ours."""
-    site.fail("answer", path="/user", status=403, message="Resource not accessible by integration")
+    site.server.token = "ghs_7_installation"
     ours = site.server.comment(REPOSITORY, 7, f"{MARKER}\nold\n", site.server.login)
     ours["user"]["type"] = "Bot"
-    await site.comment("new")
+    async with site.client(site.address, site.server.token) as github:
+        await github.upsert_comment(REPOSITORY, 7, MARKER, f"{MARKER}\nnew\n")
     assert site.bodies == [f"{MARKER}\nnew\n"]
+
+
+async def test_a_refused_question_makes_no_second_comment(site):
+    """Whose token it is could not be learnt for once: the comment waits, and is then found and edited."""
+    await site.comment("one")
+    async with site.client(site.address) as other:
+        site.fail("answer", path="/user", status=403, message="Resource not accessible by integration")
+        with pytest.raises(ForgeDenied):
+            await other.upsert_comment(REPOSITORY, 7, MARKER, f"{MARKER}\ntwo\n")
+        await other.upsert_comment(REPOSITORY, 7, MARKER, f"{MARKER}\ntwo\n")
+    assert site.bodies == [f"{MARKER}\ntwo\n"]
 
 
 async def test_comments_leave_room_for_people(site):

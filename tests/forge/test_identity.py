@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from runnerd.forge.protocol import ForgeDenied
+
 REPOSITORY = "octo-org/hello"
 
 
@@ -24,8 +28,16 @@ async def test_no_job_ever_gets_a_personal_token(site):
 
 
 async def test_its_owner_is_asked_for_once(site):
-    """And where the forge does not say, nobody is assumed."""
+    """And who it is not told by a refusal: what is ours would not be known as ours."""
     assert [await site.github.identity.login() for _ in range(2)] == ["runnerd-bot", "runnerd-bot"]
     assert len(site.server.requests) == 1
     async with site.client(site.address, "old") as stranger:
-        assert await stranger.identity.login() == ""
+        with pytest.raises(ForgeDenied):
+            await stranger.identity.login()
+
+
+async def test_an_installations_token_has_no_owner(site):
+    """GitHub's own jobs have such tokens, and somebody may give one as a personal token."""
+    async with site.client(site.address, "ghs_7_x") as github:
+        assert await github.identity.login() == ""
+    assert site.server.requests == []
