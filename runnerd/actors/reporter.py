@@ -237,8 +237,10 @@ class ReporterActor:
             if job.outcome is not None and not job.outcome.green:
                 path = logs.log_path(self._state_directory, run.id, job.id)
                 step = next((step for step in job.steps if not step.conclusion.green), None)
-                tails[job.id] = await logs.tail(
-                    path, step.started if step else None, step.ended if step else None
+                tails[job.id] = await (
+                    logs.tail(path, step.started, step.ended, step=step.number)
+                    if step
+                    else logs.tail(path, None, None)
                 )
         return tails
 

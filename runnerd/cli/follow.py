@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ POLL = 0.1
 """Seconds between two looks."""
 
 _KINDS = {"error": "31", "warning": "33", "notice": "36", "debug": "2", "command": "34"}
+_MARK = re.compile(r"\[step \d+\] (?!\[step )")
 _COLOURS = ("36", "33", "35", "32", "34", "31")
 
 
@@ -79,7 +81,13 @@ class Follower:
                 return
 
     def _told(self, text: str) -> str | None:
-        """Return a line as people read it: `##[group]` and its siblings become words, or nothing."""
+        """Return a line as people read it: `##[group]` and its siblings become words, or nothing.
+
+        The mark of a step in the background stays in front.
+        """
+        if (mark := _MARK.match(text)) is not None:
+            told = self._told(text[mark.end() :])
+            return None if told is None else mark[0] + told
         if not text.startswith("##["):
             return text
         kind, _, rest = text[3:].partition("]")

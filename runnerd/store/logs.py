@@ -60,12 +60,15 @@ async def read(path: Path, offset: int, limit: int) -> tuple[bytes, int]:
     return await trio.to_thread.run_sync(partial(_read, path, offset, limit), limiter=_threads)
 
 
-async def tail(path: Path, since: float | None, until: float | None, lines: int = 40) -> str:
+async def tail(
+    path: Path, since: float | None, until: float | None, lines: int = 40, *, step: int | None = None
+) -> str:
     """The last lines that were logged between two times (seconds since the epoch), without their times.
 
-    None leaves a side open. Looked for in the last `TAIL` bytes; empty where there is no log.
+    None leaves a side open. With `step` only this step's lines, whoever logged beside it, without their
+    mark. Looked for in the last `TAIL` bytes; empty where there is no log.
     """
-    return await trio.to_thread.run_sync(partial(_last, path, since, until, lines), limiter=_threads)
+    return await trio.to_thread.run_sync(partial(_last, path, since, until, lines, step), limiter=_threads)
 
 
 class Cap:
@@ -281,7 +284,7 @@ def _open(path: Path) -> int:
     return file
 
 
-def _last(path: Path, since: float | None, until: float | None, lines: int) -> str:
+def _last(path: Path, since: float | None, until: float | None, lines: int, step: int | None) -> str:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -294,8 +297,22 @@ def _last(path: Path, since: float | None, until: float | None, lines: int) -> s
         found = found[1:]  # begins within a line
     first = b"" if since is None else _mark(since)
     last = b"9" if until is None else _mark(until)
-    kept = deque((line for line in found if line and first <= line[:MARK] <= last), lines)
-    return b"\n".join(line.partition(b" ")[2] for line in kept).decode("utf-8", "replace")
+    kept = [line.partition(b" ")[2] for line in found if line and first <= line[:MARK] <= last]
+    if step is not None:
+        kept = _of_step(kept, step)
+    return b"\n".join(kept[-lines:]).decode("utf-8", "replace")
+
+
+def _of_step(lines: list[bytes], step: int) -> list[bytes]:
+    """One step's lines, without their mark; all marked ones where it ran in the background."""
+    own = b"[step %d] " % step
+    # In the foreground only a text that looks like a mark has one in front.
+    background = any(line.startswith(own) and not _ATTRIBUTED(line, len(own)) for line in lines)
+    return [
+        line.removeprefix(own)
+        for line in lines
+        if line.startswith(own) or not (background or _ATTRIBUTED(line))
+    ]
 
 
 def _mark(at: float) -> bytes:

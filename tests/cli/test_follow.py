@@ -100,3 +100,14 @@ def test_patience() -> None:
     nothing: Callable[[str], None] = lambda line: None  # noqa: E731
     assert not follow(Follower(Scripted(ONE), 1, show=nothing), sleep=naps.append, patience=1)
     assert sum(naps) == pytest.approx(1.0, abs=0.11)
+
+
+def test_marks_of_steps_in_the_background() -> None:
+    """They stay in front of what becomes of the line; nothing is left of the end of a group."""
+    said = ("[step 3] ##[group]Run x", "[step 3] y", "[step 3] ##[endgroup]", "[step 3] [step 1] ##[error]no")
+    frame = ("done", {1: ("done", lines(*said))})
+    assert shown(Scripted(frame), only=1)[:3] == [
+        "[step 3] ▸ Run x",
+        "[step 3] y",
+        "[step 3] [step 1] ##[error]no",
+    ]

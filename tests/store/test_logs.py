@@ -298,3 +298,30 @@ async def test_the_tail_of_a_long_log(tmp_path):
     assert found[-1].startswith("2999 ")
     assert len(found) < 1100
     assert all(line.partition(" ")[0].isdigit() for line in found)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (1, ["##[group]Run one", "from one", "[step 9] fake"]),
+        (2, ["##[group]Run two", "from two", "[step 1] not one's"]),
+        (3, ["##[group]Run three"]),
+    ],
+)
+async def test_the_tail_of_a_step_beside_others(path, step, said):
+    """Only its own lines, without the mark; what looks like another's mark is told apart."""
+    async with open_log(path) as log:
+        await log.begin_step(1, background=True)
+        await log.begin_step(3, background=True)
+        await log.begin_step(2)
+        for number, text in (
+            (1, "##[group]Run one"),
+            (3, "##[group]Run three"),
+            (2, "##[group]Run two"),
+            (1, "from one"),
+            (2, "from two"),
+            (1, "[step 9] fake"),
+            (2, "[step 1] not one's"),
+        ):
+            await log.line(text, number)
+    assert (await tail(path, None, None, step=step)).split("\n") == said
