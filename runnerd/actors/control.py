@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ class ControlActor:
 class Api:
     """`ControlApi` of a running daemon.
 
-    `executor` and `pool` are those actors' mailboxes; `drain` asks the daemon to take nothing new and end;
-    `state_directory` is where the logs lie. Its state is the ledger's, so that it outlives the actor.
+    `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `drain` asks the daemon to
+    take nothing new and end; `state_directory` is where the logs lie. Its state is the
+    ledger's, so that it outlives the actor.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Api:
         executor: Mailbox[Any],
         pool: Mailbox[Any],
         drain: Callable[[], object],
+        explain: Callable[[RunRecord], Awaitable[Any]],
         state_directory: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -71,6 +73,7 @@ class Api:
         self._executor = executor
         self._pool = pool
         self._drain = drain
+        self._explain = explain
         self._state_directory = state_directory
         self._clock = clock
         self._started = clock()
@@ -101,6 +104,10 @@ class Api:
         jobs = await self._ledger.jobs(run)
         notes = await self._ledger.notes(record.delivery)
         return RunView(run=record, jobs=tuple(jobs), notes=tuple(notes))
+
+    async def explain(self, run: int) -> Any:
+        """Why each workflow and job of a run ran, was skipped or waits; raises LookupError."""
+        return await self._explain(await self._known(run))
 
     async def log(self, run: int, job: int, offset: int, wait: float) -> LogView:
         """A piece of a job's log; with `wait`, as soon as there is one or the job has ended."""

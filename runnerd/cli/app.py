@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "runs.status",
     "runs": "runs.runs",
     "show": "runs.show",
+    "explain": "explain.explain",
     "logs": "runs.logs",
     "cancel": "runs.cancel",
     "rerun": "runs.rerun",

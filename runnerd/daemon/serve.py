@@ -44,6 +44,7 @@ from runnerd.messages import (
     OutboxChanged,
     RunCreated,
 )
+from runnerd.planning.explain import explain_run
 from runnerd.planning.planner import Planner
 from runnerd.planning.schedules import Schedules
 from runnerd.reading.process import Reader
@@ -177,6 +178,7 @@ class _Daemon:
             executor=self.executor,
             pool=self.pool,
             drain=self.stop.set,
+            explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
             state_directory=config.state_directory,
         )
 

@@ -47,6 +47,10 @@ class Client:
         """One run: `run`, `jobs` and `notes`."""
         return self.ask("GET", f"/v1/runs/{run}")
 
+    def explain(self, run: int) -> Any:
+        """Why each workflow and job of a run ran, was skipped or waits: `run`, `notes` and `jobs`."""
+        return self.ask("GET", f"/v1/runs/{run}/explain")
+
     def log(self, run: int, job: int, offset: int = 0, wait: int = 0) -> Any:
         """A piece of a job's log: `text`, `next` and `end`; waits up to `wait` seconds for something new."""
         query = {"offset": offset, "wait": wait}

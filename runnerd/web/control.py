@@ -62,6 +62,10 @@ class ControlApi(Protocol):
         """One run."""
         ...
 
+    async def explain(self, run: int) -> Any:
+        """Why each workflow and job of a run ran, was skipped or waits."""
+        ...
+
     async def log(self, run: int, job: int, offset: int, wait: float) -> LogView:
         """A job's log from a byte offset; waits up to `wait` seconds for something new."""
         ...
@@ -117,6 +121,10 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
     @quart.get("/v1/runs/<int:run>")
     async def run(run: int) -> Response:
         return _json(await api.run(_id(run)))
+
+    @quart.get("/v1/runs/<int:run>/explain")
+    async def explain(run: int) -> Response:
+        return _json(await api.explain(_id(run)))
 
     @quart.get("/v1/runs/<int:run>/jobs/<int:job>/log")
     async def log(run: int, job: int) -> Response:

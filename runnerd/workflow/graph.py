@@ -27,6 +27,7 @@ __all__ = [
     "NodeState",
     "Skip",
     "Start",
+    "condition_scope",
     "decide",
     "expand_job",
     "needs_context",
@@ -127,6 +128,19 @@ def needs_context(workflow: Workflow, nodes: Mapping[str, NodeState], key: str) 
     Outputs of a matrix are merged in the order of its legs; an empty value never hides another.
     """
     return {need: _need(nodes.get(need)) for need in workflow.jobs[key].needs}
+
+
+def condition_scope(
+    workflow: Workflow,
+    nodes: Mapping[str, NodeState],
+    contexts: Mapping[str, Any],
+    key: str,
+    *,
+    cancelled: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The contexts and functions that the `if` of a job sees, for who explains what it came to."""
+    decision, job = _Decision(workflow, nodes, contexts, cancelled), workflow.jobs[key]
+    return decision._job_contexts(job), decision._functions(job)
 
 
 def _need(node: NodeState | None) -> dict[str, Any]:

@@ -31,8 +31,12 @@ class Site:
         self.drained = []
         self.api = Api(
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
-            state_directory=folder, clock=lambda: 1000.0,
+            explain=self.explain, state_directory=folder, clock=lambda: 1000.0,
         )  # fmt: skip
+
+    async def explain(self, run):
+        await trio.lowlevel.checkpoint()
+        return {"explained": run.id}
 
     async def plan(self):
         await self.ledger.accept_delivery(Delivery(id="d-1", event="push", body=b"{}", received=1.0))
@@ -87,6 +91,13 @@ async def test_a_run_is_shown_with_its_jobs(site):
     assert [run.id for run in await site.api.runs(10, None, "o/r")] == [site.run]
     with pytest.raises(LookupError, match="no run 99"):
         await site.api.run(99)
+
+
+async def test_a_run_is_explained(site):
+    """The run that is meant is found first; an unknown one is said to be unknown."""
+    assert await site.api.explain(site.run) == {"explained": site.run}
+    with pytest.raises(LookupError, match="no run 99"):
+        await site.api.explain(99)
 
 
 async def test_cancel_is_recorded_and_passed_on(site):

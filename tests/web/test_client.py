@@ -46,6 +46,7 @@ async def test_every_verb_asks_its_path(served):
         assert client.runs() == [1, 2]
         client.runs(5, 9, "o/r")
         assert client.run(5) == {"path": "runs/5"}
+        client.explain(5)
         client.log(5, 9)
         client.log(5, 9, 100, 30)
         client.cancel(5)
@@ -58,6 +59,7 @@ async def test_every_verb_asks_its_path(served):
         ("GET", "/v1/runs?limit=20"),
         ("GET", "/v1/runs?limit=5&before=9&repository=o%2Fr"),
         ("GET", "/v1/runs/5"),
+        ("GET", "/v1/runs/5/explain"),
         ("GET", "/v1/runs/5/jobs/9/log?offset=0&wait=0"),
         ("GET", "/v1/runs/5/jobs/9/log?offset=100&wait=30"),
         ("POST", "/v1/runs/5/cancel"),

@@ -42,6 +42,10 @@ class Recorded:
         self._ask("run", run)
         return RunView(run=RUN, jobs=(JOB,))
 
+    async def explain(self, run):
+        self._ask("explain", run)
+        return {"jobs": []}
+
     async def log(self, run, job, offset, wait):
         self._ask("log", run, job, offset, wait)
         return LogView(text="line\n", next=5, end=False)
@@ -142,3 +146,10 @@ async def test_a_wrong_request_asks_for_nothing(api, client, method, path, statu
     answer = await client.open(path, method=method)
     assert (answer.status_code, api.asked) == (status, [])
     assert (await answer.get_json())["error"]
+
+
+async def test_a_run_is_explained(client, api):
+    """The explanation has an address of its own below the run."""
+    answer = await client.get("/v1/runs/5/explain")
+    assert (answer.status_code, await answer.get_json()) == (200, {"jobs": []})
+    assert api.asked == [("explain", 5)]
