@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": "evaluate.evaluate",
     "connect": "connect.connect",
     "send": "send.send",
+    "secret": "secret.commands",
     "image": "image.commands",
     "config": "configuration.commands",
     "doctor": "doctor.doctor",
