@@ -26,8 +26,9 @@ from runnerd.store.progress import nodes
 from runnerd.store.recovery import ATTEMPTS
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
-from runnerd.workflow import graph
+from runnerd.workflow import graph, value_of
 from runnerd.workflow.model import ExpressionError, Workflow, WorkflowErrors
+from runnerd.workflow.naming import named_secrets
 
 _log = log.get("executor")
 
@@ -47,7 +48,6 @@ class Site(Protocol):
     """What jobs reach; None leaves their machines as they are."""
     server_url: str
     api_url: str
-    secrets: Mapping[str, str]
     variables: Mapping[str, str]
     environment: Mapping[str, str]
     """Environment variables of every job, which a workflow's own `env` overrides."""
@@ -58,6 +58,15 @@ class Site(Protocol):
     allow_emulated_forks: bool
     """Whether strangers' code may run on machines that are no security boundary."""
 
+    async def secrets_for(
+        self, run: RunRecord, named: frozenset[str] | None, environment: str
+    ) -> Mapping[str, str]:
+        """The secrets a job of this run may have, of those it can name (None: any).
+
+        `environment` is the name of the environment the job is for, or empty. Raises `NoSecrets`.
+        """
+        ...
+
     def image_for(self, labels: tuple[str, ...]) -> str | None:
         """The image that claims these labels, or None."""
         ...
@@ -65,6 +74,10 @@ class Site(Protocol):
     def open_log(self, run: RunRecord, job: JobRecord) -> AbstractAsyncContextManager[LogSink]:
         """Where the job's log goes."""
         ...
+
+
+class NoSecrets(Exception):
+    """The host's secrets cannot be read; the sentence says what to do and holds no value."""
 
 
 class Attempt:
@@ -244,6 +257,12 @@ class Attempts:
             default_timeout_minutes=self._site.job_minutes,
             cancel_minutes=self._site.cancel_minutes,
         )
+        try:
+            secrets = await self._site.secrets_for(
+                run, named_secrets(workflow, job), _environment(job.environment, contexts)
+            )
+        except NoSecrets as problem:
+            return JobResult(outcome=Outcome.INFRA_ERROR, reason=f"its secrets cannot be had: {problem}")
         started = self._clock()
         with log.context(machine=machine.id):
             _log.info("job starts", repository=run.repository, name=row.name)
@@ -254,7 +273,7 @@ class Attempts:
                     checkout=self._site.checkout,
                     log=sink,
                     observer=_Observer(self._ledger, row.id, epoch),
-                    secrets={} if run.event.fork else self._site.secrets,
+                    secrets=secrets,
                     cancel=attempt.cancel,
                     network=self._site.network,
                     clock=self._clock,
@@ -263,6 +282,15 @@ class Attempts:
         if result.outcome is Outcome.CANCELLED and attempt.reason:
             return msgspec.structs.replace(result, reason=attempt.reason)
         return result
+
+
+def _environment(written: Any, contexts: Mapping[str, Any]) -> str:
+    """The name of the environment a job says it is for; empty for none, and where it cannot be told."""
+    name = written.get("name") if isinstance(written, Mapping) else written
+    try:
+        return str(value_of(name, contexts) or "")
+    except ExpressionError:
+        return ""
 
 
 def blame(error: Exception) -> str:

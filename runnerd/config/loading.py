@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgspec
 
 from runnerd.config import paths, places, words
-from runnerd.config.sections import REPOSITORY, Config, Image, Repository, Secret, Setting
+from runnerd.config.sections import NAME, REPOSITORY, Config, Image, Repository, Secret, SecretRule, Setting
 
 FILE_LIMIT = 1 << 20
 SECRET_LIMIT = 1 << 16
@@ -106,14 +106,16 @@ class _Loading:
         sections: dict[str, Any] = {}
         known: list[str] = []
         for field in msgspec.structs.fields(Config):
-            if typing.get_origin(field.type) is Mapping:
-                item = Image if field.name == "images" else Repository
-                sections[field.name] = self._named(field.name, item, field.default_factory())
+            if field.name == "variables":
+                sections[field.name] = self._variables(field.name)
+            elif typing.get_origin(field.type) is Mapping:
+                item = typing.get_args(field.type)[1]
+                sections[field.name] = self._named(field.encode_name, item, field.default_factory())
             elif isinstance(field.default, msgspec.Struct):
                 sections[field.name] = self._section((field.name,), field.default, self._table((field.name,)))
             else:
                 continue
-            known.append(field.name)
+            known.append(field.encode_name)
         self._unknown((), self.table, known)
         self._unknown_variables()
         from runnerd.log import LEVELS  # brings structlog, which a client's command does without
@@ -154,10 +156,29 @@ class _Loading:
             path = (name, key)
             if item is Repository and not REPOSITORY.fullmatch(key):
                 self._problem(self._place(path), f"{key!r} is not a repository's full name (owner/name)")
+            if item is SecretRule and (not NAME.fullmatch(key) or key.upper().startswith("GITHUB_")):
+                self._problem(self._place(path), f"{key!r} cannot be a secret's name: see `runnerd secret`")
             built[key] = self._section(path, defaults.get(key) or item(), self._table(path))
             if isinstance(built[key], Image) and not cast(Image, built[key]).labels:
                 self._problem(self._place(path), f"image {key!r} claims no labels, so no job would get it")
         return built
+
+    def _variables(self, section: str) -> dict[str, str]:
+        """Read the section whose keys are anybody's: the variables of jobs."""
+        found: dict[str, str] = {}
+        for key, value in self._table((section,)).items():
+            path = (section, key)
+            if not NAME.fullmatch(key) or key.upper().startswith("GITHUB_"):
+                self._problem(self._place(path), f"{key!r} cannot be a variable's name: letters, digits, _")
+            elif not isinstance(value, str):
+                self._problem(self._place(path), f"{section}.{key} must be a string, not {value!r}")
+            else:
+                found[key] = value
+                line, _ = places.nearest(self.places, path)
+                self.settings.append(
+                    Setting(f"{section}.{key}", words.shown(value), f"file {self.path}:{line}")
+                )
+        return found
 
     def _section(self, path: places.Path, default: T, table: Mapping[str, Any]) -> T:
         fields = msgspec.structs.fields(type(default))
@@ -185,7 +206,7 @@ class _Loading:
     def _source(self, path: places.Path, secret: bool, table: Mapping[str, Any]) -> _Source | None:
         """Find what decides one key: the first of flag, environment and file that names it."""
         key = ".".join(path)
-        names = [] if path[0] == "repositories" else [_variable(path)]
+        names = [] if path[0] in ("repositories", "secrets") else [_variable(path)]
         names += [ORIGINAL[key]] if key in ORIGINAL else []
         self.variables.update(names)
         if secret:

@@ -19,6 +19,8 @@ from msgspec import Meta
 _PART = r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,99}"
 REPOSITORY = re.compile(rf"(?!\.\.?/){_PART}/(?!\.\.?$){_PART}")
 """A full name `owner/name`, safe as a folder and as a part of an address."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+"""What a secret or a variable of jobs may be called, but for GITHUB_."""
 
 DEFAULT_LABELS = (
     "self-hosted",
@@ -152,6 +154,15 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     network_allow: tuple[HostPattern, ...] = ()
 
 
+class SecretRule(msgspec.Struct, frozen=True, kw_only=True):
+    """`[secrets.NAME]`: which jobs may have a secret; each list that is not empty has to match."""
+
+    repositories: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
+
+
 class Match(msgspec.Struct, frozen=True, kw_only=True):
     """`[match]`: which jobs are ours."""
 
@@ -283,6 +294,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     webhook: Webhook = Webhook()
     forge: Forge = Forge()
     repositories: Mapping[str, Repository] = msgspec.field(default_factory=dict)
+    secret_rules: Mapping[str, SecretRule] = msgspec.field(default_factory=dict, name="secrets")
+    """`[secrets]`"""
+    variables: Mapping[str, str] = msgspec.field(default_factory=dict)
     match: Match = Match()
     pool: Pool = Pool()
     machines: Machines = Machines()

@@ -49,6 +49,7 @@ from runnerd.planning.planner import Planner
 from runnerd.planning.schedules import Schedules
 from runnerd.reading.process import Reader
 from runnerd.store.ledger import CannotOpen, Ledger, LedgerUnavailable, open_ledger
+from runnerd.store.secrets import Secrets
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
 from runnerd.web import listeners
@@ -131,6 +132,11 @@ async def open_forge(config: Config) -> AsyncIterator[Forge | None]:
             yield github
 
 
+def _given_by_systemd() -> Path | None:
+    given = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(given) if given else None
+
+
 async def _credential(config: Config, forge: Forge | None, repository: str) -> tuple[str, str] | None:
     """The forge's token opens the forge's own repositories; a remote elsewhere never sees it."""
     if forge is None or not config.remote_of(repository).startswith(config.forge.server.rstrip("/") + "/"):
@@ -171,6 +177,7 @@ class _Daemon:
             state=config.state_directory,
             clock=time.time,
             foreign_is_failure=config.match.mode == "all",
+            store=Secrets(config.state_directory / "secrets", _given_by_systemd()),
         )
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(

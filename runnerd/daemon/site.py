@@ -6,12 +6,20 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
+
+from runnerd.actors.attempt import NoSecrets
 from runnerd.config import Config
 from runnerd.daemon.network import JobNetwork
 from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.machines.labels import image_for
 from runnerd.model import JobRecord, RunRecord
 from runnerd.store.logs import JobLog, log_path
+from runnerd.store.secrets import SecretError, Secrets
+from runnerd.trust.grants import granted, strangers
+
+SWITCHES = frozenset({"ACTIONS_STEP_DEBUG", "ACTIONS_RUNNER_DEBUG"})
+"""Secrets that jobs have without naming them: they are wishes about the log."""
 
 
 class Site:
@@ -26,6 +34,7 @@ class Site:
         clock: Callable[[], float],
         foreign_is_failure: bool,
         secrets: Mapping[str, str] | None = None,
+        store: Secrets | None = None,
         variables: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -33,14 +42,16 @@ class Site:
         self.network: Network | None = JobNetwork(config)
         self.server_url = config.forge.server
         self.api_url = config.forge.api
-        self.secrets: Mapping[str, str] = dict(secrets or {})
-        self.variables: Mapping[str, str] = dict(variables or {})
+        self.variables: Mapping[str, str] = {**config.variables, **(variables or {})}
         self.environment: Mapping[str, str] = dict(environment or {})
         self.foreign_is_failure = foreign_is_failure
         self.workflow_folders = config.workflow_folders
         self.allow_emulated_forks = config.machines.allow_emulated_forks
         self.job_minutes = config.executor.default_timeout_minutes
         self.cancel_minutes = config.executor.cancel_minutes
+        self._secrets = {name.upper(): value for name, value in (secrets or {}).items()}
+        self._store = store
+        self._rules = config.secret_rules
         self._labels = {name: image.labels for name, image in config.images.items()}
         self._limits = config.logs
         self._state = state
@@ -49,6 +60,31 @@ class Site:
     def image_for(self, labels: tuple[str, ...]) -> str | None:
         """The image that claims these labels, or None."""
         return image_for(self._labels, labels)
+
+    async def secrets_for(
+        self, run: RunRecord, named: frozenset[str] | None, environment: str
+    ) -> Mapping[str, str]:
+        """Those given for this host, and of those that are kept the ones whose rules hold; see `Site`."""
+        if strangers(run.event):
+            return {}
+        given = self._secrets
+        if named is not None:
+            named |= SWITCHES
+            given = {name: value for name, value in given.items() if name in named}
+        if self._store is None:
+            return given
+        try:
+            kept = await trio.to_thread.run_sync(self._kept, self._store, run, named, environment)
+        except SecretError as problem:
+            raise NoSecrets(str(problem)) from None
+        return {**kept, **given}
+
+    def _kept(
+        self, store: Secrets, run: RunRecord, named: frozenset[str] | None, environment: str
+    ) -> dict[str, str]:
+        names = store.names(run.repository)
+        names = names if named is None else names & named
+        return store.values(run.repository, granted(names, self._rules, run.event, environment))
 
     @asynccontextmanager
     async def open_log(self, run: RunRecord, job: JobRecord) -> AsyncIterator[LogSink]:

@@ -25,12 +25,15 @@ async def test_strangers_code_is_refused_by_machines_that_do_not_hold_it(world):
     assert run.outcome is Outcome.SUCCESS
 
 
-async def test_strangers_code_gets_no_secret(world):
-    """The same workflow sees the secret in a push and nothing in a fork's pull request."""
+async def test_a_job_asks_for_the_secrets_it_can_name(world):
+    """And for its environment; what it is given reaches the step that names it."""
     await world.machines()
     world.host.secrets = {"TOKEN": "open sesame"}
     await world.executor()
-    text = flow(build="steps: [{run: x, env: {T: '<${{ secrets.TOKEN }}>'}}]")
+    text = flow(
+        build='environment: {name: "${{ github.ref_name }}"}, '
+        "steps: [{run: x, env: {T: '<${{ secrets.TOKEN }}>'}}]"
+    )
     seen = []
     real = Succeeds.exec
 
@@ -41,8 +44,22 @@ async def test_strangers_code_gets_no_secret(world):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Succeeds, "exec", exec)
         await world.go(text)
-        await world.go(text, event=push_event(name="pull_request", number=3, fork=True))
-    assert [each for each in seen if each is not None] == ["<open sesame>", "<>"]
+    assert [each for each in seen if each is not None] == ["<open sesame>"]
+    assert world.host.asked == [("push", frozenset({"TOKEN"}), "main")]
+
+
+async def test_a_host_without_its_secrets_runs_no_job(world, monkeypatch):
+    """That is our fault, never a job that runs without them."""
+
+    async def refused(run, named, environment):
+        raise attempt.NoSecrets("/x may be read by others")
+
+    await world.machines()
+    monkeypatch.setattr(world.host, "secrets_for", refused)
+    await world.executor()
+    run, jobs = await world.go(ONE_JOB)
+    assert run.outcome is Outcome.INFRA_ERROR
+    assert "may be read by others" in jobs["build"].reason
 
 
 async def test_a_pool_that_went_down_is_asked_again(world):

@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.reading",
         "runnerd.store",
     ),
+    "runnerd.trust": (*EVERYBODY, "runnerd.workflow"),
     "runnerd.supervise": (*EVERYBODY, "runnerd.messages"),
     "runnerd.actors": (
         *EVERYBODY,
@@ -45,6 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.workflow",
         "runnerd.jobs",
         "runnerd.planning",
+        "runnerd.trust",
         *(f"runnerd.{room}" for room in ROOMS),
     ),
     "runnerd.daemon": (
@@ -56,6 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.workflow",
         "runnerd.jobs",
         "runnerd.planning",
+        "runnerd.trust",
         "runnerd.actors",
         *(f"runnerd.{room}" for room in ROOMS),
     ),

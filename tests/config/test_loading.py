@@ -292,3 +292,16 @@ def test_network_settings(tmp_path: Path) -> None:
     )
     network = load(write(tmp_path, f"[network]\nopen = {ranges}\nallow = {hosts}\n"), environ=HOME).network
     assert (len(network.open), len(network.allow)) == (4, 3)
+
+
+def test_secrets_have_rules_and_variables_have_values(tmp_path: Path) -> None:
+    """Names are the operator's own, but those that GitHub keeps for itself; all else is checked."""
+    path = tmp_path / "config.toml"
+    path.write_text('[secrets.KEY]\nbranches = ["main"]\n[variables]\nLEVEL = "3"\n')
+    config = load(path, environ=HOME)
+    assert config.secret_rules["KEY"].branches == ("main",)
+    assert config.variables == {"LEVEL": "3"}
+    path.write_text(
+        '[secrets.GITHUB_TOKEN]\n[secrets.KEY]\nbranch = "x"\n[variables]\nA = 3\ngithub_x = "a"\n'
+    )
+    assert len(problems(path)) == 4

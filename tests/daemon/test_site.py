@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from runnerd.actors.attempt import NoSecrets
 from runnerd.config import load
 from runnerd.daemon.site import Site
+from runnerd.model import Actor, Event, Repository
+from runnerd.store.secrets import Secrets
 
 CONFIG = """
 [images.default]
@@ -15,6 +18,8 @@ labels = ["self-hosted", "linux", "big"]
 [executor]
 default_timeout_minutes = 7
 cancel_minutes = 2
+[secrets.GUARDED]
+environments = ["production"]
 [logs]
 job_limit = 100000
 step_limit = 20000
@@ -54,10 +59,57 @@ def test_what_is_configured_reaches_the_jobs(config, tmp_path):
     plain = site(config, tmp_path)
     assert (plain.job_minutes, plain.cancel_minutes) == (7, 2)
     assert (plain.server_url, plain.api_url) == ("https://github.com", "https://api.github.com")
-    assert (plain.secrets, plain.variables, plain.environment) == ({}, {}, {})
+    assert (plain.variables, plain.environment) == ({}, {})
     assert (plain.foreign_is_failure, plain.allow_emulated_forks) == (False, False)
-    given = site(config, tmp_path, secrets={"A": "b"}, variables={"C": "d"}, foreign_is_failure=True)
-    assert (given.secrets, given.variables, given.foreign_is_failure) == ({"A": "b"}, {"C": "d"}, True)
+    given = site(config, tmp_path, variables={"C": "d"}, foreign_is_failure=True)
+    assert (given.variables, given.foreign_is_failure) == ({"C": "d"}, True)
+
+
+def run_of(**event):
+    return SimpleNamespace(repository="octo/hello", event=push_event(**event))
+
+
+def push_event(**fields):
+    known = {
+        "delivery": "d",
+        "name": "push",
+        "repository": Repository(id=5, full_name="octo/hello"),
+        "sender": Actor(id=1, login="ada"),
+        "ref": "refs/heads/main",
+    }
+    return Event(**{**known, **fields})
+
+
+async def test_a_job_gets_the_secrets_it_names_and_no_other(config, tmp_path):
+    """Of those kept and those given on the command line alike; all where it may name any."""
+    store = Secrets(tmp_path / "secrets")
+    for name in ("A", "B", "GUARDED"):
+        store.set(name, f"value of {name}")
+    here = site(config, tmp_path, secrets={"given": "g"}, store=store)
+    assert await here.secrets_for(run_of(), frozenset({"A", "NONE"}), "") == {"A": "value of A"}
+    assert await here.secrets_for(run_of(), frozenset({"GIVEN"}), "") == {"GIVEN": "g"}
+    assert set(await here.secrets_for(run_of(), None, "")) == {"A", "B", "GIVEN"}
+    assert set(await here.secrets_for(run_of(), None, "production")) == {"A", "B", "GUARDED", "GIVEN"}
+
+
+async def test_a_stranger_gets_no_secret_by_any_way(config, tmp_path):
+    """Neither by name nor as a whole, nor by naming an environment."""
+    store = Secrets(tmp_path / "secrets")
+    store.set("A", "x")
+    here = site(config, tmp_path, secrets={"B": "y"}, store=store)
+    for named in (None, frozenset({"A", "B"})):
+        stranger = run_of(name="pull_request", fork=True, ref="refs/pull/3/merge")
+        assert await here.secrets_for(stranger, named, "production") == {}
+
+
+async def test_secrets_that_cannot_be_read_are_a_fault_of_the_host(config, tmp_path):
+    """A file that others may read is not used; nothing of it is said."""
+    store = Secrets(tmp_path / "secrets")
+    store.set("A", "hunter2")
+    (tmp_path / "secrets/shared/A").chmod(0o640)
+    with pytest.raises(NoSecrets, match="chmod") as caught:
+        await site(config, tmp_path, store=store).secrets_for(run_of(), None, "")
+    assert "hunter2" not in str(caught.value)
 
 
 async def test_a_jobs_log_is_whole_when_it_is_left(config, tmp_path):
