@@ -13,6 +13,9 @@ from runnerd.store.errors import IllegalTransition
 from runnerd.store.records import Delivery, DeliveryRecord, DeliveryState
 from runnerd.store.tables import deliveries
 
+SHARES = 40
+"""How many repositories a long backlog has room for at least, each with its oldest."""
+
 Accepted = Literal["accepted", "duplicate", "held"]
 
 
@@ -26,6 +29,24 @@ _pending = (
     .limit(sa.bindparam("limit"))
 )
 _backlog = _pending.add_columns(deliveries.c.repository)
+_ranked = (
+    sa.select(
+        deliveries.c.id,
+        deliveries.c.repository,
+        deliveries.c.received,
+        sa.func.row_number()
+        .over(partition_by=deliveries.c.repository, order_by=(deliveries.c.received, deliveries.c.id))
+        .label("rank"),
+    )
+    .where(deliveries.c.state == DeliveryState.PENDING)
+    .subquery()
+)
+_fair = (
+    sa.select(_ranked.c.id, _ranked.c.repository)
+    .where(_ranked.c.rank <= sa.bindparam("share"))
+    .order_by(_ranked.c.received, _ranked.c.id)
+    .limit(sa.bindparam("limit"))
+)
 _held = (
     sa.select(deliveries.c.id, deliveries.c.repository, deliveries.c.received, deliveries.c.remark)
     .where(deliveries.c.state == DeliveryState.HELD)
@@ -102,8 +123,11 @@ def pending(connection: sa.Connection, limit: int) -> list[str]:
 
 
 def backlog(connection: sa.Connection, limit: int) -> list[tuple[str, str]]:
-    """The same, each with its repository."""
-    return [(row.id, row.repository) for row in connection.execute(_backlog, {"limit": limit})]
+    """The same, each with its repository. Where there are more, no repository's flood hides another's."""
+    rows = connection.execute(_backlog, {"limit": limit}).all()
+    if len(rows) == limit:
+        rows = connection.execute(_fair, {"limit": limit, "share": max(1, limit // SHARES)}).all()
+    return [(row.id, row.repository) for row in rows]
 
 
 def newest_pushes(connection: sa.Connection) -> list[str]:

@@ -140,7 +140,10 @@ class Ledger:
         return await self._read(partial(deliveries.pending, limit=limit))
 
     async def backlog(self, limit: int) -> list[tuple[str, str]]:
-        """Id and repository (empty where none is known) of each pending delivery, oldest first."""
+        """Id and repository (empty where none is known) of pending deliveries, oldest first.
+
+        Where there are more than `limit`, the oldest few of each repository.
+        """
         return await self._read(partial(deliveries.backlog, limit=limit))
 
     async def try_delivery(self, id: str) -> int:

@@ -277,3 +277,12 @@ async def test_a_body_that_came_before_runs_with_a_remark_where_nobody_can_be_as
     assert (await site.post(PUSH, delivery="d-2")).status_code == 202
     assert "as delivery d-1" in (await site.ledger.delivery("d-2")).remark
     assert len(site.hints()) == 2
+
+
+async def test_two_hooks_with_one_event_are_one_delivery(site):
+    """A repository's webhook and an App's send the same id: the second is a duplicate, whatever its body."""
+    assert (await site.post(PUSH, x_github_hook_id="1")).status_code == 202
+    again = await site.post(PUSH | {"installation": {"id": 9}}, x_github_hook_id="2")
+    assert (again.status_code, again.json()["status"]) == (200, "duplicate")
+    assert site.hints() == [DeliveryAccepted("d-1")]
+    assert (await site.ledger.delivery("d-1")).hook_id == "1"

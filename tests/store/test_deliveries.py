@@ -113,3 +113,19 @@ def test_a_known_body_nobody_can_be_asked_about_is_taken_with_a_remark(desk):
     assert desk.deliver("d3", body=b"same", repeated="fine") == "accepted"
     assert "as delivery d1; the forge could not be asked" in deliveries.find(desk.connection, "d2").remark
     assert deliveries.find(desk.connection, "d3").remark == ""
+
+
+def test_a_flood_of_one_repository_hides_no_other(desk):
+    """When more is pending than is looked at, each repository has its oldest in the look."""
+    for number in range(120):
+        desk.deliver(f"flood{number:03}", received=float(number), repository="o/flood")
+    for number in range(3):
+        desk.deliver(f"small{number}", received=1000.0 + number, repository=f"o/small{number % 2}")
+    assert deliveries.backlog(desk.connection, 80) == [
+        ("flood000", "o/flood"),
+        ("flood001", "o/flood"),
+        ("small0", "o/small0"),
+        ("small1", "o/small1"),
+        ("small2", "o/small0"),
+    ]
+    assert len(deliveries.backlog(desk.connection, 1000)) == 123
