@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench import acknowledge, flow, machines, parse, status
+from bench import acknowledge, flow, hostile, machines, parse, status
 from bench.daemon import ROOT, STATE
 from bench.results import Figures, machine, table, write
 
@@ -21,7 +21,7 @@ def main(wanted: list[str]) -> None:
     if {"machines", "flow"} & set(groups):
         _ensure_image()
     if "parse" in groups:
-        figures |= parse.measure()
+        figures |= parse.measure() | hostile.measure()
     if "machines" in groups:
         figures |= machines.measure()
     if "flow" in groups:
