@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,7 +84,28 @@ def read(path: Path, name: str) -> tuple[Workflow | None, tuple[Problem, ...]]:
         workflow = load(text, path=name, resolve=beside(path))
     except WorkflowErrors as errors:
         return None, tuple(errors.problems)
-    return workflow, workflow.unsupported
+    problems = (*workflow.unsupported, *workflow.warnings, *unknown_zones(workflow))
+    return workflow, tuple(sorted(problems, key=lambda each: (each.line, each.column)))
+
+
+def unknown_zones(workflow: Workflow) -> Iterator[Problem]:
+    """Yield a warning for each schedule whose time zone this host does not have: it would never start."""
+    from zoneinfo import ZoneInfo
+
+    from runnerd.workflow import Problem
+
+    for trigger in workflow.triggers:
+        for cron, zone in trigger.schedules:
+            try:
+                ZoneInfo(zone)
+            except (LookupError, ValueError, OSError):
+                yield Problem(
+                    path=workflow.path,
+                    line=trigger.place.line,
+                    column=trigger.place.column,
+                    severity="warning",
+                    message=f"the schedule {cron!r} never starts here: there is no time zone {zone!r}",
+                )
 
 
 def beside(path: Path) -> Callable[[str], str]:

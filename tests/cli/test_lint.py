@@ -100,3 +100,16 @@ def test_large_file(tmp_path: Path) -> None:
     workflow, (problem,) = lint.read(path, "a.yml")
     assert workflow is None
     assert "larger than" in problem.message
+
+
+def test_warnings_are_shown_and_harm_nothing(invoke, folder: Path) -> None:
+    """What GitHub takes and is most likely not meant is said, in the order of the file; the status stays 0."""
+    zone = "on: {schedule: [{cron: '0 3 * * *', timezone: Mars/Olympus}]}\n"
+    condition = "    if: ${{ github.ref }} == 'x'\n    runs-on"
+    (folder / "a.yml").write_text(GOOD.replace("on: push\n", zone).replace("    runs-on", condition))
+    result = invoke("lint")
+    first, second = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert first.startswith(".github/workflows/a.yml:1:")
+    assert "there is no time zone 'Mars/Olympus'" in first
+    assert "warning: text around an expression" in second
