@@ -103,7 +103,7 @@ def test_large_file(tmp_path: Path) -> None:
 
 
 def test_warnings_are_shown_and_harm_nothing(invoke, folder: Path) -> None:
-    """What GitHub takes and is most likely not meant is said, in the order of the file; the status stays 0."""
+    """What GitHub takes and is most likely not meant is said, in the file's order; the status stays 0."""
     zone = "on: {schedule: [{cron: '0 3 * * *', timezone: Mars/Olympus}]}\n"
     condition = "    if: ${{ github.ref }} == 'x'\n    runs-on"
     (folder / "a.yml").write_text(GOOD.replace("on: push\n", zone).replace("    runs-on", condition))

@@ -66,7 +66,8 @@ FIXED = {
     "string": "x",
     "non-empty-string": "a b",
 }
-LEFT_OUT = ("needs", "snapshot", "exclude", "branches-ignore", "tags-ignore", "paths-ignore")
+LEFT_OUT = ("needs", "exclude")
+"""Keys whose values must name what stands elsewhere in the file."""
 
 
 class Generator:
@@ -74,10 +75,11 @@ class Generator:
 
     def __init__(self, definitions, seed):
         self.definitions, self.choose, self.count = definitions, random.Random(seed), 0
-        self.closed = []
+        self.closed, self.used = [], set()
 
     def value(self, name):
         """One value of the definition with that name."""
+        self.used.add(name)
         if name in FIXED:
             return FIXED[name]
         definition = self.definitions[name]
@@ -107,7 +109,8 @@ class Generator:
         for key, entry in mapping.get("properties", {}).items():
             required = isinstance(entry, dict) and entry.get("required", False)
             wanted = required or (key not in LEFT_OUT and self.choose.random() < 0.6)
-            if wanted or (key == "image" and "container" in name):
+            opposite = key.endswith("-ignore") and key.removesuffix("-ignore") in out
+            if (wanted and not opposite) or (key == "image" and "container" in name):
                 out[key] = self.value(entry["type"] if isinstance(entry, dict) else entry)
         for _ in range(self.choose.randint(1, 2) if "loose-key-type" in mapping else 0):
             self.count += 1
@@ -122,19 +125,39 @@ class Generator:
         return out
 
 
+def reachable(definitions, name="workflow-root-strict", found=None):
+    """Every definition that a workflow file can come to, but for what is inside a fixed value."""
+    found = set() if found is None else found
+    if name in definitions and name not in found:
+        found.add(name)
+        definition = definitions[name] if name not in FIXED else {}
+        mapping = definition.get("mapping", {})
+        properties = [value for key, value in mapping.get("properties", {}).items() if key not in LEFT_OUT]
+        for each in (
+            *definition.get("one-of", ()),
+            *([definition["sequence"]["item-type"]] if "sequence" in definition else ()),
+            *(entry["type"] if isinstance(entry, dict) else entry for entry in properties),
+            *(mapping[key] for key in ("loose-key-type", "loose-value-type") if key in mapping),
+        ):
+            reachable(definitions, each, found)
+    return found
+
+
 @pytest.fixture(scope="session")
 def generated(reference):
     """Several hundred seeded files that use the whole schema: (text, whether it is valid)."""
     definitions = reference("workflow-v1.0.json")["definitions"]
-    files = []
+    files, used = [], set()
     for seed in range(400):
         generator = Generator(definitions, seed)
         root = generator.value("workflow-root-strict")
         if not root["on"]:
             root["on"] = "push"
+        used |= generator.used
         files.append((json.dumps(root), True))
         generator.choose.choice([each for each in generator.closed if each])["qqqqq"] = "x"
         broken = json.dumps(root)
         if broken != files[-1][0]:
             files.append((broken, False))
+    assert reachable(definitions) - used == set()
     return files

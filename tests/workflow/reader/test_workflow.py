@@ -84,7 +84,7 @@ def test_the_places_of_problems_are_github_s(reference):
 
 
 def test_files_made_from_the_schema_get_the_right_verdict(generated, problems):
-    """Hundreds of files that use every definition: the valid are taken, one wrong key is the only problem found."""
+    """Hundreds of files that use every reachable definition: the valid are taken, one wrong key is the only problem found."""
     features = frozenset(("containers", "services"))
     wrong = [
         (text, found)
