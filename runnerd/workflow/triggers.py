@@ -18,7 +18,8 @@ MAX_FILES = 300
 """Only the first so many changed files are compared with path filters."""
 
 _SKIP_WORDS = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]")
-_SKIP_TRAILER = re.compile(r"\n\n\s*\n?skip-checks:\s*true\s*\Z", re.IGNORECASE)
+_SKIP_TRAILER = re.compile(r"\n[ \t]*\n(?:[\w-]+:[^\n]*\n)*skip-checks:[ \t]*true\s*\Z", re.IGNORECASE)
+"""The last of the trailers, which a blank line keeps apart from the message."""
 _ZERO = re.compile(r"0{40,64}").fullmatch
 _PULL_REQUESTS = ("pull_request", "pull_request_target")
 

@@ -110,12 +110,15 @@ def test_verdicts(on, event, payload, files, reason):
         ("[no ci]", "[no ci]"),
         ("a\n\nskip-checks: true", "skip-checks: true"),
         ("a\n\nskip-checks:true\n", "skip-checks: true"),
+        ("a\n\nSigned-off-by: b <c>\nskip-checks: true\n", "skip-checks: true"),
+        ("a\n\nskip-checks: true\nSigned-off-by: b <c>", None),
+        ("a\n\nand so on\nskip-checks: true", None),
         ("a\nskip-checks: true", None),
         ("skip ci", None),
     ],
 )
 def test_skip_markers(message, marker):
-    """Five words anywhere, and one trailer behind an empty line."""
+    """Five words anywhere, and one trailer, which is the last behind an empty line."""
     assert skip_marker(message) == marker
     payload = push(head_commit={"message": message})
     assert matches("push", payload, workflow("push"), None).matched is (marker is None)
@@ -191,3 +194,21 @@ def test_wrong_inputs_are_all_named():
         dispatch_inputs(INPUTS, {"zz": 1, "b": "maybe", "n": "x", "c": "q"})
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
+
+
+def test_a_schedule_starts_the_file_that_has_it():
+    """Cron, time zone and file must be those that are due; another of the same file does not count."""
+    text = "on: {schedule: [{cron: '0 3 * * *'}, {cron: '0 4 * * *', timezone: Europe/Berlin}]}\n"
+    nightly = load(text + "jobs: {a: {runs-on: x, steps: [{run: y}]}}\n", path=".github/workflows/n.yml")
+
+    def starts(cron, **more):
+        due = {"schedule": cron, "workflow": ".github/workflows/n.yml", **more}
+        return matches("schedule", due, nightly, None)
+
+    assert starts("0 3 * * *").matched
+    assert starts("0 4 * * *", timezone="Europe/Berlin").matched
+    assert not starts("0 4 * * *").matched
+    assert starts("0 5 * * *").reason == (
+        "schedule '0 5 * * *' in UTC is not among [0 3 * * *, 0 4 * * * in Europe/Berlin]"
+    )
+    assert not starts("0 3 * * *", workflow=".github/workflows/other.yml").matched
