@@ -66,7 +66,7 @@ class Reader:
         """Like `workflow.load_cached`; the event loop goes on meanwhile, whatever the text.
 
         Raises `WorkflowErrors`, also for a file that takes too long or too much memory; OSError where no
-        process can be had.
+        process can be had. That it took too long is not remembered: another time may be a better one.
         """
         found = recall(text, path, features=features)
         if found is None:
@@ -91,7 +91,7 @@ class Reader:
         try:
             question = exchange.encode(exchange.Question(text=text, path=path, features=tuple(features)))
         except UnicodeEncodeError:
-            return _refused(path, "a lone surrogate is not a character")
+            raise _refused(path, "a lone surrogate is not a character") from None
         seconds = str(math.ceil(self._timeout) + 1)
         process = await trio.lowlevel.open_process(
             [*self._command, str(self._memory), seconds],
@@ -111,7 +111,7 @@ class Reader:
             _log.warning(
                 "reading a workflow file was stopped", path=path, size=len(text), after=self._timeout
             )
-            return _refused(
+            raise _refused(
                 path,
                 f"reading the file took longer than {self._timeout:g} s and was stopped: make it simpler",
             )
@@ -119,9 +119,9 @@ class Reader:
             answer = await trio.to_thread.run_sync(exchange.answer, data, limiter=self._threads)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             _log.warning("reading a workflow file failed", path=path, status=process.returncode)
-            return _refused(
+            raise _refused(
                 path, f"the process that read the file ended without an answer ({_how(process.returncode)})"
-            )
+            ) from None
         return answer.problems if answer.workflow is None else answer.workflow
 
 
@@ -170,5 +170,5 @@ def _how(status: int | None) -> str:
     return f"exit status {status}"
 
 
-def _refused(path: str, message: str) -> tuple[Problem, ...]:
-    return (Problem(path=path, line=1, column=1, message=message),)
+def _refused(path: str, message: str) -> WorkflowErrors:
+    return WorkflowErrors((Problem(path=path, line=1, column=1, message=message),))

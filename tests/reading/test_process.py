@@ -84,6 +84,7 @@ async def test_a_reading_that_hangs_is_killed(monkeypatch):
     problem = await refused(Reader(small=0, timeout=0.2, command=SLEEPS), GOOD + "# hangs\n", "h.yml")
     assert "took longer than 0.2 s and was stopped" in problem.message
     assert gone(pids[0])
+    assert (await Reader().load(GOOD + "# hangs\n", "h.yml")).jobs  # on a calmer day
 
 
 async def test_a_reading_that_is_given_up_is_killed(monkeypatch):
