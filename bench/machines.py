@@ -13,7 +13,7 @@ import trio
 
 from bench.daemon import STATE
 from bench.results import Figures, single, spread
-from runnerd.actors.pool import PoolActor, Rules
+from runnerd.actors.pool import Kind, PoolActor, Rules
 from runnerd.machines.driver import Command, Machine, Size
 from runnerd.machines.journal import MachineNote
 from runnerd.machines.qemu import QemuDriver, open_qemu_driver
@@ -107,7 +107,7 @@ async def _leases(journal: object) -> list[float]:
     """From asking the pool to having a machine, in ms, while one is warm."""
     mailbox: Mailbox[LeaseMachine] = Mailbox(8)
     rules = Rules(min_idle=2, memory=4096, builders=BUILDERS)
-    pool = PoolActor(mailbox, partial(_driver, journal), {"default": SIZE}, rules)  # type: ignore[arg-type]
+    pool = PoolActor(mailbox, partial(_driver, journal), {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
     times = []
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)

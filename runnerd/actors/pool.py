@@ -29,6 +29,18 @@ LEASE_TIMEOUT = 5.0
 """Seconds a warm machine may take to become a job's; one that takes longer is destroyed."""
 
 
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of machine that can be asked for; what is None is as the pool's rules say."""
+
+    size: Size
+    image: str = ""
+    """The built image it boots from; empty: the one of its own name."""
+    min_idle: int | None = None
+    max_total: int = 0
+    """Machines of this kind at once; 0 sets no limit of its own."""
+    max_idle_age: float | None = None
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """The operator's limits for the pool, before the driver's overhead is known. MiB and seconds."""
 
@@ -52,14 +64,14 @@ class PoolActor:
         self,
         mailbox: Mailbox[LeaseMachine | DescribePool],
         open_driver: OpenDriver,
-        images: Mapping[str, Size],
+        kinds: Mapping[str, Kind],
         rules: Rules,
         *,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._mailbox = mailbox
         self._open_driver = open_driver
-        self._images = images
+        self._kinds = kinds
         self._rules = rules
         self._clock = clock
         self._slots: dict[str, pool.Slot] = {}
@@ -82,8 +94,8 @@ class PoolActor:
                 reaped = await driver.adopt_or_reap()
                 if reaped:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
-                for image, size in self._images.items():
-                    self._templates[image] = await driver.build_template(image, size)
+                for name, kind in self._kinds.items():
+                    self._templates[name] = await driver.build_template(kind.image or name, kind.size)
                 if driver.capabilities.emulated:
                     _log.warning("machines are emulated in software: for trusted code and tests only")
                 async with trio.open_nursery() as nursery:
@@ -228,29 +240,34 @@ class PoolActor:
             slots=tuple(self._slots.values()),
             waiting=tuple(who for who, _ in self._waiting.values()),
             failing=tuple(self._failing.values()),
-            images=tuple(self._images),
             draining=self._draining,
         )
 
     def _limits(self, driver: Driver) -> pool.Rules:
-        largest = max(size.memory for size in self._images.values())
+        rules = self._rules
         return pool.Rules(
-            min_idle=self._rules.min_idle,
-            max_total=self._rules.max_total,
-            max_idle_age=self._rules.max_idle_age,
-            memory=self._rules.memory,
-            machine_memory=largest + driver.overhead,
-            builders=self._rules.builders,
+            shelves=tuple(
+                pool.Shelf(
+                    image=name,
+                    memory=kind.size.memory + driver.overhead,
+                    min_idle=rules.min_idle if kind.min_idle is None else kind.min_idle,
+                    max_total=kind.max_total,
+                    max_idle_age=rules.max_idle_age if kind.max_idle_age is None else kind.max_idle_age,
+                )
+                for name, kind in self._kinds.items()
+            ),
+            max_total=rules.max_total,
+            memory=rules.memory,
+            builders=rules.builders,
         )
 
     def _describe(self, driver: Driver) -> PoolDescription:
         now, rules = self._clock(), self._limits(driver)
-        room = pool.capacity(rules)
         return PoolDescription(
             driver=driver.name,
             isolated=driver.capabilities.isolated,
             emulated=driver.capabilities.emulated,
-            capacity=room,
+            capacity=pool.capacity(rules),
             machines=tuple(
                 MachineLine(
                     machine=slot.machine,
@@ -263,7 +280,7 @@ class PoolActor:
             ),
             waiting=tuple(
                 WaitingLine(
-                    job=request.job, image=who.image, age=now - who.since, why=self._why(who.image, room)
+                    job=request.job, image=who.image, age=now - who.since, why=self._why(who.image, rules)
                 )
                 for who, request in self._waiting.values()
             ),
@@ -274,12 +291,13 @@ class PoolActor:
             ),
         )
 
-    def _why(self, image: str, room: int) -> str:
+    def _why(self, image: str, rules: pool.Rules) -> str:
         if image in self._failing:
             return self._failing[image].reason
-        if len(self._slots) >= room:
-            return f"all {room} places are taken"
-        return "a machine is being made"
+        slots = tuple(self._slots.values())
+        if any(slot.image == image and slot.stage is pool.Stage.BUILDING for slot in slots):
+            return "a machine is being made"
+        return pool.hindrance(slots, rules, image) or "those who came first are served first"
 
     def _ring(self) -> None:
         self._bell.set()

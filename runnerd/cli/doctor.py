@@ -65,7 +65,7 @@ def examine(settings: Config) -> Iterable[Finding]:
     yield disk(settings.state_directory)
     own = Path("/proc/self/cgroup").read_text()
     yield cgroup(own, Path("/sys/fs/cgroup"))
-    for name in settings.images:
+    for name in {wanted.uses or name: None for name, wanted in settings.images.items()}:
         yield image(name, images.current(settings.state_directory / "images", name) is not None)
     reason = settings.why_not_serve()
     yield Finding("webhook secret", "warning", reason) if reason else Finding("webhook secret", "good", "set")

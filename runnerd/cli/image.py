@@ -45,12 +45,15 @@ def list_(config: options.ConfigFile = None, state: options.State = None, json: 
     from runnerd.machines import images
 
     settings = options.load_config(config, state_directory=state)
-    built = {name: images.current(folder(settings), name) for name in settings.images}
+    built = {
+        name: images.current(folder(settings), image.uses or name) for name, image in settings.images.items()
+    }
     if json:
         show_json(
             [
                 {
-                    **(_described(image) if image else {"name": name, "digest": None}),
+                    **(_described(image) if image else {"digest": None}),
+                    "name": name,
                     "labels": list(settings.images[name].labels),
                 }
                 for name, image in built.items()
@@ -83,6 +86,7 @@ def ensure(settings: Config, name: str, *, progress: Progress, fresh: bool = Fal
 
     if name not in settings.images:
         fail(f"no image {name!r} is configured; there is {', '.join(settings.images)}")
+    name = settings.images[name].uses or name
     wanted = settings.images[name]
     recipe = images.Recipe(
         name=name, archive=Archive(suite=wanted.suite, mirror=wanted.mirror), packages=wanted.packages

@@ -161,6 +161,18 @@ class _Loading:
             built[key] = self._section(path, defaults.get(key) or item(), self._table(path))
             if isinstance(built[key], Image) and not cast(Image, built[key]).labels:
                 self._problem(self._place(path), f"image {key!r} claims no labels, so no job would get it")
+        for key, value in built.items():
+            if isinstance(value, Image) and (0 < value.memory < 128 or 0 < value.disk < 64):
+                self._problem(
+                    self._place((name, key)), f"image {key!r} needs at least 128 MiB of memory and 64 of disk"
+                )
+            if isinstance(value, Image) and value.uses:
+                base = built.get(value.uses)
+                if not isinstance(base, Image) or base.uses or value.packages:
+                    self._problem(
+                        self._place((name, key)),
+                        f"image {key!r} uses {value.uses!r}, which must have its own build and packages",
+                    )
         return built
 
     def _variables(self, section: str) -> dict[str, str]:

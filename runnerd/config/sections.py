@@ -227,9 +227,19 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """`[images.NAME]`: one guest image and the `runs-on` labels it claims."""
+    """`[images.NAME]`: one kind of machine, and the `runs-on` labels it claims.
+
+    `uses` names the table whose built image it boots from, where that is not its own.
+    """
 
     labels: tuple[str, ...] = ()
+    uses: Word = ""
+    vcpus: Annotated[int, Meta(ge=0, le=256, description="a whole number from 0 to 256")] = 0
+    memory: Annotated[int, Meta(ge=0, description="a number of MiB, 0 for that of [machines]")] = 0
+    disk: Annotated[int, Meta(ge=0, description="a number of MiB, 0 for that of [machines]")] = 0
+    min_idle: Annotated[int, Meta(ge=-1, description="a whole number from 0, or -1")] = -1
+    max_total: Count = 0
+    max_idle_age: Annotated[float, Meta(ge=0, le=31536000, description="a number of seconds from 0")] = 0.0
     packages: tuple[Word, ...] = ()
     suite: Word = "bookworm"
     mirror: Url = ""

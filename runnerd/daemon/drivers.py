@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from runnerd.actors.pool import Kind
 from runnerd.config import Config
+from runnerd.config.sections import Image
 from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
 from runnerd.machines.journal import Journal, MachineNote
 from runnerd.messages import DescribePool, LeaseMachine
@@ -107,10 +109,28 @@ def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
     return opened
 
 
-def machine_size(config: Config) -> Size:
-    """The size of every machine."""
-    machines = config.machines
-    return Size(vcpus=machines.vcpus, memory=machines.memory, disk=machines.disk)
+def machine_kinds(config: Config) -> dict[str, Kind]:
+    """What can be asked of the pool: one kind of machine per table of [images]."""
+    return {
+        name: Kind(
+            size=machine_size(config, image),
+            image=image.uses,
+            min_idle=None if image.min_idle < 0 else image.min_idle,
+            max_total=image.max_total,
+            max_idle_age=image.max_idle_age or None,
+        )
+        for name, image in config.images.items()
+    }
+
+
+def machine_size(config: Config, image: Image | None = None) -> Size:
+    """The size of an image's machines: its own numbers, and those of [machines] where it has none."""
+    machines, own = config.machines, image or Image()
+    return Size(
+        vcpus=own.vcpus or machines.vcpus,
+        memory=own.memory or machines.memory,
+        disk=own.disk or machines.disk,
+    )
 
 
 def pool_memory(config: Config, *, proc: Path = Path("/proc")) -> int:

@@ -312,14 +312,13 @@ class _Once:
         return self._interrupted
 
     def _children(self) -> list[Child]:
-        size = drivers.machine_size(self._config)
         rules = Rules(memory=drivers.pool_memory(self._config), builders=drivers.builders())
-        images = dict.fromkeys(self._config.images, size)
+        kinds = drivers.machine_kinds(self._config)
         return [
             Child(name="writer", make=lambda: WriterActor(self._ledger), close=self._ledger.close),
             Child(
                 name="pool",
-                make=lambda: PoolActor(self._pool, self._open_driver, images, rules),
+                make=lambda: PoolActor(self._pool, self._open_driver, kinds, rules),
                 close=self._pool.close,
                 policy=RestartPolicy(start_timeout=drivers.BOOT_TIMEOUT),
             ),

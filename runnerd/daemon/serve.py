@@ -229,7 +229,7 @@ class _Daemon:
         return PoolActor(
             self.pool,
             self.open_driver,
-            dict.fromkeys(self.config.images, drivers.machine_size(self.config)),
+            drivers.machine_kinds(self.config),
             Rules(
                 min_idle=pool.min_idle,
                 max_total=pool.max_total,

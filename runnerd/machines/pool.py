@@ -47,21 +47,38 @@ class Waiting(msgspec.Struct, frozen=True):
     since: float
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The operator's limits. Memory in MiB, times in seconds."""
+class Shelf(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator allows for one image. Memory in MiB, times in seconds."""
 
+    image: str
+    memory: int
+    """What one of its machines takes: guest memory and the monitor's own. Never overcommitted."""
     min_idle: int = 1
     max_total: int = 0
-    """Machines alive at once; 0 leaves it to memory alone."""
+    """Machines of it alive at once; 0 sets no limit of its own."""
     max_idle_age: float = 1200.0
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's limits. Memory in MiB."""
+
+    shelves: tuple[Shelf, ...]
+    """Every image there is, the first kept warm first."""
+    max_total: int = 0
+    """Machines alive at once; 0 leaves it to memory alone."""
     memory: int
-    """What all machines together may take, guest memory and the monitor's own."""
-    machine_memory: int
-    """What one machine takes of it. Memory is never overcommitted."""
+    """What all machines together may take."""
     builders: int = 1
     """Machines built at once: more than one per core only makes each later."""
     give_up_after: int = 3
     """Failed builds in a row after which those who wait are told why instead of waiting on."""
+
+    def shelf(self, image: str) -> Shelf:
+        """The limits of an image; raises LookupError for one there is not."""
+        for shelf in self.shelves:
+            if shelf.image == image:
+                return shelf
+        raise LookupError(image)
 
 
 class Failing(msgspec.Struct, frozen=True):
@@ -79,8 +96,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[Slot, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     failing: tuple[Failing, ...] = ()
-    images: tuple[str, ...] = ()
-    """Images to keep warm, the first most wanted."""
     draining: bool = False
 
 
@@ -120,9 +135,26 @@ def backoff(failures: int) -> float:
 
 
 def capacity(rules: Rules) -> int:
-    """How many machines may be alive at once."""
-    by_memory = max(0, rules.memory // rules.machine_memory)
+    """How many machines may be alive at once if all were of the largest kind."""
+    largest = max((shelf.memory for shelf in rules.shelves), default=1)
+    by_memory = max(0, rules.memory // largest)
     return min(by_memory, rules.max_total) if rules.max_total else by_memory
+
+
+def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
+    """Say why no further machine of this image may be alive beside these, or None when it may.
+
+    A machine that is leaving keeps its memory until it is reported gone.
+    """
+    shelf = rules.shelf(image)
+    if shelf.max_total and sum(s.image == image for s in slots) >= shelf.max_total:
+        return f"all {shelf.max_total} machines that image {image} may have are taken"
+    if rules.max_total and len(slots) >= rules.max_total:
+        return f"all {rules.max_total} machines that the pool may have are taken"
+    free = rules.memory - sum(rules.shelf(s.image).memory for s in slots)
+    if shelf.memory > free:
+        return f"a machine needs {shelf.memory} MiB and {max(0, free)} MiB of {rules.memory} MiB are free"
+    return None
 
 
 def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
@@ -130,10 +162,10 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
     Who waits is served in the order of arrival, oldest warm machine first. A leased machine is never
     touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm,
-    within capacity and the number of builders. A warm machine past its age is replaced by a younger one.
+    within memory, the limits and the number of builders. Who came first also gets memory first: a small
+    machine is not built in the room that a larger one waits for. A warm machine past its age is replaced.
     """
     actions: list[Action] = []
-    room = capacity(rules)
     warm = sorted((s for s in state.slots if s.stage is Stage.WARM), key=lambda s: s.since)
     building = [s.image for s in state.slots if s.stage is Stage.BUILDING]
     failing = {f.image: f for f in state.failing}
@@ -145,44 +177,73 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         if slot is not None:
             warm.remove(slot)
             actions.append(Lease(who.ticket, slot.machine))
-        elif room == 0:
-            actions.append(Refuse(who.ticket, _too_small(rules)))
+        elif rules.shelf(who.image).memory > rules.memory:
+            actions.append(Refuse(who.ticket, _too_small(rules, who.image)))
         elif trouble is not None and trouble.count >= rules.give_up_after:
             actions.append(Refuse(who.ticket, trouble.reason))
         else:
             unserved.append(who.image)
 
-    for slot in [s for s in warm if now - s.since > rules.max_idle_age or state.draining]:
-        warm.remove(slot)
-        actions.append(Retire(slot.machine, "draining" if state.draining else "older than max_idle_age"))
+    leaving = {s.machine for s in state.slots if s.stage is Stage.LEAVING}
+    for slot in list(warm):
+        if state.draining or now - slot.since > rules.shelf(slot.image).max_idle_age:
+            warm.remove(slot)
+            leaving.add(slot.machine)
+            actions.append(Retire(slot.machine, "draining" if state.draining else "older than max_idle_age"))
 
-    # A slot being retired keeps its memory until the actor reports it gone.
-    alive = len(state.slots)
-    wanted = _missing(unserved, building)
-    if not state.draining:
-        idle = [s.image for s in warm] + _surplus(building, unserved)
-        for image in state.images:
-            wanted += [image] * (rules.min_idle - idle.count(image))
-    if alive >= room and unserved and not building:
-        # Somebody waits and every place is taken: an idle machine of another image makes room.
-        spare = next((s for s in warm if s.image not in unserved), None)
-        if spare is not None and not any(s.stage is Stage.LEAVING for s in state.slots):
-            actions.append(Retire(spare.machine, "makes room for another image"))
-    for image in wanted:
-        trouble = failing.get(image)
-        if alive >= room or len(building) >= rules.builders:
-            break
-        if trouble is not None and now < trouble.retry_at:
-            continue
-        alive += 1
+    def tried_later(image: str) -> bool:
+        return image in failing and now < failing[image].retry_at
+
+    alive = list(state.slots)
+
+    def order(image: str) -> None:
+        alive.append(Slot(f"ordered-{len(alive)}", image, Stage.BUILDING, now))
         building.append(image)
         actions.append(Build(image))
+
+    idle = [s.image for s in warm] + _surplus(building, unserved)
+    for image in _missing(unserved, building):
+        shelf = rules.shelf(image)
+        full = shelf.max_total and sum(s.image == image for s in alive) >= shelf.max_total
+        if full or tried_later(image):
+            continue  # what others wait for does not hang on this one
+        if hindrance(alive, rules, image) is not None:
+            for machine in _spare(alive, warm, leaving, rules, image):
+                actions.append(Retire(machine, "makes room for another image"))
+            return tuple(actions)
+        if len(building) >= rules.builders:
+            return tuple(actions)
+        order(image)
+    for shelf in rules.shelves if not state.draining else ():
+        for _ in range(shelf.min_idle - idle.count(shelf.image)):
+            if len(building) >= rules.builders or tried_later(shelf.image):
+                break
+            if hindrance(alive, rules, shelf.image) is not None:
+                break
+            order(shelf.image)
     return tuple(actions)
+
+
+def _spare(
+    alive: Sequence[Slot], warm: Sequence[Slot], leaving: set[str], rules: Rules, image: str
+) -> list[str]:
+    """The fewest idle machines, oldest first, whose going makes room for one of this image.
+
+    None when room is coming anyway, and none when all of them together would not make it.
+    """
+    left = [s for s in alive if s.machine not in leaving]
+    going: list[str] = []
+    for slot in warm:
+        if hindrance(left, rules, image) is None:
+            return going
+        left.remove(slot)
+        going.append(slot.machine)
+    return going if hindrance(left, rules, image) is None else []
 
 
 def wake_at(state: State, rules: Rules, now: float) -> float | None:
     """When `decide` may say something new although nothing happened, or None."""
-    ages = [s.since + rules.max_idle_age for s in state.slots if s.stage is Stage.WARM]
+    ages = [s.since + rules.shelf(s.image).max_idle_age for s in state.slots if s.stage is Stage.WARM]
     times = [t for t in (*ages, *(f.retry_at for f in state.failing)) if t > now]
     return min(times, default=None)
 
@@ -208,8 +269,8 @@ def _surplus(building: Sequence[str], unserved: Sequence[str]) -> list[str]:
     return left
 
 
-def _too_small(rules: Rules) -> str:
+def _too_small(rules: Rules, image: str) -> str:
     return (
-        f"a machine needs {rules.machine_memory} MiB and the pool may use {rules.memory} MiB: "
-        "make [machines] memory smaller or [pool] memory_reserve lower"
+        f"a machine of image {image} needs {rules.shelf(image).memory} MiB and the pool may use "
+        f"{rules.memory} MiB: make its memory smaller or [pool] memory_reserve lower"
     )

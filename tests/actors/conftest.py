@@ -12,7 +12,7 @@ import trio
 
 from runnerd.actors.executor import ExecutorActor
 from runnerd.actors.parser import ParserActor
-from runnerd.actors.pool import PoolActor, Rules
+from runnerd.actors.pool import Kind, PoolActor, Rules
 from runnerd.git.mirror import Mirrors
 from runnerd.machines.driver import NoMachine, Size
 from runnerd.machines.fake import open_fake_driver
@@ -120,7 +120,7 @@ class Executing:
                 yield self.driver
 
         rules = Rules(min_idle=0, max_total=max_total, memory=1 << 20, builders=4)
-        actor = PoolActor(self.pool, open_driver, {"default": Size(memory=128)}, rules)
+        actor = PoolActor(self.pool, open_driver, {"default": Kind(size=Size(memory=128))}, rules)
         return await self.background(actor.run)
 
     async def executor(self):

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from runnerd.actors.pool import REAP_EVERY, PoolActor, Rules
+from runnerd.actors.pool import REAP_EVERY, Kind, PoolActor, Rules
 from runnerd.machines.driver import Capabilities, Identity, MachineLost, NoMachine, Paths, Size, Template
 from runnerd.messages import DescribePool, LeaseMachine, PoolRestarted
 from runnerd.supervise.mailbox import Mailbox
@@ -98,7 +98,7 @@ class Running:
     def __init__(self, driver, **rules) -> None:
         self.mailbox = Mailbox(16)
         limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
-        self.actor = PoolActor(self.mailbox, driver.open, {"default": SIZE}, Rules(**limits))
+        self.actor = PoolActor(self.mailbox, driver.open, {"default": Kind(size=SIZE)}, Rules(**limits))
 
     async def lease(self, job: int = 1, image: str = "default"):
         reply = Reply()
@@ -168,6 +168,37 @@ async def test_a_destroyed_machine_frees_its_place(nursery, autojump_clock, driv
     second = await pool.lease(3)
     assert second.id != first.id
     assert driver.alive == {second.id}
+    nursery.cancel_scope.cancel()
+
+
+async def test_sizes_of_one_image_are_kinds_of_their_own(nursery, autojump_clock, driver):
+    """Each is made from its image in its size, within memory as its size is, and who waits hears why."""
+    pool = Running(driver)
+    kinds = {
+        "default": Kind(size=SIZE),
+        "large": Kind(size=Size(vcpus=2, memory=250, disk=64), image="default", min_idle=0),
+    }
+    asked = []
+
+    async def build_template(image: str, size: Size) -> Template:
+        asked.append((image, size.memory))
+        return Template(key=f"{image}-{size.memory}", image=image, size=size)
+
+    driver.build_template = build_template
+    pool.actor = PoolActor(pool.mailbox, driver.open, kinds, Rules(min_idle=1, memory=300))
+    await nursery.start(pool.actor.run)
+    assert asked == [("default", 100), ("default", 250)]
+    small = await pool.lease(1)
+    nursery.start_soon(pool.lease, 2, "large")
+    await trio.sleep(1)
+    described = await pool.describe()
+    assert [line.why for line in described.waiting] == [
+        "a machine needs 250 MiB and 100 MiB of 300 MiB are free"
+    ]
+    await small.destroy()
+    await trio.sleep(1)
+    described = await pool.describe()
+    assert [(line.image, line.stage) for line in described.machines] == [("large", "leased")]
     nursery.cancel_scope.cancel()
 
 

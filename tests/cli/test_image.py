@@ -52,6 +52,15 @@ def test_build(invoke, home: Path, built: list[dict[str, Any]]) -> None:
     assert (call["recipe"].packages, call["recipe"].archive.suite, call["fresh"]) == (("jq",), "trixie", True)
 
 
+def test_build_of_a_size(invoke, built: list[dict[str, Any]]) -> None:
+    """A table that boots from another's image has that one built, and is listed under its own name."""
+    Path("c.toml").write_text('[images.large]\nuses = "default"\nlabels = ["large"]\nmemory = 8192\n')
+    assert invoke("image", "build", "large", "-c", "c.toml").exit_code == 0
+    assert built[0]["recipe"].name == "default"
+    listed = json.loads(invoke("image", "list", "-c", "c.toml", "--json").stdout)
+    assert [entry["name"] for entry in listed] == ["default", "large"]
+
+
 def test_build_json(invoke, built: list[dict[str, Any]]) -> None:
     """Programs get digest, path and size."""
     answer = json.loads(invoke("image", "build", "--json", "--state", "s").stdout)

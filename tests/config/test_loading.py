@@ -305,3 +305,19 @@ def test_secrets_have_rules_and_variables_have_values(tmp_path: Path) -> None:
         '[secrets.GITHUB_TOKEN]\n[secrets.KEY]\nbranch = "x"\n[variables]\nA = 3\ngithub_x = "a"\n'
     )
     assert len(problems(path)) == 4
+
+
+def test_an_image_uses_one_that_is_built(tmp_path):
+    """A table may boot from another's build, which must be one, and not change it; sizes have a least."""
+    path = write(
+        tmp_path,
+        '[images.a]\nlabels = ["a"]\nuses = "nowhere"\n'
+        '[images.b]\nlabels = ["b"]\nuses = "default"\nmemory = 64\n'
+        '[images.c]\nlabels = ["c"]\nuses = "b"\n'
+        '[images.d]\nlabels = ["d"]\nuses = "default"\npackages = ["jq"]\n'
+        '[images.e]\nlabels = ["e"]\nuses = "default"\nmemory = 512\n',
+    )
+    found = problems(path)
+    assert [line.split("image ")[1][:3] for line in found] == ["'a'", "'b'", "'c'", "'d'"]
+    assert "'nowhere'" in found[0]
+    assert "128 MiB" in found[1]

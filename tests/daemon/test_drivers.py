@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runnerd.actors.pool import Kind
 from runnerd.config import load
 from runnerd.daemon import drivers
 from runnerd.machines.driver import NoMachine, Size
@@ -115,6 +116,26 @@ def test_the_size_of_machines_is_configured(tmp_path):
     """Processors, MiB of memory and of disk."""
     config = configured(tmp_path, machines__vcpus=1, machines__memory=256, machines__disk=512)
     assert drivers.machine_size(config) == Size(vcpus=1, memory=256, disk=512)
+
+
+def test_an_image_comes_in_several_sizes(tmp_path):
+    """Each table is a kind of machine: its own numbers first, else those of [machines] and [pool]."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[images.large]\nuses = "default"\nlabels = ["debian-12-4cpu-8gb"]\nvcpus = 4\nmemory = 8192\n'
+        "min_idle = 0\nmax_total = 2\nmax_idle_age = 60.0\n"
+    )
+    config = load(path, environ={"STATE_DIRECTORY": str(tmp_path), "HOME": str(tmp_path)})
+    assert drivers.machine_kinds(config) == {
+        "default": Kind(size=Size(vcpus=2, memory=4096, disk=10240)),
+        "large": Kind(
+            size=Size(vcpus=4, memory=8192, disk=10240),
+            image="default",
+            min_idle=0,
+            max_total=2,
+            max_idle_age=60.0,
+        ),
+    }
 
 
 @pytest.mark.parametrize(("reserve", "left"), [(1024, 7168), (8192, 0), (9000, 0)])

@@ -11,17 +11,28 @@ from runnerd.machines.pool import (
     Refuse,
     Retire,
     Rules,
+    Shelf,
     Slot,
     Stage,
     State,
     Waiting,
     backoff,
-    capacity,
     decide,
+    hindrance,
     wake_at,
 )
 
-RULES = Rules(memory=1000, machine_memory=100, min_idle=1, builders=2)
+
+def limits(*images: str, memory=1000, builders=2, max_total=0, **shelf) -> Rules:
+    """Rules for machines of 100 MiB each; the images named are kept warm, others are only known."""
+    known = [*images, *(name for name in ("default", "other") if name not in images)]
+    shelves = (
+        Shelf(**({"image": name, "memory": 100, "min_idle": int(name in images)} | shelf)) for name in known
+    )
+    return Rules(memory=memory, builders=builders, max_total=max_total, shelves=tuple(shelves))
+
+
+RULES = limits("default")
 
 
 def warm(machine: str, image: str = "default", since: float = 0.0) -> Slot:
@@ -30,7 +41,7 @@ def warm(machine: str, image: str = "default", since: float = 0.0) -> Slot:
 
 def test_an_empty_pool_builds_its_minimum():
     """With nothing alive and nobody waiting, `min_idle` machines are built."""
-    assert decide(State(images=("default",)), RULES, 0.0) == (Build("default"),)
+    assert decide(State(), RULES, 0.0) == (Build("default"),)
 
 
 def test_who_waits_gets_the_oldest_warm_machine_and_it_is_replaced():
@@ -38,7 +49,6 @@ def test_who_waits_gets_the_oldest_warm_machine_and_it_is_replaced():
     state = State(
         slots=(warm("young", since=5.0), warm("old", since=1.0)),
         waiting=(Waiting(1, "default", 6.0), Waiting(2, "default", 6.0)),
-        images=("default",),
     )
     assert decide(state, RULES, 7.0) == (Lease(1, "old"), Lease(2, "young"), Build("default"))
 
@@ -52,21 +62,19 @@ def test_nobody_is_served_before_who_came_first():
 
 def test_machines_are_built_for_each_who_waits_within_the_builders():
     """Never more are built at once than there are builders."""
-    state = State(waiting=tuple(Waiting(n, "default", 0.0) for n in range(5)), images=("default",))
+    state = State(waiting=tuple(Waiting(n, "default", 0.0) for n in range(5)))
     assert decide(state, RULES, 0.0) == (Build("default"), Build("default"))
 
 
 def test_a_machine_being_built_counts_for_who_waits():
     """A build under way is not ordered a second time."""
-    state = State(
-        slots=(Slot("b1", "default", Stage.BUILDING, 0.0),), waiting=(Waiting(1, "default", 0.0),), images=()
-    )
-    assert decide(state, RULES, 0.0) == ()
+    state = State(slots=(Slot("b1", "default", Stage.BUILDING, 0.0),), waiting=(Waiting(1, "default", 0.0),))
+    assert decide(state, limits(), 0.0) == ()
 
 
 def test_memory_is_never_overcommitted():
     """No build is ordered beyond what memory holds, however many wait."""
-    rules = Rules(memory=250, machine_memory=100, builders=8)
+    rules = limits(memory=250, builders=8)
     state = State(
         slots=(Slot("l", "default", Stage.LEASED, 0.0),),
         waiting=tuple(Waiting(n, "default", 0.0) for n in range(5)),
@@ -76,14 +84,14 @@ def test_memory_is_never_overcommitted():
 
 def test_a_machine_that_is_leaving_still_holds_its_memory():
     """Room is free only when a destroyed machine is really gone."""
-    rules = Rules(memory=100, machine_memory=100)
+    rules = limits(memory=100)
     state = State(slots=(Slot("x", "default", Stage.LEAVING, 0.0),), waiting=(Waiting(1, "default", 0.0),))
     assert decide(state, rules, 0.0) == ()
 
 
 def test_a_machine_too_large_for_the_host_is_refused_with_the_numbers():
     """Where not one machine fits, who waits is told so at once."""
-    rules = Rules(memory=64, machine_memory=100)
+    rules = limits(memory=64)
     (action,) = decide(State(waiting=(Waiting(1, "default", 0.0),)), rules, 0.0)
     assert isinstance(action, Refuse)
     assert "100 MiB" in action.reason
@@ -91,7 +99,7 @@ def test_a_machine_too_large_for_the_host_is_refused_with_the_numbers():
 
 def test_failed_builds_back_off_and_then_recover():
     """After a failure nothing is built until its time, and then again."""
-    state = State(failing=(Failing("default", 1, 10.0, "no"),), images=("default",))
+    state = State(failing=(Failing("default", 1, 10.0, "no"),))
     assert decide(state, RULES, 9.0) == ()
     assert decide(state, RULES, 10.0) == (Build("default"),)
     assert wake_at(state, RULES, 9.0) == 10.0
@@ -102,7 +110,6 @@ def test_who_waits_on_a_broken_image_is_told_why_and_the_pool_goes_on_trying():
     state = State(
         failing=(Failing("default", 3, 10.0, "kernel panic"),),
         waiting=(Waiting(1, "default", 0.0),),
-        images=("default",),
     )
     assert decide(state, RULES, 9.0) == (Refuse(1, "kernel panic"),)
     assert decide(state, RULES, 11.0) == (Refuse(1, "kernel panic"), Build("default"))
@@ -110,8 +117,8 @@ def test_who_waits_on_a_broken_image_is_told_why_and_the_pool_goes_on_trying():
 
 def test_an_old_warm_machine_is_replaced():
     """A warm machine past `max_idle_age` is retired and another is built."""
-    rules = Rules(memory=1000, machine_memory=100, max_idle_age=60.0)
-    state = State(slots=(warm("old"),), images=("default",))
+    rules = limits("default", max_idle_age=60.0)
+    state = State(slots=(warm("old"),))
     assert decide(state, rules, 61.0) == (
         Retire("old", "older than max_idle_age"),
         Build("default"),
@@ -121,16 +128,16 @@ def test_an_old_warm_machine_is_replaced():
 
 def test_draining_retires_the_warm_and_builds_only_for_who_waits():
     """A draining pool keeps nothing warm but still serves who already waits."""
-    state = State(slots=(warm("a"),), images=("default",), draining=True)
+    state = State(slots=(warm("a"),), draining=True)
     assert decide(state, RULES, 1.0) == (Retire("a", "draining"),)
-    state = State(waiting=(Waiting(1, "default", 0.0),), images=("default",), draining=True)
+    state = State(waiting=(Waiting(1, "default", 0.0),), draining=True)
     assert decide(state, RULES, 1.0) == (Build("default"),)
 
 
 def test_an_idle_machine_makes_room_for_another_image():
     """When every place is taken, a warm machine nobody wants goes first."""
-    rules = Rules(memory=100, machine_memory=100)
-    state = State(slots=(warm("a", "other"),), waiting=(Waiting(1, "default", 0.0),), images=("other",))
+    rules = limits("other", memory=100)
+    state = State(slots=(warm("a", "other"),), waiting=(Waiting(1, "default", 0.0),))
     assert decide(state, rules, 1.0) == (Retire("a", "makes room for another image"),)
 
 
@@ -157,17 +164,28 @@ states = st.builds(
         max_size=5,
         unique_by=lambda w: w.ticket,
     ).map(tuple),
-    images=st.just(("a", "b")),
     draining=st.booleans(),
 )
+
+
+def shelves(image: str, memory: int):
+    """An image whose machines take so much, with any limits."""
+    return st.builds(
+        Shelf,
+        image=st.just(image),
+        memory=st.just(memory),
+        min_idle=st.integers(0, 2),
+        max_total=st.integers(0, 3),
+        max_idle_age=st.just(50.0),
+    )
+
+
 rules = st.builds(
     Rules,
     memory=st.integers(0, 900),
-    machine_memory=st.just(100),
-    min_idle=st.integers(0, 3),
+    shelves=st.tuples(shelves("a", 100), shelves("b", 250)),
     max_total=st.integers(0, 5),
     builders=st.integers(1, 3),
-    max_idle_age=st.just(50.0),
 )
 
 
@@ -185,7 +203,137 @@ def test_no_decision_breaks_a_promise(state, rules, now):
             assert stage[action.machine] is Stage.WARM
     tickets = [a.ticket for a in actions if isinstance(a, Lease | Refuse)]
     assert len(tickets) == len(set(tickets))
-    builds = sum(isinstance(a, Build) for a in actions)
-    assert not builds or len(state.slots) + builds <= capacity(rules)
+    alive = list(state.slots)
+    builds = [a.image for a in actions if isinstance(a, Build)]
+    for image in builds:
+        assert hindrance(alive, rules, image) is None
+        alive.append(Slot("new", image, Stage.BUILDING, now))
     already = sum(s.stage is Stage.BUILDING for s in state.slots)
-    assert not builds or already + builds <= rules.builders
+    assert not builds or already + len(builds) <= rules.builders
+
+
+steps = st.lists(st.sampled_from(["ask a", "ask b", "end", "built", "broken", "gone", "later"]), max_size=40)
+
+
+class World:
+    """Performs decisions on plain data, and checks at every step what must always hold."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules, self.now, self.count = rules, 0.0, 0
+        self.slots: dict[str, Slot] = {}
+        self.waiting: list[Waiting] = []
+        self.failing: dict[str, Failing] = {}
+        self.leased: set[str] = set()
+
+    def act(self) -> None:
+        state = State(
+            slots=tuple(self.slots.values()),
+            waiting=tuple(self.waiting),
+            failing=tuple(self.failing.values()),
+        )
+        for action in decide(state, self.rules, self.now):
+            match action:
+                case Build(image):
+                    self.count += 1
+                    name = f"m{self.count}"
+                    self.slots[name] = Slot(name, image, Stage.BUILDING, self.now)
+                case Lease(ticket, machine):
+                    self.enter(machine, Stage.LEASED)
+                    self.leased.add(machine)
+                    self.waiting = [who for who in self.waiting if who.ticket != ticket]
+                case Retire(machine):
+                    assert machine not in self.leased
+                    self.enter(machine, Stage.LEAVING)
+                case Refuse(ticket):
+                    self.waiting = [who for who in self.waiting if who.ticket != ticket]
+        taken = sum(self.rules.shelf(slot.image).memory for slot in self.slots.values())
+        assert taken <= self.rules.memory
+
+    def enter(self, machine: str, stage: Stage) -> None:
+        slot = self.slots[machine]
+        assert stage in STAGES[slot.stage]
+        self.slots[machine] = Slot(machine, slot.image, stage, self.now)
+
+    def oldest(self, stage: Stage) -> Slot | None:
+        return next((slot for slot in self.slots.values() if slot.stage is stage), None)
+
+    def happen(self, step: str) -> None:
+        self.now += 1.0
+        if step.startswith("ask"):
+            self.count += 1
+            self.waiting.append(Waiting(self.count, step[-1], self.now))
+        elif step == "later":
+            self.now += 60.0
+        elif step == "end" and (slot := self.oldest(Stage.LEASED)):
+            self.leased.discard(slot.machine)
+            self.enter(slot.machine, Stage.LEAVING)
+        elif step == "gone" and (slot := self.oldest(Stage.LEAVING)):
+            del self.slots[slot.machine]
+        elif step == "built" and (slot := self.oldest(Stage.BUILDING)):
+            self.failing.pop(slot.image, None)
+            self.enter(slot.machine, Stage.WARM)
+        elif step == "broken" and (slot := self.oldest(Stage.BUILDING)):
+            del self.slots[slot.machine]
+            count = self.failing[slot.image].count + 1 if slot.image in self.failing else 1
+            self.failing[slot.image] = Failing(slot.image, count, self.now + backoff(count), "broken")
+        self.act()
+
+
+@given(rules, steps)
+def test_whatever_happens_nobody_waits_for_ever_and_the_minimum_comes_back(rules, steps):
+    """When jobs end and builds work again, everybody is served or refused, and `min_idle` is warm."""
+    world = World(rules)
+    for step in steps:
+        world.happen(step)
+    for _ in range(80):
+        if world.oldest(Stage.BUILDING) or world.oldest(Stage.LEASED) or world.oldest(Stage.LEAVING):
+            for step in ("built", "end", "gone"):
+                world.happen(step)
+        elif world.failing:
+            world.happen("later")
+        else:
+            world.act()
+        if world.now > 1000:  # ages would replace machines for ever
+            break
+    assert not world.waiting
+    for _ in range(12):
+        world.happen("built")
+        world.happen("gone")
+    for shelf in rules.shelves:
+        warm = sum(s.image == shelf.image for s in world.slots.values())
+        assert warm >= shelf.min_idle or hindrance(tuple(world.slots.values()), rules, shelf.image)
+
+
+def test_a_small_machine_does_not_take_the_room_a_large_one_waits_for():
+    """Memory goes in the order of arrival, and idle machines make the room, the oldest first."""
+    rules = Rules(
+        memory=300,
+        builders=4,
+        shelves=(
+            Shelf(image="small", memory=100, min_idle=3),
+            Shelf(image="large", memory=200, min_idle=0),
+        ),
+    )
+    idle = tuple(warm(f"m{n}", "small", float(n)) for n in range(3))
+    state = State(slots=idle, waiting=(Waiting(1, "large", 0.0),))
+    room = "makes room for another image"
+    assert decide(state, rules, 9.0) == (Retire("m0", room), Retire("m1", room))
+    leaving = tuple(Slot(s.machine, s.image, Stage.LEAVING, 9.0) for s in idle[:2])
+    assert decide(State(slots=(*leaving, idle[2]), waiting=state.waiting), rules, 9.0) == ()
+    assert decide(State(slots=(idle[2],), waiting=state.waiting), rules, 9.0) == (Build("large"),)
+
+
+def test_an_image_at_its_own_limit_holds_up_nobody_else():
+    """`max_total` of one image leaves memory to those who wait for another."""
+    rules = Rules(
+        memory=1000,
+        shelves=(
+            Shelf(image="a", memory=100, min_idle=0, max_total=1),
+            Shelf(image="b", memory=100, min_idle=0),
+        ),
+    )
+    state = State(
+        slots=(Slot("l", "a", Stage.LEASED, 0.0),), waiting=(Waiting(1, "a", 0.0), Waiting(2, "b", 1.0))
+    )
+    assert decide(state, rules, 2.0) == (Build("b"),)
+    assert "image a" in (hindrance(state.slots, rules, "a") or "")
