@@ -162,6 +162,16 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     """The step summaries, joined, as Markdown."""
 
 
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """Who let a stranger's run start, for which commit, and what they might in the repository then."""
+
+    sha: str
+    login: str
+    id: int = 0
+    """The forge's number of the account; 0 where it was the host's operator."""
+    permission: str
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the ledger's `runs`: one workflow file started by one delivery."""
 
@@ -183,9 +193,17 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     reason: str = ""
     cancel_requested: bool = False
+    gate: str = ""
+    """Why it may not start before somebody approves it; stays when somebody has."""
+    approval: Approval | None = None
     created: float = 0.0
     started: float | None = None
     ended: float | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for approval."""
+        return bool(self.gate) and self.approval is None
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):

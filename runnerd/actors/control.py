@@ -12,7 +12,7 @@ import trio
 
 from runnerd import __version__, log
 from runnerd.messages import CancelRun, DescribePool, PoolDescription, RunCreated
-from runnerd.model import JobRecord, Phase, RunRecord
+from runnerd.model import Approval, JobRecord, Phase, RunRecord
 from runnerd.store import logs
 from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
@@ -31,6 +31,10 @@ PENDING_COUNTED = 1000
 LIFETIME = 600.0
 
 _log = log.get("control")
+
+
+async def _nothing_known(run: RunRecord) -> str:
+    return ""
 
 
 class ControlActor:
@@ -54,8 +58,8 @@ class Api:
     """`ControlApi` of a running daemon.
 
     `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `drain` asks the daemon to
-    take nothing new and end; `state_directory` is where the logs lie. Its state is the
-    ledger's, so that it outlives the actor.
+    take nothing new and end; `state_directory` is where the logs lie; `why_void` says why a run's commit
+    cannot be approved. Its state is the ledger's, so that it outlives the actor.
     """
 
     def __init__(
@@ -68,7 +72,9 @@ class Api:
         explain: Callable[[RunRecord], Awaitable[Any]],
         state_directory: Path,
         clock: Callable[[], float] = time.time,
+        why_void: Callable[[RunRecord], Awaitable[str]] = _nothing_known,
     ) -> None:
+        self._why_void = why_void
         self._ledger = ledger
         self._executor = executor
         self._pool = pool
@@ -87,7 +93,8 @@ class Api:
             "started": self._started,
             "uptime": self._clock() - self._started,
             "draining": self._draining,
-            "open_runs": await self._ledger.open_runs(),
+            "open_runs": (open_runs := await self._ledger.open_runs()),
+            "waiting_for_approval": await self._held(open_runs),
             "pending_deliveries": len(await self._ledger.pending_deliveries(PENDING_COUNTED)),
             "reports_owed": (backlog := await self._ledger.outbox_backlog()).owed,
             "reports": backlog,
@@ -130,6 +137,19 @@ class Api:
         await self._tell(CancelRun(run))
         return {"run": run, "message": f"run {run} is being cancelled"}
 
+    async def approve(self, run: int) -> dict[str, Any]:
+        """Let a run start that waits for approval, in the operator's name; raises `Refused`."""
+        record = await self._known(run)
+        if record.held and (reason := await self._why_void(record)):
+            raise Refused(f"run {run} cannot be approved: {reason}")
+        approval = Approval(sha=record.event.report_sha, login="", permission="operator")
+        try:
+            await self._ledger.approve(run, approval)
+        except IllegalTransition as error:
+            raise Refused(str(error)) from error
+        await self._tell(RunCreated(run))
+        return {"run": run, "message": f"run {run} is approved at commit {approval.sha}"}
+
     async def rerun(self, run: int) -> dict[str, Any]:
         """Start the next attempt of a run that has ended; raises `Refused` when there is nothing to run."""
         await self._known(run)
@@ -153,6 +173,10 @@ class Api:
             with trio.move_on_after(ANSWER_TIMEOUT):
                 return await reply.wait()
         raise Unavailable("the machine pool does not answer: it is starting, busy or ending")
+
+    async def _held(self, runs: Sequence[int]) -> list[int]:
+        records = [await self._ledger.run(run) for run in runs]
+        return [record.id for record in records if record is not None and record.held]
 
     async def _known(self, run: int) -> RunRecord:
         record = await self._ledger.run(run)

@@ -153,6 +153,12 @@ class ExecutorActor:
             if run is None or run.phase is Phase.DONE:
                 return False
             rows = await self._ledger.jobs(run_id)
+            if run.held:
+                # Not one job of it runs, not even one with always() when it is cancelled.
+                if not run.cancel_requested:
+                    return False
+                reason = "it was cancelled while it waited for approval"
+                return await self._give_up(run_id, rows, drive, busy, reason, Outcome.CANCELLED)
             try:
                 workflow, contexts = drive.script = drive.script or await self._read(run, rows)
                 actions = graph.decide(workflow, nodes(rows), contexts, cancelled=run.cancel_requested)
@@ -201,17 +207,23 @@ class ExecutorActor:
         return workflow, {"github": github, "inputs": run.event.inputs, "vars": self._site.variables}
 
     async def _give_up(
-        self, run: int, rows: Sequence[JobRecord], drive: _Drive, busy: Collection[int], reason: str
+        self,
+        run: int,
+        rows: Sequence[JobRecord],
+        drive: _Drive,
+        busy: Collection[int],
+        reason: str,
+        outcome: Outcome = Outcome.STARTUP_FAILURE,
     ) -> bool:
         """End a run that cannot be walked, once its tasks have ended; False when that is done."""
         for attempt in drive.attempts.values():
             attempt.stop(reason)
         if busy:
             return True
-        result = JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
+        result = JobResult(outcome=outcome, reason=reason)
         undone = (row for row in rows if row.phase is not Phase.DONE)
         ended = [EndJob(job=row.id, epoch=row.epoch, result=result) for row in undone]
-        await self._ledger.apply(run, [*ended, EndRun(outcome=Outcome.STARTUP_FAILURE, reason=reason)])
+        await self._ledger.apply(run, [*ended, EndRun(outcome=outcome, reason=reason)])
         self._reporter.offer(OutboxChanged())
         return False
 

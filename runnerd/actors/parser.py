@@ -9,16 +9,27 @@ import trio
 
 from runnerd import log
 from runnerd.forge import buttons, events
+from runnerd.forge.people import People
+from runnerd.forge.protocol import ForgeUnavailable
 from runnerd.git.process import GitError
 from runnerd.messages import BranchMoved, CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome, RunRecord
 from runnerd.planning.endings import Closings, ended, ends_something
+from runnerd.planning.gate import Gate, expired
 from runnerd.planning.judge import failed
 from runnerd.planning.place import Absent, NotMerged, Passed
 from runnerd.planning.planner import UNPROMPTED, Planner
 from runnerd.store.changes import WorkflowNote
-from runnerd.store.ledger import Delivery, DeliveryRecord, DeliveryState, Ledger, LedgerUnavailable
+from runnerd.store.ledger import (
+    Delivery,
+    DeliveryRecord,
+    DeliveryState,
+    IllegalTransition,
+    Ledger,
+    LedgerUnavailable,
+)
 from runnerd.supervise.mailbox import Mailbox
+from runnerd.trust.approval import wish
 
 _log = log.get("parser")
 
@@ -67,6 +78,7 @@ class ParserActor:
         workers: int,
         targets: Callable[[str], bool] = lambda repository: False,
         timekeeper: Mailbox[BranchMoved] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._ledger = ledger
@@ -76,6 +88,7 @@ class ParserActor:
         self._workers = workers
         self._targets = targets
         self._timekeeper = timekeeper
+        self._gate = gate or Gate(People(None))
         self._bell = trio.Event()
         self._hints = 0
         """Deliveries since the last look."""
@@ -162,6 +175,9 @@ class ParserActor:
             if isinstance(event, events.Ignored):
                 await self._ledger.ignore_delivery(delivery, event.reason)
                 return
+            if reason := self._gate.why_nothing(event):
+                await self._ledger.ignore_delivery(delivery, reason)
+                return
             if (press := buttons.pressed(event)) is not None:
                 await self._obey(delivery, event, press)
                 return
@@ -172,7 +188,9 @@ class ParserActor:
             last = self._tries.get(delivery, 0) + 1 >= TRIES
             plan = await self._planner.plan(event, last=last)
             notes = [*plan.notes, *_remarks(record)]
-            planned = await self._ledger.plan_delivery(delivery, plan.runs, notes)
+            guarded = await self._gate.guarded(plan.runs)
+            await self._approve(event)
+            planned = await self._ledger.plan_delivery(delivery, guarded, notes)
         except LedgerUnavailable:
             raise
         except events.Malformed as problem:
@@ -182,6 +200,8 @@ class ParserActor:
             self._forget(delivery)
         except (Absent, NotMerged) as problem:
             await self._try_later(delivery, str(problem))
+        except ForgeUnavailable as problem:
+            await self._try_later(delivery, f"the forge could not be asked who may approve: {problem}")
         except GitError as problem:
             await self._try_later(delivery, f"the repository could not be read: {problem}", known)
         except Exception as fault:
@@ -195,6 +215,32 @@ class ParserActor:
                 await self._executor.send(RunCreated(run))
             self._reporter.offer(OutboxChanged())
             self._tell_the_time(event)
+            for run in expired(event, await self._open_runs()):
+                await self._cancel(run, "it waited for approval, and its pull request has newer commits")
+
+    async def _open_runs(self) -> list[RunRecord]:
+        records = [await self._ledger.run(run) for run in await self._ledger.open_runs()]
+        return [record for record in records if record is not None]
+
+    async def _cancel(self, run: int, why: str) -> None:
+        if await self._ledger.request_cancel(run):
+            _log.info("a run is cancelled", run=run, why=why)
+            await self._executor.send(CancelRun(run))
+
+    async def _approve(self, event: Event) -> None:
+        """Let the runs start that a comment approves."""
+        if wish(event) is None:
+            return
+        held = [run for run in await self._open_runs() if run.held]
+        for run, approval in (await self._gate.approved(event, held)).items():
+            try:
+                await self._ledger.approve(run, approval)
+            except IllegalTransition as late:
+                _log.info("an approval came too late", run=run, problem=str(late))
+                continue
+            _log.info("a run is approved", run=run, by=approval.login, permission=approval.permission)
+            await self._executor.send(RunCreated(run))
+            self._reporter.offer(OutboxChanged())
 
     def _tell_the_time(self, event: Event) -> None:
         """The schedules that count are those at the tip of the default branch."""
@@ -232,11 +278,8 @@ class ParserActor:
         if not ends_something(event):
             return False
         self._closings.note(event)
-        records = [await self._ledger.run(run) for run in await self._ledger.open_runs()]
-        for run in ended(event, (record for record in records if record is not None)):
-            if await self._ledger.request_cancel(run):
-                _log.info("a run is cancelled: what it is about has ended", run=run)
-                await self._executor.send(CancelRun(run))
+        for run in ended(event, await self._open_runs()):
+            await self._cancel(run, "what it is about has ended")
         if event.name != "merge_group":
             return False
         await self._ledger.ignore_delivery(delivery, "the merge group was destroyed: its runs are cancelled")

@@ -169,7 +169,7 @@ class ReporterActor:
         job = next((job for job in jobs if job.id == row.job), None)
         if row.kind is Kind.JOB and job is None:
             return "the job was replaced by its legs"
-        if row.kind is Kind.RUN and jobs:
+        if row.kind is Kind.RUN and jobs and not run.gate:
             return "its jobs speak for it"
         if not run.event.report_sha:
             return "there is no commit to report on"

@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "explain.explain",
     "logs": "runs.logs",
     "cancel": "runs.cancel",
+    "approve": "runs.approve",
     "rerun": "runs.rerun",
     "drain": "runs.drain",
     "pool": "runs.pool",

@@ -47,7 +47,7 @@ def runs(
     rows = [
         (
             run["id"],
-            run["outcome"] or run["phase"],
+            standing(run),
             run["repository"],
             run["workflow_name"],
             run["event"]["name"],
@@ -101,6 +101,16 @@ def cancel(run: RunId, socket: options.Socket = None, json: options.Json = False
         typer.echo(clean(answer["message"]))
 
 
+def approve(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
+    """Let a fork's run start that waits for approval, at the commit it is about."""
+    with daemon(socket) as client:
+        answer = client.approve(run)
+    if json:
+        show_json(answer)
+    else:
+        typer.echo(clean(answer["message"]))
+
+
 def rerun(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
     """Run a run's workflow again, on the same commit with the same file."""
     with daemon(socket) as client:
@@ -143,6 +153,12 @@ def pool(socket: options.Socket = None, json: options.Json = False) -> None:
         typer.echo(f"trouble: {clean(trouble)}")
 
 
+def standing(run: Mapping[str, Any]) -> str:
+    """How far a run is, in a word."""
+    held = run.get("gate") and run["approval"] is None and not run["outcome"]
+    return "approval" if held else str(run["outcome"] or run["phase"])
+
+
 def chosen(jobs: list[Mapping[str, Any]], wanted: str) -> int:
     """Return the id of the one job that is meant by its name, its key or its number."""
     exact = [job for job in jobs if wanted in (str(job["id"]), job["name"])]
@@ -163,7 +179,11 @@ def tree(run: Mapping[str, Any], jobs: list[Mapping[str, Any]]) -> Iterator[str]
     yield f"  {clean(run['title'])} (attempt {run['attempt']})"
     yield f"  {clean(event['name'])} on {clean(event['ref'])} at {clean(event['sha'][:12])}"
     reason = f": {clean(run['reason'])}" if run["reason"] else ""
-    yield f"  {run['outcome'] or run['phase']}{reason}, took {span(run['started'], run['ended'])}"
+    if run.get("gate"):
+        by = run["approval"]
+        who = f"{clean(by['login'] or 'the operator')} ({clean(by['permission'])})" if by else "nobody yet"
+        yield f"  needs approval: {clean(run['gate'])}; approved by {who}"
+    yield f"  {standing(run)}{reason}, took {span(run['started'], run['ended'])}"
     for job in jobs:
         reason = f": {clean(job['reason'])}" if job["reason"] else ""
         state = f"{job['outcome'] or job['phase']}{reason}"

@@ -47,6 +47,12 @@ Address = Annotated[
     str,
     Meta(pattern=r"^(([^\s:]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})?$", description="host:port, or empty for none"),
 ]
+AllowedRepository = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,100}/(\*|[A-Za-z0-9_.-]{1,100})$", description='"owner/name" or "owner/*"'
+    ),
+]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*$", description="one word of letters, digits and ._+-")]
 
 
@@ -149,9 +155,16 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     """`[repositories."owner/name"]`: what differs for one repository."""
 
     remote: str = ""
+    id: Count = 0
     pull_request_target: bool = False
     network: Literal["", "none", "guarded", "allowlist"] = ""
     network_allow: tuple[HostPattern, ...] = ()
+
+
+class Trust(msgspec.Struct, frozen=True, kw_only=True):
+    """`[trust]`: whose events may start anything."""
+
+    repositories: tuple[AllowedRepository, ...] = ()
 
 
 class SecretRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,6 +317,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     webhook: Webhook = Webhook()
     forge: Forge = Forge()
     repositories: Mapping[str, Repository] = msgspec.field(default_factory=dict)
+    trust: Trust = Trust()
     secret_rules: Mapping[str, SecretRule] = msgspec.field(default_factory=dict, name="secrets")
     """`[secrets]`"""
     variables: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -340,6 +354,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a repository's remote is a GitHub, which makes merge commits of its pull requests."""
         server = self.forge.server.rstrip("/")
         return self.forge.kind == "github" and self.remote_of(full_name).startswith(f"{server}/")
+
+    def refuses(self, full_name: str, id: int) -> str | None:
+        """Why nothing of a repository runs here: it is not allowed, or not the one of that name; or None."""
+        name = full_name.casefold()
+        allowed = {each.casefold() for each in self.trust.repositories}
+        if allowed and not allowed & {name, f"{name.partition('/')[0]}/*"}:
+            return f"{full_name} is not among the repositories in [trust]: nothing of it runs here"
+        for known, repository in self.repositories.items():
+            if known.casefold() == name and repository.id not in (0, id):
+                return f"{full_name} has the number {id}, and [repositories] expects {repository.id}"
+        return None
 
     def targets(self, full_name: str) -> bool:
         """Whether a repository's pull requests may start `pull_request_target` workflows."""

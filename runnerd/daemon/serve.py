@@ -29,6 +29,7 @@ from runnerd.config import Config
 from runnerd.daemon import drivers
 from runnerd.daemon.site import Site
 from runnerd.forge.delivery_list import DeliveryList, retention
+from runnerd.forge.people import People
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.git.checkout import MirrorCheckout
 from runnerd.git.mirror import Mirrors
@@ -45,6 +46,7 @@ from runnerd.messages import (
     RunCreated,
 )
 from runnerd.planning.explain import explain_run
+from runnerd.planning.gate import Gate
 from runnerd.planning.planner import Planner
 from runnerd.planning.schedules import Schedules
 from runnerd.reading.process import Reader
@@ -179,6 +181,7 @@ class _Daemon:
             foreign_is_failure=config.match.mode == "all",
             store=Secrets(config.state_directory / "secrets", _given_by_systemd()),
         )
+        self.people = People(forge)
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(
             ledger=ledger,
@@ -187,6 +190,7 @@ class _Daemon:
             drain=self.stop.set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
             state_directory=config.state_directory,
+            why_void=self.people.why_void,
         )
 
     def children(self) -> list[Child]:
@@ -287,6 +291,7 @@ class _Daemon:
             executor=self.executor,
             reporter=self.reporter,
             workers=self.config.parser.workers,
+            gate=Gate(self.people, refuses=self.config.refuses),
             targets=self.config.targets,
             timekeeper=self.timekeeper,
         )

@@ -110,6 +110,14 @@ def comment_of(
         lines += [f"Commit {event.report_sha[:12]}", ""]
     lines += _table(runs, public_url)
     for run, jobs in runs:
+        if run.held and run.outcome is None:
+            lines += [
+                f"**{inline(run.workflow_name, 100)}** waits for approval: {inline(run.gate)}. Somebody who "
+                f"may write here approves this commit by a comment "
+                f"`/runnerd approve {run.event.report_sha[:40]}`, or the "
+                f"runner's operator by `runnerd approve {run.id}`.",
+                "",
+            ]
         for job in jobs:
             lines += _details(run, job, (tails or {}).get(job.id, ""))
     note = "_This comment was cut at GitHub's limit; the reports and logs on the runner are whole._"
@@ -123,6 +131,8 @@ def local_report(
     statuses = [status_of(run, job, public_url=public_url) for job in jobs] or [
         status_of(run, None, public_url=public_url)
     ]
+    if run.gate and jobs:
+        statuses.append(status_of(run, None, public_url=public_url))
     comment = None
     if run.event.number is not None:
         comment = comment_of(run.event, [(run, jobs)], public_url=public_url, tails=tails)[1]
@@ -152,6 +162,8 @@ def local_report(
 def _headline(runs: Sequence[RunRecord]) -> str:
     if not runs:
         return "nothing to run"
+    if any(run.held and run.outcome is None for run in runs):
+        return "waiting for approval"
     if any(run.outcome is None for run in runs):
         return "running"
     bad = [run.outcome for run in runs if run.outcome is not None and not run.outcome.green]
@@ -198,6 +210,8 @@ def _details(run: RunRecord, job: JobRecord, tail: str) -> list[str]:
 def description(subject: RunRecord | JobRecord, steps: Sequence[StepResult]) -> str:
     """Say in one line how something stands, of whatever length."""
     outcome, reason = subject.outcome, subject.reason
+    if outcome is None and isinstance(subject, RunRecord) and subject.held:
+        return f"Waiting for approval (runnerd approve {subject.id}): {subject.gate}"
     if outcome is None:
         return "Running" if subject.phase is Phase.RUNNING else "Queued"
     text = _TITLES[outcome]

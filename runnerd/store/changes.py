@@ -40,6 +40,8 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of the file."""
     outcome: Outcome | None = None
     reason: str = ""
+    gate: str = ""
+    """Why it may not start before somebody approves it."""
 
 
 class WorkflowNote(msgspec.Struct, frozen=True, kw_only=True):

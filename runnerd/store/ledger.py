@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import trio
 
-from runnerd.model import JobRecord, Repository, RunRecord, StepResult
+from runnerd.model import Approval, JobRecord, Repository, RunRecord, StepResult
 from runnerd.store import (
+    approvals,
     deliveries,
     engine,
     intake,
@@ -257,6 +258,13 @@ class Ledger:
     async def request_cancel(self, run: int) -> bool:
         """Ask for the end of a run: from here on no job is claimed by who does not know. False: it ended."""
         return await self._write(partial(runs.request_cancel, id=run))
+
+    async def approve(self, run: int, approval: Approval) -> None:
+        """Let a run start that waits for approval, in one piece with what is said of it.
+
+        Raises `IllegalTransition` for one that does not wait, has ended, or is about another commit.
+        """
+        await self._write(partial(approvals.approve, id=run, approval=approval, now=self._clock()))
 
     async def rerun(self, run: int) -> int:
         """Write the next attempt of a run, with its jobs as they were planned; returns the new id.

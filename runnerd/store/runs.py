@@ -130,6 +130,7 @@ def rerun(connection: sa.Connection, id: int, now: float) -> int:
     del row["id"]
     run = _insert_run(connection, row)
     jobs.write(connection, run, plan, now)
+    _owe_gate(connection, run, old.gate, now)
     _comment(connection, run, old.event, ReportState.QUEUED, now)
     return run
 
@@ -207,6 +208,8 @@ def _write(connection: sa.Connection, delivery: str, new: NewRun, now: float) ->
             "outcome": new.outcome,
             "reason": new.reason,
             "cancel_requested": False,
+            "gate": new.gate,
+            "approval": None,
             "created": now,
             "started": None,
             "ended": now if born_dead else None,
@@ -217,8 +220,15 @@ def _write(connection: sa.Connection, delivery: str, new: NewRun, now: float) ->
     if born_dead:
         _owe_end(connection, run, event, now)
     else:
+        _owe_gate(connection, run, new.gate, now)
         _comment(connection, run, event, ReportState.QUEUED, now)
     return run
+
+
+def _owe_gate(connection: sa.Connection, run: int, gate: str, now: float) -> None:
+    """A run that waits for approval says so itself: none of its jobs has a name yet."""
+    if gate:
+        outbox.owe(connection, run, None, Kind.RUN, ReportState.QUEUED, now)
 
 
 def _insert_run(connection: sa.Connection, row: dict[str, object]) -> int:

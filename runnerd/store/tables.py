@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runnerd.model import Annotation, Event, Outcome, Phase, Repository, StepResult
+from runnerd.model import Annotation, Approval, Event, Outcome, Phase, Repository, StepResult
 from runnerd.store.changes import NewJob
 from runnerd.store.columns import Clean, Json, Word
 from runnerd.store.records import DeliveryState, Kind, ReportState
@@ -81,6 +81,8 @@ runs = sa.Table(
     sa.Column("outcome", Word(Outcome)),
     sa.Column("reason", Clean, nullable=False),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("gate", Clean, nullable=False, server_default=""),
+    sa.Column("approval", Json(Approval)),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("started", sa.Float),
     sa.Column("ended", sa.Float),

@@ -60,6 +60,10 @@ class Client:
         """End a run."""
         return self.ask("POST", f"/v1/runs/{run}/cancel")
 
+    def approve(self, run: int) -> Any:
+        """Let a run start that waits for approval."""
+        return self.ask("POST", f"/v1/runs/{run}/approve")
+
     def rerun(self, run: int) -> Any:
         """Run again what has ended."""
         return self.ask("POST", f"/v1/runs/{run}/rerun")

@@ -74,6 +74,10 @@ class ControlApi(Protocol):
         """End a run."""
         ...
 
+    async def approve(self, run: int) -> Any:
+        """Let a run start that waits for approval."""
+        ...
+
     async def rerun(self, run: int) -> Any:
         """Run again what has ended; names the new run."""
         ...
@@ -138,6 +142,10 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
     @quart.post("/v1/runs/<int:run>/cancel")
     async def cancel(run: int) -> Response:
         return _json(await api.cancel(_id(run)), 202)
+
+    @quart.post("/v1/runs/<int:run>/approve")
+    async def approve(run: int) -> Response:
+        return _json(await api.approve(_id(run)), 202)
 
     @quart.post("/v1/runs/<int:run>/rerun")
     async def rerun(run: int) -> Response:

@@ -147,7 +147,7 @@ class Executing:
         await self.nursery.start(within)
         return scope, ended
 
-    async def plan(self, text, *, event=None, keys=None):
+    async def plan(self, text, *, event=None, keys=None, gate=""):
         """Write a run down as the parser does; returns its id."""
         self.deliveries += 1
         id = f"d{self.deliveries}"
@@ -159,6 +159,7 @@ class Executing:
             workflow_name="CI",
             title="a change",
             source_text=text,
+            gate=gate,
             event=msgspec.structs.replace(event, delivery=id),
             jobs=tuple(
                 NewJob(key=key, leg=UNEXPANDED, name=key) for key in keys or load(text, path="ci.yml").jobs
@@ -328,6 +329,7 @@ class Planning:
         self.site = PlanningSite()
         self.merges = False
         self.targets = False
+        self.gate = None
         self.mailbox, self.executor, self.reporter = Mailbox(64), Mailbox(64), Mailbox(64)
         self.folder = folder
         self.origin = Origin(folder / "hello")
@@ -343,6 +345,7 @@ class Planning:
             reporter=self.reporter,
             workers=workers,
             targets=lambda name: self.targets,
+            gate=self.gate,
         )
         scope, ended = trio.CancelScope(), trio.Event()
 

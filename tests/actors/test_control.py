@@ -29,10 +29,15 @@ class Site:
         self.ledger, self.folder = ledger, folder
         self.executor, self.pool = Mailbox(10), Mailbox(1)
         self.drained = []
+        self.void = ""
         self.api = Api(
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
-            explain=self.explain, state_directory=folder, clock=lambda: 1000.0,
+            explain=self.explain, state_directory=folder, clock=lambda: 1000.0, why_void=self.why_void,
         )  # fmt: skip
+
+    async def why_void(self, run):
+        await trio.lowlevel.checkpoint()
+        return self.void
 
     async def explain(self, run):
         await trio.lowlevel.checkpoint()
@@ -119,6 +124,27 @@ async def test_rerun_makes_a_new_run_of_an_ended_one(site):
     assert (await site.ledger.run(answer["run"])).attempt == 2
     with pytest.raises(Refused, match="ended"):
         await site.api.cancel(site.run)
+
+
+async def test_the_operator_approves_what_waits(site):
+    """Only what waits, and not what cannot be approved any more; the status counts it until then."""
+    with pytest.raises(Refused, match="does not wait"):
+        await site.api.approve(site.run)
+    await site.ledger.accept_delivery(Delivery(id="d-2", event="push", body=b"{}", received=1.0))
+    held = NewRun(
+        workflow_path="ci.yml", workflow_name="CI", title="t", source_text="x", event=EVENT, gate="a fork"
+    )
+    [run] = await site.ledger.plan_delivery("d-2", [held], [])
+    assert (await site.api.status())["waiting_for_approval"] == [run]
+    site.void = "it is closed"
+    with pytest.raises(Refused, match="it is closed"):
+        await site.api.approve(run)
+    site.void = ""
+    await site.api.approve(run)
+    assert await site.told() == RunCreated(run)
+    approval = (await site.ledger.run(run)).approval
+    assert (approval.sha, approval.permission) == ("b" * 40, "operator")
+    assert (await site.api.status())["waiting_for_approval"] == []
 
 
 async def test_an_executor_that_is_gone_learns_from_the_ledger(site):

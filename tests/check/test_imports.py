@@ -36,6 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "runnerd.git",
         "runnerd.reading",
         "runnerd.store",
+        "runnerd.trust",
     ),
     "runnerd.trust": (*EVERYBODY, "runnerd.workflow"),
     "runnerd.supervise": (*EVERYBODY, "runnerd.messages"),

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from runnerd.cli import runs
+from runnerd.cli.runs import standing
 from runnerd.model import Actor, Event, JobRecord, Outcome, Phase, Repository, RunRecord, StepResult
 from runnerd.web import client
 
@@ -98,6 +99,9 @@ class Answering:
     def cancel(self, run: int) -> Any:
         self.asked.append(("cancel", run))
         return {"run": run, "message": f"run {run} is being cancelled"}
+
+    def approve(self, run: int) -> Any:
+        return {"message": f"run {run} is approved"}
 
     def rerun(self, run: int) -> Any:
         raise client.Refusal(f"run {run} has not ended", 409)
@@ -255,3 +259,17 @@ def test_a_backlog_of_reports_says_how_old_it_is_and_why() -> None:
     ]
     none = {"owed": 0, "oldest": None, "due": None, "problem": ""}
     assert list(runs.described(status | {"reports": none}))[2:] == []
+
+
+def test_approve(invoke, daemon: Answering) -> None:
+    """The answer is the daemon's."""
+    assert invoke("approve", "7").stdout == "run 7 is approved\n"
+
+
+def test_a_run_that_waits_for_approval_says_so() -> None:
+    """In the list by a word, when shown with the reason, and later with who approved it."""
+    run = {"gate": "a fork", "approval": None, "outcome": None, "phase": "queued"}
+    assert standing(run) == "approval"
+    by = {"login": "grace", "permission": "write"}
+    assert standing({**run, "approval": by}) == "queued"
+    assert standing({**run, "outcome": "cancelled"}) == "cancelled"

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from runnerd.config import sections
-from runnerd.config.sections import Config, Forge, Machines, Repository, Secret, Server, Webhook
+from runnerd.config.sections import Config, Forge, Machines, Repository, Secret, Server, Trust, Webhook
 
 
 def config(**changes: object) -> Config:
@@ -190,3 +190,17 @@ def test_pull_request_target_is_off_unless_a_repository_has_it() -> None:
     assert given.targets("o/ON")
     assert not given.targets("o/off")
     assert not given.targets("o/other")
+
+
+def test_only_allowed_repositories_may_run() -> None:
+    """By name or owner in any case, and by number where one is expected; without a list, all."""
+    places = {name: Path("/x") for name in ("state_directory", "runtime_directory", "control_socket")}
+    assert Config(**places).refuses("o/r", 5) is None
+    some = Config(**places, trust=Trust(repositories=("Octo/Hello", "good/*")))
+    assert some.refuses("octo/hello", 5) is None
+    assert some.refuses("GOOD/any", 5) is None
+    assert "not among" in (some.refuses("octo/hello2", 5) or "")
+    assert "not among" in (some.refuses("goodx/any", 5) or "")
+    pinned = Config(**places, repositories={"o/r": Repository(id=5)})
+    assert pinned.refuses("O/R", 5) is None
+    assert "expects 5" in (pinned.refuses("o/r", 6) or "")

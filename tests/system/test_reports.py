@@ -69,6 +69,9 @@ def pull(number: int, head: str, base: str, *, action: str = "opened", fork: boo
     if fork:
         theirs = {"id": OTHER_REPOSITORY, "full_name": "stranger/repo", "fork": True}
         payload["pull_request"]["head"]["repo"] = theirs
+        # Of somebody whom the repository knows: nobody has to approve it.
+        payload["pull_request"]["user"] = payload["sender"]
+        payload["pull_request"]["author_association"] = "MEMBER"
     return json.dumps(payload).encode()
 
 

@@ -50,6 +50,7 @@ async def test_every_verb_asks_its_path(served):
         client.log(5, 9)
         client.log(5, 9, 100, 30)
         client.cancel(5)
+        client.approve(5)
         client.rerun(5)
         client.drain()
 
@@ -63,6 +64,7 @@ async def test_every_verb_asks_its_path(served):
         ("GET", "/v1/runs/5/jobs/9/log?offset=0&wait=0"),
         ("GET", "/v1/runs/5/jobs/9/log?offset=100&wait=30"),
         ("POST", "/v1/runs/5/cancel"),
+        ("POST", "/v1/runs/5/approve"),
         ("POST", "/v1/runs/5/rerun"),
         ("POST", "/v1/drain"),
     ]

@@ -54,6 +54,10 @@ class Recorded:
         self._ask("cancel", run)
         return {"run": run}
 
+    async def approve(self, run):
+        self._ask("approve", run)
+        return {"run": run}
+
     async def rerun(self, run):
         self._ask("rerun", run)
         return {"run": run + 1}
@@ -90,6 +94,7 @@ def client(api):
         ("GET", "/v1/runs/5/jobs/9/log?wait=99999", ("log", 5, 9, 0, control.WAIT_LIMIT), 200),
         ("GET", "/v1/pool", ("pool",), 200),
         ("POST", "/v1/runs/5/cancel", ("cancel", 5), 202),
+        ("POST", "/v1/runs/5/approve", ("approve", 5), 202),
         ("POST", "/v1/runs/5/rerun", ("rerun", 5), 202),
         ("POST", "/v1/drain", ("drain",), 202),
     ],
