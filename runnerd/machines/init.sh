@@ -4,8 +4,18 @@
 export PATH=/bin
 fail() {
     echo "runnerd-init: $1" >/dev/console
-    poweroff -f
+    end
+}
+# Firecracker ends when its machine reboots, QEMU when it powers off.
+end() {
+    case " $(cat /proc/cmdline) " in *" runnerd.vsock="*) reboot -f ;; *) poweroff -f ;; esac
     sleep 60
+}
+# The value of a word of the kernel's command line.
+word() {
+    for each in $(cat /proc/cmdline); do
+        case "$each" in "$1="*) echo "${each#*=}" ;; esac
+    done
 }
 mount -t devtmpfs dev /dev || fail "no device file system"
 mount -t proc proc /proc || fail "no process file system"
@@ -27,8 +37,15 @@ for module in /modules/*.ko; do
     insmod "$module" || fail "cannot load $module"
 done
 
-# Disks are told by their serial number: /dev has no links without udev.
+# Disks are told by their serial number: /dev has no links without udev. Where the host cannot give them any, it says
+# the order in which it made them.
 disk() {
+    letters="a b c d e f g h"
+    for name in $(word runnerd.disks | tr ',' ' '); do
+        letter="${letters%% *}"
+        letters="${letters#* }"
+        [ "$name" = "$1" ] && [ -b "/dev/vd$letter" ] && echo "/dev/vd$letter" && return
+    done
     for block in /sys/block/vd*; do
         [ -e "$block/serial" ] && [ "$(cat "$block/serial")" = "$1" ] && echo "/dev/${block##*/}" && return
     done
@@ -47,5 +64,7 @@ cp /agent.pyz /newroot/run/agent.pyz || fail "cannot copy the agent"
 for system in dev proc sys; do
     mount --move "/$system" "/newroot/$system" || fail "cannot move /$system"
 done
-exec switch_root /newroot /usr/bin/python3 -I -S -B /run/agent.pyz --port runnerd.agent --init
+vsock="$(word runnerd.vsock)"
+if [ -n "$vsock" ]; then set -- --vsock "$vsock"; else set -- --port runnerd.agent; fi
+exec switch_root /newroot /usr/bin/python3 -I -S -B /run/agent.pyz "$@" --init
 fail "cannot start the agent"

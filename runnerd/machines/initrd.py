@@ -17,7 +17,7 @@ INIT = Path(__file__).with_name("init.sh")
 """The first program in a machine, run by busybox."""
 
 _FOLDERS = ("bin", "dev", "proc", "sys", "modules", "newroot")
-_APPLETS = ("sh", "cat", "cp", "insmod", "mount", "poweroff", "sleep", "switch_root")
+_APPLETS = ("sh", "cat", "cp", "insmod", "mount", "poweroff", "reboot", "sleep", "switch_root", "tr")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

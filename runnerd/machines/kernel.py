@@ -15,8 +15,11 @@ import msgspec
 
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static")
 
-MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic_mmio")
-"""What the machine's devices and file systems need of the Debian cloud kernel."""
+MODULES = (
+    *("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic_mmio"),
+    "vmw_vsock_virtio_transport",
+)
+"""What the machine's devices and file systems need of the Debian cloud kernel, under QEMU and Firecracker."""
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 

@@ -1,4 +1,4 @@
-"""The agent's command line: `--port NAME | --fd N [--init] [--root DIR]`; see `main`."""
+"""The agent's command line: `--port NAME | --vsock N | --fd N [--init] [--root DIR]`; see `main`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,15 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Serve a host. `--port` names a virtio port, `--fd` an open socket whose end ends the agent and
+_WAYS = "--port NAME, --vsock N or --fd N"
 
-    all its processes. `--init`: this is the first process of a machine, which it may mount and set up.
-    `--root` is where files may be written and read without `--init`.
+
+def main(arguments: list[str]) -> int:
+    """Serve a host; one of three ways to it is named.
+
+    `--port` is a virtio port, `--vsock` a port of the machine's own address where the host connects, `--fd`
+    an open socket whose end ends the agent and all its processes. `--init`: this is the first process of a
+    machine, which it may mount and set up. `--root` is where files may be written and read without `--init`.
     """
     options = _options(arguments)
     init = "init" in options
@@ -44,12 +48,17 @@ def main(arguments: list[str]) -> int:
     if os.getpid() != 1:
         system.become_subreaper()
     _keep_descriptors_from_jobs()
-    if "fd" in options:
+    listener, port = None, -1
+    if "vsock" in options:
+        listener = system.vsock_listener(int(options["vsock"]))
+    elif "fd" in options:
         port = int(options["fd"])
     else:
         port = os.open(system.virtio_port(options["port"], 30), os.O_RDWR)
-    os.set_blocking(port, False)
-    agent = Agent(port, OPERATIONS, ends="fd" in options, init=init, root=options.get("root", "/"))
+    if listener is None:
+        os.set_blocking(port, False)
+    root = options.get("root", "/")
+    agent = Agent(port, OPERATIONS, ends="fd" in options, init=init, root=root, listener=listener)
     signal.signal(signal.SIGTERM, lambda *_: setattr(agent, "alive", agent.init))
     agent.run()
     end_descendants(5)
@@ -72,12 +81,12 @@ def _options(arguments: list[str]) -> dict[str, str]:
     for word in words:
         if word == "--init":
             options["init"] = ""
-        elif word in ("--port", "--fd", "--root") and (value := next(words, None)) is not None:
+        elif word in ("--port", "--vsock", "--fd", "--root") and (value := next(words, None)) is not None:
             options[word[2:]] = value
         else:
-            sys.exit(f"runnerd-agent: {word}: use --port NAME or --fd N, [--init] [--root DIR]")
-    if ("fd" in options) == ("port" in options):
-        sys.exit("runnerd-agent: use either --port NAME or --fd N")
+            sys.exit(f"runnerd-agent: {word}: use {_WAYS}, [--init] [--root DIR]")
+    if len({"fd", "port", "vsock"} & options.keys()) != 1:
+        sys.exit(f"runnerd-agent: use either {_WAYS}")
     return options
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -125,10 +126,20 @@ class Gather(Exchange):
 
 
 class Agent:
-    """Serves one host over one file descriptor until that ends (`ends`) or for ever (a virtio port)."""
+    """Serves one host over one file descriptor until that ends (`ends`) or for ever (a virtio port).
+
+    With a `listener` in place of a port it serves whoever connects, the latest only.
+    """
 
     def __init__(
-        self, port: int, operations: dict[str, Operation], *, ends: bool, init: bool, root: str
+        self,
+        port: int,
+        operations: dict[str, Operation],
+        *,
+        ends: bool,
+        init: bool,
+        root: str,
+        listener: socket.socket | None = None,
     ) -> None:
         self.init = init
         self.operations = operations
@@ -161,7 +172,12 @@ class Agent:
         self._unplugged = False
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._poll = select.poll()
-        self._poll.register(port, select.POLLIN)
+        self._listener = listener
+        if listener is None:
+            self._poll.register(port, select.POLLIN)
+        else:
+            self._unplugged = True
+            self._poll.register(listener, select.POLLIN)
         self._bell, ring = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll.register(self._bell, select.POLLIN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -176,6 +192,8 @@ class Agent:
                     self._hear(events)
                 elif fd == self._bell:
                     self._reap()
+                elif self._listener is not None and fd == self._listener.fileno():
+                    self._accept(self._listener)
                 elif fd in self._watched:
                     self._watched[fd][1](events)
 
@@ -266,6 +284,22 @@ class Agent:
         self.leave_session()
         self._poll.unregister(self._port)
         self._unplugged = True
+        if self._listener is not None:
+            os.close(self._port)
+            self._port = -1
+
+    def _accept(self, listener: socket.socket) -> None:
+        """A host connected: it is the one from now on, for the one before may be gone without a word."""
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # it went away again
+            return
+        if not self._unplugged:
+            self._unplug()
+        self._port = connection.detach()
+        os.set_blocking(self._port, False)
+        self._poll.register(self._port, select.POLLIN)
+        self._unplugged = self._blocked = False
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == HELLO:
@@ -362,8 +396,9 @@ class Agent:
 
     def _patience(self) -> int | None:
         """Milliseconds poll may wait, after doing what is due."""
-        soonest: float | None = 0.05 if self._unplugged else None
-        if self._unplugged:
+        absent = self._unplugged and self._listener is None
+        soonest: float | None = 0.05 if absent else None
+        if absent:
             self._look_for_the_host()
         if self.timers:
             now = time.monotonic()

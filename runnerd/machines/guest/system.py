@@ -84,6 +84,15 @@ def virtio_port(name: str, seconds: float) -> str:
     raise FileNotFoundError(2, f"no virtio port named {name} after {seconds:g} s")
 
 
+def vsock_listener(port: int) -> socket.socket:
+    """Listen where the host connects to this machine's own address (AF_VSOCK)."""
+    listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    listener.bind((socket.VMADDR_CID_ANY, port))
+    listener.listen(4)
+    listener.setblocking(False)
+    return listener
+
+
 def children(pid: int) -> list[int]:
     """The processes whose parent is `pid`."""
     listed = _text(f"/proc/{pid}/task/{pid}/children")

@@ -26,7 +26,7 @@ def test_wrong_arguments_are_explained(agent_file: Path, arguments: list[str]) -
         [sys.executable, "-I", "-S", "-B", agent_file, *arguments], capture_output=True, text=True, timeout=20
     )
     assert done.returncode == 1
-    assert "--port NAME or --fd N" in done.stderr
+    assert "--port NAME, --vsock N or --fd N" in done.stderr
 
 
 def test_it_needs_only_the_standard_library() -> None:
