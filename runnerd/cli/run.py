@@ -43,7 +43,9 @@ def run(
     env: Annotated[
         list[str] | None, typer.Option("--env", metavar="K=V", help="An environment variable of every job.")
     ] = None,
-    driver: Annotated[str | None, typer.Option(help="How machines are made: qemu, fcctl, process.")] = None,
+    driver: Annotated[
+        str | None, typer.Option(help="How machines are made: qemu, firecracker, fcctl, process.")
+    ] = None,
     config: options.ConfigFile = None,
     state: options.State = None,
     json: options.Json = False,

@@ -15,7 +15,9 @@ def serve(
     state: options.State = None,
     host: Annotated[str | None, typer.Option(help="Where POST /webhook listens.")] = None,
     port: Annotated[int | None, typer.Option(help="Its port; 0 takes any free one.")] = None,
-    driver: Annotated[str | None, typer.Option(help="How machines are made: qemu, fcctl, process.")] = None,
+    driver: Annotated[
+        str | None, typer.Option(help="How machines are made: qemu, firecracker, fcctl, process.")
+    ] = None,
 ) -> None:
     """Take webhooks and run the workflows they mean, until SIGTERM.
 

@@ -203,7 +203,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 class Machines(msgspec.Struct, frozen=True, kw_only=True):
     """`[machines]`: how machines are made and how large they are."""
 
-    driver: Literal["", "qemu", "fcctl", "process"] = ""
+    driver: Literal["", "qemu", "firecracker", "fcctl", "process"] = ""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     launcher: str = "auto"
     vcpus: Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")] = 2
@@ -211,6 +211,7 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
     disk: Annotated[int, Meta(ge=64, description="at least 64 MiB")] = 10240
     allow_unisolated: bool = False
     allow_emulated_forks: bool = False
+    firecracker_folder: str = ""
     firecracker_api_url: Url = ""
     firecracker_auth_token: Secret | None = None
     firecracker_vm_type: Word = "bionic-test"

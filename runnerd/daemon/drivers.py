@@ -48,6 +48,22 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
             ready_timeout=config.pool.ready_timeout,
             build_timeout=config.pool.build_timeout,
         )
+    if name == "firecracker":
+        from runnerd.machines import cgroups
+        from runnerd.machines.firecracker.driver import open_firecracker_driver
+
+        groups = cgroups.usable()
+        folder = config.machines.firecracker_folder
+        return open_firecracker_driver(
+            state=own,
+            images=config.state_directory / "images",
+            snapshots=config.state_directory / "snapshots",
+            programs=(f"{folder}/firecracker", f"{folder}/jailer") if folder else ("firecracker", "jailer"),
+            cgroup=groups.path if groups is not None and groups.version == 2 else None,
+            journal=journal,
+            ready_timeout=config.pool.ready_timeout,
+            build_timeout=config.pool.build_timeout,
+        )
     if name == "process":
         from runnerd.machines.process import open_process_driver
 

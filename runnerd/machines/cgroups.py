@@ -40,6 +40,16 @@ class Groups:
         elif not (parent / _LIMIT[1]).exists():
             raise OSError(errno.ENOTSUP, f"{parent} is not a control group of the memory controller")
 
+    @property
+    def version(self) -> int:
+        """1 or 2."""
+        return self._version
+
+    @property
+    def path(self) -> str:
+        """The parent below the root of all groups, as the kernel names it."""
+        return str(self._parent.relative_to("/sys/fs/cgroup"))
+
     def enter(self, name: str, pid: int, limit: int) -> None:
         """Put a process into a group of its own with at most `limit` bytes of memory, and no swap."""
         group = self._parent / name

@@ -233,13 +233,8 @@ class InsideLauncher:
         ]
 
     def _free_uid(self) -> int:
-        """A user nobody has: not ours, and not that of any process, be it of another daemon."""
-        taken = {process.uid for process in self._running.values()} | set(_live_uids())
-        for _ in range(1000):
-            uid = self._first_uid + self._rng.randrange(UIDS)
-            if uid not in taken:
-                return uid
-        raise LaunchFailed(f"no free user between {self._first_uid} and {self._first_uid + UIDS}")
+        ours = (process.uid for process in self._running.values())
+        return free_uid(ours, first=self._first_uid, rng=self._rng)
 
     def _forget(self, name: str) -> None:
         self._running.pop(name, None)
@@ -322,6 +317,19 @@ def born(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def free_uid(ours: Iterable[int], *, first: int = FIRST_UID, rng: random.Random) -> int:
+    """A user nobody has: none of ours, and not that of any process, be it of another daemon.
+
+    Raises `LaunchFailed` when there is none left.
+    """
+    taken = {*ours, *_live_uids()}
+    for _ in range(1000):
+        uid = first + rng.randrange(UIDS)
+        if uid not in taken:
+            return uid
+    raise LaunchFailed(f"no free user between {first} and {first + UIDS}")
 
 
 def _live_uids() -> Iterable[int]:
