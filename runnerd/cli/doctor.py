@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
@@ -32,10 +32,20 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def doctor(
-    config: options.ConfigFile = None, state: options.State = None, json: options.Json = False
+    config: options.ConfigFile = None,
+    state: options.State = None,
+    json: options.Json = False,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Also make a machine, run something in it, and end it.")
+    ] = False,
 ) -> None:
     """Look at everything machines and the daemon need; exit 1 if there is a problem."""
-    findings = tuple(examine(options.load_config(config, state_directory=state)))
+    settings = options.load_config(config, state_directory=state)
+    findings = tuple(examine(settings))
+    if selftest:
+        from runnerd.cli import selftest as tried
+
+        findings += tuple(tried.selftest(settings))
     if json:
         show_json([msgspec.structs.asdict(finding) for finding in findings])
     else:
