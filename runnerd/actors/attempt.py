@@ -26,6 +26,7 @@ from runnerd.store.progress import nodes
 from runnerd.store.recovery import ATTEMPTS
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
+from runnerd.trust.token import token_permissions
 from runnerd.workflow import graph, value_of
 from runnerd.workflow.model import ExpressionError, Workflow, WorkflowErrors
 from runnerd.workflow.naming import named_secrets
@@ -65,6 +66,10 @@ class Site(Protocol):
 
         `environment` is the name of the environment the job is for, or empty. Raises `NoSecrets`.
         """
+        ...
+
+    def job_token(self, run: RunRecord, permissions: Mapping[str, str]) -> AbstractAsyncContextManager[str]:
+        """A token of one job, revoked when it is left; empty where there is none. Raises `NoSecrets`."""
         ...
 
     def image_for(self, labels: tuple[str, ...]) -> str | None:
@@ -261,8 +266,23 @@ class Attempts:
             secrets = await self._site.secrets_for(
                 run, named_secrets(workflow, job), _environment(job.environment, contexts)
             )
+            async with self._site.job_token(run, token_permissions(workflow, job, run.event)) as token:
+                if token:
+                    secrets = {**secrets, "GITHUB_TOKEN": token}
+                    contexts["github"]["token"] = token
+                return await self._take_steps(machine, run, row, spec, secrets, attempt)
         except NoSecrets as problem:
             return JobResult(outcome=Outcome.INFRA_ERROR, reason=f"its secrets cannot be had: {problem}")
+
+    async def _take_steps(
+        self,
+        machine: Machine,
+        run: RunRecord,
+        row: JobRecord,
+        spec: JobSpec,
+        secrets: Mapping[str, str],
+        attempt: Attempt,
+    ) -> JobResult:
         started = self._clock()
         with log.context(machine=machine.id):
             _log.info("job starts", repository=run.repository, name=row.name)
@@ -272,7 +292,7 @@ class Attempts:
                     machine,
                     checkout=self._site.checkout,
                     log=sink,
-                    observer=_Observer(self._ledger, row.id, epoch),
+                    observer=_Observer(self._ledger, row.id, spec.record.epoch),
                     secrets=secrets,
                     cancel=attempt.cancel,
                     network=self._site.network,

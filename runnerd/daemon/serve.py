@@ -179,6 +179,7 @@ class _Daemon:
             state=config.state_directory,
             clock=time.time,
             foreign_is_failure=config.match.mode == "all",
+            forge=forge,
             store=Secrets(config.state_directory / "secrets", _given_by_systemd()),
         )
         self.people = People(forge)

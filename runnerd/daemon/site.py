@@ -8,9 +8,11 @@ from pathlib import Path
 
 import trio
 
+from runnerd import log
 from runnerd.actors.attempt import NoSecrets
 from runnerd.config import Config
 from runnerd.daemon.network import JobNetwork
+from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.machines.labels import image_for
 from runnerd.model import JobRecord, RunRecord
@@ -18,6 +20,10 @@ from runnerd.store.logs import JobLog, log_path
 from runnerd.store.secrets import SecretError, Secrets
 from runnerd.trust.grants import granted, strangers
 
+_log = log.get("site")
+
+REVOKING = 10.0
+"""Seconds that the end of a job's token may take."""
 SWITCHES = frozenset({"ACTIONS_STEP_DEBUG", "ACTIONS_RUNNER_DEBUG"})
 """Secrets that jobs have without naming them: they are wishes about the log."""
 
@@ -35,6 +41,7 @@ class Site:
         foreign_is_failure: bool,
         secrets: Mapping[str, str] | None = None,
         store: Secrets | None = None,
+        forge: Forge | None = None,
         variables: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -51,6 +58,7 @@ class Site:
         self.cancel_minutes = config.executor.cancel_minutes
         self._secrets = {name.upper(): value for name, value in (secrets or {}).items()}
         self._store = store
+        self._forge = forge
         self._rules = config.secret_rules
         self._labels = {name: image.labels for name, image in config.images.items()}
         self._limits = config.logs
@@ -78,6 +86,32 @@ class Site:
         except SecretError as problem:
             raise NoSecrets(str(problem)) from None
         return {**kept, **given}
+
+    @asynccontextmanager
+    async def job_token(self, run: RunRecord, permissions: Mapping[str, str]) -> AsyncIterator[str]:
+        """A token for this job alone, never the daemon's own; see `Site`.
+
+        Without a forge it is the GITHUB_TOKEN that was given for this host, as `runnerd run -s` does.
+        """
+        if self._forge is None:
+            yield self._secrets.get("GITHUB_TOKEN", "")
+            return
+        try:
+            token = await self._forge.job_token(run.repository, permissions)
+        except (ForgeDenied, ForgeUnavailable) as problem:
+            raise NoSecrets(f"the forge gives no token: {problem}") from None
+        if token is None:
+            _log.info("job_without_token", run=run.id, why="only a GitHub App can make tokens for jobs")
+            yield ""
+            return
+        try:
+            yield token.value
+        finally:
+            with trio.move_on_after(REVOKING, shield=True):
+                try:
+                    await self._forge.revoke(token)
+                except (ForgeDenied, ForgeUnavailable) as problem:  # it ends by itself within the hour
+                    _log.warning("token_not_revoked", run=run.id, problem=str(problem))
 
     def _kept(
         self, store: Secrets, run: RunRecord, named: frozenset[str] | None, environment: str

@@ -76,6 +76,8 @@ class ExecutingHost:
 
     def __init__(self):
         self.secrets = {}
+        self.token = ""
+        self.tokens = []
         self.asked = []
         """What was asked about secrets: event, what the job can name, environment."""
         self.variables = {}
@@ -83,6 +85,14 @@ class ExecutingHost:
         self.foreign_is_failure = False
         self.allow_emulated_forks = False
         self.logs = {}
+
+    @asynccontextmanager
+    async def job_token(self, run, permissions):
+        self.tokens.append(("made", permissions))
+        try:
+            yield self.token
+        finally:
+            self.tokens.append(("revoked", permissions))
 
     async def secrets_for(self, run, named, environment):
         await trio.lowlevel.checkpoint()

@@ -62,6 +62,36 @@ async def test_a_host_without_its_secrets_runs_no_job(world, monkeypatch):
     assert "may be read by others" in jobs["build"].reason
 
 
+@pytest.mark.parametrize(
+    ("fork", "permissions"), [(False, {"issues": "write"}), (True, {"issues": "read"})], ids=["own", "fork"]
+)
+async def test_a_job_has_a_token_of_its_own_while_it_runs(world, fork, permissions):
+    """As narrow as its `permissions`, for a fork to read; both names give it, and it is hidden in the log."""
+    await world.machines()
+    world.host.token = "ghs_1234_anything.of-any-length"
+    await world.executor()
+    text = flow(
+        build="permissions: {issues: write}, "
+        "steps: [{run: x, env: {T: '${{ github.token }} ${{ secrets.GITHUB_TOKEN }}'}}]"
+    )
+    seen = []
+    real = Succeeds.exec
+
+    async def exec(self, machine, command, output):
+        seen.append((command.env.get("T"), list(world.host.tokens)))
+        return await real(self, machine, command, output)
+
+    event = push_event(name="pull_request", number=3, fork=True) if fork else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Succeeds, "exec", exec)
+        run, _ = await world.go(text, event=event)
+    assert run.outcome is Outcome.SUCCESS
+    while_it_ran = [("made", permissions)]
+    assert (f"{world.host.token} {world.host.token}", while_it_ran) in seen
+    assert world.host.tokens == [*while_it_ran, ("revoked", permissions)]
+    assert world.host.token not in "".join(world.host.logs["build"].lines)
+
+
 async def test_a_pool_that_went_down_is_asked_again(world):
     """The wait for a machine survives the pool's restart."""
     run = await world.plan(ONE_JOB)

@@ -1,12 +1,15 @@
 """What the host gives to its jobs: images by label, logs by run, secrets to be found, limits."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
+import trio
 
 from runnerd.actors.attempt import NoSecrets
 from runnerd.config import load
 from runnerd.daemon.site import Site
+from runnerd.forge.protocol import ForgeDenied, Token
 from runnerd.model import Actor, Event, Repository
 from runnerd.store.secrets import Secrets
 
@@ -66,7 +69,7 @@ def test_what_is_configured_reaches_the_jobs(config, tmp_path):
 
 
 def run_of(**event):
-    return SimpleNamespace(repository="octo/hello", event=push_event(**event))
+    return SimpleNamespace(id=1, repository="octo/hello", event=push_event(**event))
 
 
 def push_event(**fields):
@@ -130,3 +133,51 @@ async def test_the_configured_limits_hold_for_the_log(config, tmp_path):
     text = (tmp_path / "state" / "logs" / "1" / "1.log").read_text()
     assert len(text) < 25_000
     assert "were dropped here" in text
+
+
+class TokenForge:
+    """Gives one token, or none, or fails; remembers what was asked and revoked."""
+
+    def __init__(self, token=None, error=None):
+        self.token, self.error, self.asked, self.revoked = token, error, [], []
+
+    async def job_token(self, repository, permissions):
+        self.asked.append((repository, permissions))
+        if self.error:
+            raise self.error
+        return self.token
+
+    async def revoke(self, token):
+        await trio.lowlevel.checkpoint()
+        self.revoked.append(token)
+
+
+async def test_a_jobs_token_is_revoked_however_the_job_ends(config, tmp_path):
+    """When it ends, fails or is cancelled."""
+    token = Token(value="ghs_x", expires=1e12)
+    for ending in ("ends", "fails", "is cancelled"):
+        forge = TokenForge(token)
+        here = site(config, tmp_path, forge=forge)
+        with trio.CancelScope() as scope, contextlib.suppress(ZeroDivisionError):
+            async with here.job_token(run_of(), {"contents": "read"}) as value:
+                assert value == "ghs_x"
+                if ending == "fails":
+                    raise ZeroDivisionError
+                if ending == "is cancelled":
+                    scope.cancel()
+                    await trio.sleep_forever()
+        assert forge.asked == [("octo/hello", {"contents": "read"})]
+        assert forge.revoked == [token]
+
+
+async def test_where_no_token_can_be_made_a_job_has_none(config, tmp_path):
+    """A personal token is never handed on; a forge that fails is no job without a token but a fault."""
+    async with site(config, tmp_path, forge=TokenForge()).job_token(run_of(), {}) as value:
+        assert value == ""
+    with pytest.raises(NoSecrets, match="not now"):
+        async with site(config, tmp_path, forge=TokenForge(error=ForgeDenied("not now"))).job_token(
+            run_of(), {}
+        ):
+            pass
+    async with site(config, tmp_path, secrets={"github_token": "mine"}).job_token(run_of(), {}) as value:
+        assert value == "mine"
