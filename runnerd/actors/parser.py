@@ -175,10 +175,11 @@ class ParserActor:
             if isinstance(event, events.Ignored):
                 await self._ledger.ignore_delivery(delivery, event.reason)
                 return
-            if reason := self._gate.why_nothing(event):
+            press = buttons.pressed(event)
+            if reason := self._gate.why_nothing(event, pressed=press is not None):
                 await self._ledger.ignore_delivery(delivery, reason)
                 return
-            if (press := buttons.pressed(event)) is not None:
+            if press is not None:
                 await self._obey(delivery, event, press)
                 return
             known = event

@@ -25,10 +25,13 @@ class Gate:
         self._people = people
         self._refuses = refuses
 
-    def why_nothing(self, event: Event) -> str:
-        """Why an event starts nothing whatever the workflows say; empty where it may."""
+    def why_nothing(self, event: Event, *, pressed: bool = False) -> str:
+        """Why an event starts nothing whatever the workflows say; empty where it may.
+
+        One that somebody caused by a button at a check run of ours is about us, but no echo of ours.
+        """
         repository = event.repository
-        return self._refuses(repository.full_name, repository.id) or our_own(event)
+        return self._refuses(repository.full_name, repository.id) or ("" if pressed else our_own(event))
 
     async def guarded(self, runs: list[NewRun]) -> list[NewRun]:
         """The same runs, those of strangers held for approval where the setting says so."""

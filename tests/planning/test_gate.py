@@ -156,3 +156,11 @@ def test_repositories_may_be_refused():
     gate = Gate(People(None), refuses=lambda name, id: f"{name} {id}")
     assert gate.why_nothing(pull_event()) == "octo/hello 5"
     assert Gate(People(None)).why_nothing(pull_event()) == ""
+
+
+def test_a_press_of_our_button_is_no_echo():
+    """Our check run that changed starts nothing; somebody at it does, in a repository that may run."""
+    event = pull_event(name="check_run", payload={"check_run": {"name": "runnerd / CI / build"}})
+    assert Gate(People(None)).why_nothing(event)
+    assert Gate(People(None)).why_nothing(event, pressed=True) == ""
+    assert Gate(People(None), refuses=lambda name, id: "no").why_nothing(event, pressed=True) == "no"
