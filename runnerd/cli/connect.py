@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as plain_json
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -27,7 +26,7 @@ def connect(
         typer.Option(metavar="URL", help="Where the forge reaches this daemon; else [server] public_url."),
     ] = "",
     app: Annotated[
-        bool, typer.Option("--app", help="Print the manifest of a GitHub App and where to hand it in.")
+        bool, typer.Option("--app", help="Make a GitHub App in the browser; with --json print its manifest.")
     ] = False,
     organization: Annotated[
         str, typer.Option(metavar="NAME", help="With --app: the organization that shall own the App.")
@@ -105,14 +104,27 @@ def _show_manifest(settings: Config, address: str, organization: str, json: bool
     if json:
         show_json(made)
         return
+    from runnerd.cli.connect_app import make
+
     server = settings.forge.server.rstrip("/")
-    owner = f"/organizations/{organization}" if organization else ""
-    typer.echo(plain_json.dumps(made, indent=2))
+    if settings.forge.kind != "github":
+        fail(f"{settings.forge.kind} has no Apps: give it a token")
+
+    def show(page: str) -> None:
+        typer.echo(f"Open {page} in a browser on this host (or through ssh -L), and make the App.", err=True)
+
+    app = make(
+        made,
+        server=server,
+        api=settings.forge.api.rstrip("/"),
+        organization=organization,
+        folder=settings.state_directory / "secrets",
+        show=show,
+    )
     typer.echo(
-        f"\nMake the App at {server}{owner}/settings/apps/new with these permissions, events and webhook "
-        "address,\nand the daemon's webhook secret. Then generate a private key there, and set\n"
-        "  [forge] app_id               the App's number\n"
-        "  RUNNERD_FORGE_APP_PRIVATE_KEY_FILE   the file with the key\n"
-        "Install the App on your repositories, and run `runnerd connect OWNER/REPO`.",
-        err=True,
+        f"The App {clean(app['slug'])} is made. Give the daemon its number and key:\n"
+        f"  RUNNERD_FORGE_APP_ID={app['id']}\n"
+        f"  RUNNERD_FORGE_APP_PRIVATE_KEY_FILE={app['key']}\n"
+        f"Install it at {server}/apps/{clean(app['slug'])}, and run `runnerd connect OWNER/REPO`, "
+        "which also gives its webhook the daemon's secret."
     )
