@@ -115,6 +115,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The only workflow file this event may start (`workflow_dispatch`)."""
     message: str = ""
     """The head commit's message, for skip markers."""
+    remark: str = ""
+    """What people are told of the delivery itself: that nobody could confirm a repeated one (I2)."""
     payload: dict[str, Any] = msgspec.field(default_factory=dict)
     """The whole payload: `github.event`."""
 

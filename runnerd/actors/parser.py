@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from runnerd import log
@@ -175,6 +176,7 @@ class ParserActor:
             if isinstance(event, events.Ignored):
                 await self._ledger.ignore_delivery(delivery, event.reason)
                 return
+            event = msgspec.structs.replace(event, remark=record.remark)
             press = buttons.pressed(event)
             if reason := self._gate.why_nothing(event, pressed=press is not None):
                 await self._ledger.ignore_delivery(delivery, reason)

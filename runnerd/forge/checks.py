@@ -109,6 +109,8 @@ def _summary(run: RunRecord, job: JobRecord | None, tail: str) -> str:
         f"{inline(run.title, 200) or 'Run'} · {inline(run.event.name)} · run {run.id}, attempt {run.attempt}",
         "",
     ]
+    if run.event.remark:
+        lines += [f"Unconfirmed: {inline(run.event.remark)}.", ""]
     subject = run if job is None else job
     if subject.reason:
         lines += [inline(subject.reason, 2000), ""]

@@ -79,6 +79,8 @@ def status_of(run: RunRecord, job: JobRecord | None, *, public_url: str = "") ->
         text = description(job, job.steps)
         if job.allowed_to_fail and job.outcome is not None and not job.outcome.green:
             text = f"Allowed to fail. {text}"
+    if run.event.remark:
+        text = f"{text}. Unconfirmed: {run.event.remark}"
     subject = run if job is None else job
     return StatusReport(
         context=_context(context),
@@ -118,6 +120,8 @@ def comment_of(
                 f"runner's operator by `runnerd approve {run.id}`.",
                 "",
             ]
+        if run.event.remark:
+            lines += [f"**{inline(run.workflow_name, 100)}** is unconfirmed: {inline(run.event.remark)}.", ""]
         for job in jobs:
             lines += _details(run, job, (tails or {}).get(job.id, ""))
     note = "_This comment was cut at GitHub's limit; the reports and logs on the runner are whole._"

@@ -255,6 +255,17 @@ async def test_a_pull_request_made_by_hand_finds_its_head(planning):
     assert (run.event.sha, run.event.report_sha, run.event.fork) == (head, head, True)
 
 
+async def test_a_repeated_body_is_remarked_on_its_run(planning):
+    """A body that came before, under an id that nobody could confirm, runs and says so on its run."""
+    sha = planning.origin.commit({".github/workflows/ci.yml": CI})
+    await planning.start()
+    _, (first,), _ = await planning.push(sha)
+    _, (second,), notes = await planning.push(sha)
+    assert first.event.remark == ""
+    assert second.event.remark.startswith("its body came before, as delivery d1")
+    assert notes["(the delivery)"].reason == second.event.remark
+
+
 async def test_a_merged_pull_request_builds_what_was_merged(planning):
     """The commit is the one the payload names, wherever the base branch has gone since."""
     text = CI.replace("on: push", "on: {pull_request: {types: [closed]}}")

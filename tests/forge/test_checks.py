@@ -183,3 +183,13 @@ def test_links_lead_somewhere_or_are_not_there():
         check_of(RUN, job(), public_url="https://ci.example").details_url
         == "https://ci.example/runs/5/jobs/9"
     )
+
+
+def test_a_repeated_body_that_nobody_confirmed_is_said():
+    """The summary of a check that ran without the forge's word says so."""
+    event = msgspec.structs.replace(EVENT, remark="its body came before, as delivery d-0")
+    run = msgspec.structs.replace(RUN, event=event)
+    assert (
+        "Unconfirmed: its body came before, as delivery d-0." in check_of(run, job(Outcome.SUCCESS)).summary
+    )
+    assert "Unconfirmed" not in check_of(RUN, job(Outcome.SUCCESS)).summary

@@ -251,3 +251,12 @@ def test_a_local_report_of_a_push_has_no_comment():
     report = json.loads(local_report(run, [])[0])
     assert report["comment"] is None
     assert [status["state"] for status in report["statuses"]] == ["failure"]
+
+
+def test_a_repeated_body_that_nobody_confirmed_is_said():
+    """What ran without the forge's word says so in its status and its comment, whatever came of it."""
+    remark = "its body came before, as delivery d-0"
+    run = make_run(event=make_event(remark=remark))
+    assert status_of(run, make_job()).description == f"Successful in 12s. Unconfirmed: {remark}"
+    assert f"**CI** is unconfirmed: {remark}." in comment_of(run.event, [(run, [make_job()])])[1]
+    assert "nconfirmed" not in comment_of(make_event(), [(make_run(), [make_job()])])[1]
