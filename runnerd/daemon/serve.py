@@ -182,7 +182,7 @@ class _Daemon:
             forge=forge,
             store=Secrets(config.state_directory / "secrets", _given_by_systemd()),
         )
-        self.people = People(forge)
+        self.people = People(forge, as_app=config.forge.as_app)
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(
             ledger=ledger,

@@ -20,11 +20,31 @@ SETTINGS: tuple[Setting, ...] = typing.get_args(Setting)
 """GitHub's words, the strictest first."""
 
 
+BOT = "[bot]"
+"""How the name of an App's account ends."""
+
+
 class People:
     """Asks a forge; None is one that cannot be asked: then the strictest holds, and nobody is anybody."""
 
-    def __init__(self, forge: Forge | None) -> None:
+    def __init__(self, forge: Forge | None, *, as_app: bool = False) -> None:
+        """`as_app`: the forge knows us as a GitHub App, which has an account of its own."""
         self._forge = forge
+        self._as_app = as_app
+        self._bot: str | None = None
+
+    async def is_our_bot(self, person: Actor) -> bool:
+        """Whether somebody is our App's own account, whose name no person can have.
+
+        May raise `ForgeUnavailable`, for as long as the App's name was never heard.
+        """
+        if not self._as_app or not person.login.endswith(BOT):
+            return False
+        if self._bot is None:
+            found = await self._get("", "/app", "a valid App id and private key")
+            slug = found.get("slug")
+            self._bot = f"{slug}{BOT}" if isinstance(slug, str) and slug else ""
+        return person.login == self._bot
 
     async def setting(self, repository: str) -> Setting:
         """GitHub's approval setting for forks; the strictest where it cannot be read."""

@@ -33,6 +33,17 @@ class Gate:
         repository = event.repository
         return self._refuses(repository.full_name, repository.id) or ("" if pressed else our_own(event))
 
+    async def why_no_answer(self, event: Event) -> str:
+        """Why what our own App did starts nothing, for it would go on for ever; empty for others' doing.
+
+        As with GitHub's token, a dispatch is meant to start something
+        (docs.github.com, "Triggering a workflow from a workflow"). Raises `ForgeUnavailable`.
+        """
+        if event.name in ("workflow_dispatch", "repository_dispatch"):
+            return ""
+        ours = await self._people.is_our_bot(event.sender)
+        return f"{event.sender.login} is this runner's own account" if ours else ""
+
     async def guarded(self, runs: list[NewRun]) -> list[NewRun]:
         """The same runs, those of strangers held for approval where the setting says so."""
         guarded = []

@@ -164,3 +164,25 @@ def test_a_press_of_our_button_is_no_echo():
     assert Gate(People(None)).why_nothing(event)
     assert Gate(People(None)).why_nothing(event, pressed=True) == ""
     assert Gate(People(None), refuses=lambda name, id: "no").why_nothing(event, pressed=True) == "no"
+
+
+async def test_what_our_own_app_did_starts_nothing():
+    """Its pushes and comments would go on for ever; a dispatch is meant to start something."""
+    github = AnsweringForge(app={"slug": "our-runner"})
+    gate = Gate(People(github, as_app=True))
+    ours, other = Actor(id=8, login="our-runner[bot]"), Actor(id=9, login="renovate[bot]")
+    assert await gate.why_no_answer(pull_event(sender=ours)) == "our-runner[bot] is this runner's own account"
+    assert await gate.why_no_answer(pull_event(sender=other)) == ""
+    assert await gate.why_no_answer(pull_event(sender=Actor(id=7, login="our-runner"))) == ""
+    assert await gate.why_no_answer(pull_event(name="workflow_dispatch", sender=ours)) == ""
+    assert github.asked == ["/app"]
+
+
+async def test_without_an_app_there_is_no_account_of_ours():
+    """A token's owner is a person whose pushes count; nobody is asked."""
+    github = AnsweringForge()
+    assert await Gate(People(github)).why_no_answer(pull_event(sender=Actor(id=8, login="x[bot]"))) == ""
+    assert github.asked == []
+    down = AnsweringForge(app=ForgeUnavailable("502", retry_at=0.0))
+    with pytest.raises(ForgeUnavailable):
+        await Gate(People(down, as_app=True)).why_no_answer(pull_event(sender=Actor(id=8, login="x[bot]")))
