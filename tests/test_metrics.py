@@ -22,6 +22,7 @@ EXPECTED = {
     "runnerd_masked",
     "runnerd_actor_restarts",
     "runnerd_build",
+    "runnerd_egress_connections",
 }
 
 

@@ -18,7 +18,10 @@ UNPACKED = {
     "./usr/bin/python3": b"python",
     **{
         f"{MODULES}/{name}.ko": b"\0depends=\0"
-        for name in ("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic-mmio")
+        for name in (
+            *("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic-mmio"),
+            "vmw_vsock_virtio_transport",
+        )
     },
 }
 

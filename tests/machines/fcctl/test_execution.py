@@ -86,7 +86,11 @@ async def test_status_that_nobody_knows_is_none(ready: Ready) -> None:
 async def test_forged_status_is_none(ready: Ready) -> None:
     """What is no number in the place of a status is not believed."""
     machine, heard = await ready(), Heard()
-    script = f"echo yes >$(echo {machine.paths.home}/.runnerd/*/pid | head -c -4)code; sleep 60"
+    script = f"""
+        until ls {machine.paths.home}/.runnerd/*/pid; do sleep 0.05; done
+        for pid in {machine.paths.home}/.runnerd/*/pid; do echo yes >"${{pid%pid}}code"; done
+        sleep 60
+    """
     with trio.fail_after(30):
         assert await machine.exec(command(script), heard) == Exit()
 
