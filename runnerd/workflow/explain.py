@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from runnerd.workflow.calls import Scope
 from runnerd.workflow.expressions.trace import Operand, trace
 from runnerd.workflow.expressions.values import to_text
-from runnerd.workflow.graph import NodeState, condition_scope, node_result
+from runnerd.workflow.graph import NodeState, condition_scope, node_result, with_calls
 from runnerd.workflow.model import ExpressionError, Workflow
 
 
@@ -32,24 +33,28 @@ def explain(
     workflow: Workflow, nodes: Mapping[str, NodeState], contexts: Mapping[str, Any], *, cancelled: bool
 ) -> tuple[Explanation, ...]:
     """Each job in the order of the file, as `graph.decide` sees it. Evaluates nothing that it would not."""
-    return tuple(_job(workflow, nodes, contexts, key, cancelled) for key in workflow.jobs)
+    scope = Scope(workflow=workflow, contexts=contexts)
+    return tuple(_jobs(scope, with_calls(nodes), cancelled))
 
 
-def _job(
-    workflow: Workflow,
-    nodes: Mapping[str, NodeState],
-    contexts: Mapping[str, Any],
-    key: str,
-    cancelled: bool,
-) -> Explanation:
-    job = workflow.jobs[key]
-    needs = {need: node_result(nodes.get(need)) for need in job.needs}
+def _jobs(scope: Scope, nodes: Mapping[str, NodeState], cancelled: bool) -> Iterator[Explanation]:
+    """The jobs of a workflow, each that called another followed by what it called."""
+    for id, job in scope.workflow.jobs.items():
+        yield _job(scope, nodes, id, cancelled)
+        node = nodes.get(scope.prefix + id)
+        for call in node.calls if node is not None else ():
+            yield from _jobs(scope.enter(job, call), nodes, cancelled)
+
+
+def _job(scope: Scope, nodes: Mapping[str, NodeState], id: str, cancelled: bool) -> Explanation:
+    job = scope.workflow.jobs[id]
+    needs = {need: node_result(nodes.get(scope.prefix + need)) for need in job.needs}
     condition = to_text(job.condition).strip()
-    found = Explanation(key=key, needs=needs, condition=condition)
+    found = Explanation(key=scope.prefix + id, needs=needs, condition=condition)
     if waiting := [need for need, result in needs.items() if not result]:
         return msgspec.structs.replace(found, reason=f"it waits for {', '.join(waiting)}")
-    seen, functions = condition_scope(workflow, nodes, contexts, key, cancelled=cancelled)
     try:
+        seen, functions = condition_scope(scope, nodes, id, cancelled=cancelled)
         operands = trace(job.condition, seen, functions=functions)
     except ExpressionError as wrong:
         return msgspec.structs.replace(found, reason=f"its `if` cannot be evaluated: {wrong}")

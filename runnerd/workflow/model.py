@@ -207,6 +207,22 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True):
     matrix: dict[str, Any] | None = None
 
 
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One leg of a job that calls a reusable workflow, as it was made: the called jobs see this and no other.
+
+    No secret can be in it: `with` may not name `secrets`.
+    """
+
+    key: str
+    """The calling job's whole key."""
+    leg: int = 0
+    legs: int = 1
+    name: str
+    """As people see it, with the names of the calls around it."""
+    matrix: dict[str, Any] | None = None
+    inputs: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
 class Match(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an event starts a workflow, and the sentence that says why or why not."""
 

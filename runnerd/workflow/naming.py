@@ -5,11 +5,12 @@ Only what is named is handed to a job: what never enters a machine cannot leave 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from runnerd.workflow.calls import Scope
 from runnerd.workflow.expressions.nodes import Call, Compare, Index, Literal, Logical, Named, Node, Not
 from runnerd.workflow.expressions.parser import parse
 from runnerd.workflow.expressions.template import templated
@@ -32,6 +33,30 @@ def named_secrets(workflow: Workflow, job: Job) -> frozenset[str] | None:
     names: set[str] = set()
     for text, bare in _texts((workflow.env, job), False):
         found = _of_text(text, bare)
+        if found is None:
+            return None
+        names |= found
+    return frozenset(names)
+
+
+def named_at_root(scope: Scope, job: Job) -> frozenset[str] | None:
+    """Return the run's own secrets that a job can name through the calls that lead to it; None for any."""
+    names = named_secrets(scope.workflow, job)
+    while scope.outer is not None and scope.job is not None:
+        passed, scope = scope.job.secrets, scope.outer
+        if passed == "inherit":
+            continue
+        values = passed.items() if isinstance(passed, Mapping) else ()
+        names = _of_values(value for name, value in values if names is None or name.upper() in names)
+        if names is None:
+            return None
+    return names
+
+
+def _of_values(values: Iterable[Any]) -> frozenset[str] | None:
+    names: set[str] = set()
+    for value in values:
+        found = _of_text(value, False) if isinstance(value, str) else set()
         if found is None:
             return None
         names |= found

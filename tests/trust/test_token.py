@@ -5,6 +5,8 @@ import pytest
 from runnerd.model import Actor, Event, Repository
 from runnerd.trust.token import token_permissions
 from runnerd.workflow import load
+from runnerd.workflow.calls import Scope
+from runnerd.workflow.model import Call
 
 
 def permissions(top="", job="", *, fork=False, name="pull_request"):
@@ -14,7 +16,7 @@ def permissions(top="", job="", *, fork=False, name="pull_request"):
         delivery="d", name=name, repository=Repository(id=5, full_name="o/r"),
         sender=Actor(id=1, login="ada"), fork=fork,
     )  # fmt: skip
-    return token_permissions(workflow, workflow.jobs["a"], event)
+    return token_permissions(Scope(workflow=workflow, contexts={}), workflow.jobs["a"], event)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,25 @@ def test_a_stranger_reads_at_most():
     assert permissions(wanted, fork=True) == {"contents": "read", "issues": "read"}
     assert "write" not in permissions("permissions: write-all", fork=True).values()
     assert permissions(wanted, fork=True, name="pull_request_target")["contents"] == "write"
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "granted"),
+    [
+        ("permissions: {contents: write, issues: read}", "", {"contents": "write", "issues": "read"}),
+        ("permissions: {contents: write, issues: read}", "permissions: {issues: read}", {"issues": "read"}),
+        ("permissions: {contents: write}", "permissions: {contents: read}", {"contents": "read"}),
+        ("permissions: read-all", "permissions: {}", {}),
+        ("", "", {"contents": "read", "packages": "read"}),
+    ],
+)
+def test_a_called_workflow_has_at_most_what_its_caller_has(caller, called, granted):
+    """It may ask for less; where it says nothing it has what the job that calls it has."""
+    inner = f"on: workflow_call\n{called}\njobs: {{a: {{runs-on: x, steps: [{{run: make}}]}}}}\n"
+    text = f"on: push\n{caller}\njobs: {{call: {{uses: ./.github/workflows/c.yml}}}}\n"
+    outer = Scope(workflow=load(text, path="ci.yml", resolve=lambda name: inner), contexts={})
+    scope = outer.enter(outer.workflow.jobs["call"], Call(key="call", leg=0, legs=1, name="call"))
+    event = Event(
+        delivery="d", name="push", repository=Repository(id=5, full_name="o/r"), sender=Actor(id=1, login="a")
+    )
+    assert token_permissions(scope, scope.workflow.jobs["a"], event) == granted

@@ -4,6 +4,7 @@ from runnerd.model import Outcome, Phase
 from runnerd.workflow import load
 from runnerd.workflow.explain import explain
 from runnerd.workflow.graph import LegState, NodeState
+from runnerd.workflow.model import Call
 
 WORKFLOW = load(
     """
@@ -51,3 +52,23 @@ def test_a_status_function_takes_the_place_of_the_implied_one():
     assert (found["tidy"].implied, found["tidy"].operands.value) == (None, "true")
     assert (found["test"].implied, found["test"].operands) == ("false", None)
     assert explained({}, cancelled=True)["build"].implied == "false"
+
+
+CALLED = """
+on: {workflow_call: {inputs: {go: {type: boolean, default: false}}}}
+jobs:
+  inner: {if: inputs.go, runs-on: x, steps: [{run: x}]}
+"""
+
+
+def test_jobs_of_a_called_workflow_are_explained_where_they_stand():
+    """They follow who called them, under their whole key, and see the inputs of their call."""
+    text = "on: push\njobs: {call: {uses: ./.github/workflows/c.yml, with: {go: true}}}\n"
+    workflow = load(text, path="ci.yml", resolve=lambda name: CALLED)
+    call = Call(key="call", leg=0, legs=1, name="call", inputs={"go": True})
+    nodes = {"call": NodeState(key="call", calls=(call,)), "call.0/inner": NodeState(key="call.0/inner")}
+    found = explain(workflow, nodes, {"github": {}, "inputs": {}}, cancelled=False)
+    assert [each.key for each in found] == ["call", "call.0/inner"]
+    operands = found[1].operands
+    assert operands is not None
+    assert (operands.text, operands.value) == ("inputs.go", "true")

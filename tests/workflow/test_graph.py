@@ -8,6 +8,7 @@ import pytest
 
 from runnerd.model import Outcome, Phase
 from runnerd.workflow import load
+from runnerd.workflow.calls import Scope
 from runnerd.workflow.graph import (
     Cancel,
     Expand,
@@ -146,7 +147,8 @@ def test_outputs_of_legs_are_merged():
     nodes = state(
         a=(done(outputs={"x": "1", "y": "1"}), done(index=1, outputs={"x": "", "y": "2"})),
     )
-    assert needs_context(found, nodes, "b") == {"a": {"result": "success", "outputs": {"x": "1", "y": "2"}}}
+    scope = Scope(workflow=found, contexts={})
+    assert needs_context(scope, nodes, "b") == {"a": {"result": "success", "outputs": {"x": "1", "y": "2"}}}
 
 
 MATRIX = "strategy: {matrix: {v: [1, 2, 3]}}"

@@ -3,7 +3,9 @@
 import pytest
 
 from runnerd.workflow import load
-from runnerd.workflow.naming import named_secrets
+from runnerd.workflow.calls import Scope
+from runnerd.workflow.model import Call
+from runnerd.workflow.naming import named_at_root, named_secrets
 
 
 def named(steps, *, top="", job=""):
@@ -44,3 +46,38 @@ def test_the_environments_of_job_and_workflow_count():
     top = "env: {A: '${{ secrets.one }}'}"
     job = "    env: {B: '${{ secrets.two }}'}"
     assert named("[{run: make}]", top=top, job=job) == {"ONE", "TWO"}
+
+
+def inner_names(passed, steps="[{run: x, env: {T: '${{ secrets.key }}'}}]"):
+    called = (
+        "on: {workflow_call: {secrets: {key: {required: false}, other: {required: false}}}}\n"
+        f"jobs: {{inner: {{runs-on: x, steps: {steps}}}}}\n"
+    )
+    text = f"on: push\njobs:\n  call: {{uses: ./.github/workflows/c.yml, {passed}}}\n"
+    scope = Scope(workflow=load(text, path="ci.yml", resolve=lambda name: called), contexts={})
+    call = Call(key="call", leg=0, legs=1, name="call")
+    inner = scope.enter(scope.workflow.jobs["call"], call)
+    return named_at_root(inner, inner.workflow.jobs["inner"])
+
+
+@pytest.mark.parametrize(
+    ("passed", "names"),
+    [
+        ("secrets: inherit", {"KEY"}),
+        ("secrets: {key: '${{ secrets.DEPLOY }}', other: '${{ secrets.UNUSED }}'}", {"DEPLOY"}),
+        ("secrets: {key: '${{ secrets.A }}-${{ secrets.B }}'}", {"A", "B"}),
+        ("secrets: {key: plain}", set()),
+        ("with: {}", set()),
+        ("secrets: {key: '${{ secrets[github.ref] }}'}", None),
+    ],
+)
+def test_a_called_job_names_what_its_callers_pass_it(passed, names):
+    """Only what the inner job names, followed through the call's map, is asked of the host."""
+    assert inner_names(passed) == names
+
+
+def test_a_called_job_that_may_name_any_gets_what_is_passed():
+    """`toJSON(secrets)` in the called workflow means all that the map holds, and through `inherit` all."""
+    steps = "[{run: x, env: {T: '${{ toJSON(secrets) }}'}}]"
+    assert inner_names("secrets: {key: '${{ secrets.A }}', other: '${{ secrets.B }}'}", steps) == {"A", "B"}
+    assert inner_names("secrets: inherit", steps) is None

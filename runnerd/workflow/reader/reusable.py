@@ -59,8 +59,37 @@ class Caller:
 
     def absolute(self, uses: str) -> str:
         """`uses` as seen from the first file: what is local to a remote file is in its repository."""
-        outer = _REMOTE(self.name)
-        return f"{outer.group(1)}/{uses[2:]}@{outer.group(2)}" if outer and uses.startswith("./") else uses
+        return _absolute(uses, self.name)
+
+
+def _absolute(uses: str, caller: str) -> str:
+    outer = _REMOTE(caller)
+    return f"{outer.group(1)}/{uses[2:]}@{outer.group(2)}" if outer and uses.startswith("./") else uses
+
+
+def names(workflow: Workflow, name: str = "") -> tuple[str, ...]:
+    """The reusable workflows that a file calls, as seen from the first file; `name` is empty for that one."""
+    written = (job.uses for job in workflow.jobs.values() if job.uses is not None)
+    return tuple(dict.fromkeys(_absolute(uses, name) for uses in written))
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A reusable workflow's name in parts; `repository` and `ref` are empty for one of the same commit."""
+
+    repository: str
+    path: str
+    ref: str
+
+
+def parts(name: str) -> Named:
+    """Take a name apart as `names` gives it; raises LookupError for one that names no reusable workflow."""
+    if _LOCAL(name):
+        return Named("", name[2:], "")
+    remote = _REMOTE(name)
+    if remote is None:
+        raise LookupError("it names no reusable workflow")
+    place, _, ref = name.partition("@")
+    return Named(remote.group(1), place.removeprefix(f"{remote.group(1)}/"), ref)
 
 
 def attach(source: Source, workflow: Workflow, root: Map, caller: Caller, load: Load) -> Workflow:
@@ -94,11 +123,8 @@ def _call(
             "or OWNER/REPO/.github/workflows/FILE.yml@REF",
         )
         return None
-    if "reusable" not in source.features:
-        source.cannot(at, "calling a reusable workflow is not supported yet: write its jobs here")
     if caller.resolve is None:
-        if "reusable" in source.features:
-            source.cannot(at, f"{uses[:200]!r} was not looked up, so its jobs are unknown")
+        source.cannot(at, f"{uses[:200]!r} was not looked up, so its jobs are unknown")
         return None
     called = _read(source, workflow, job, at, caller, load)
     if called is None:

@@ -87,7 +87,6 @@ def permissions(source: Source, value: Any, at: Any, scope: Scope) -> Any:
 
 def concurrency(source: Source, value: Any, at: Any, scope: Scope) -> Concurrency | None:
     """A group by name, or a mapping of `group`, `cancel-in-progress` and `queue`."""
-    source.cannot(at, "concurrency groups are not kept yet: what is in one group may overlap", "warning")
     if type(value) is not Map:
         return Concurrency(group=words(source, value, at, scope))
     table = _RUN_CONCURRENCY if scope == RUN else _JOB_CONCURRENCY
@@ -123,7 +122,7 @@ def environment(source: Source, value: Any, at: Any, scope: Scope) -> Any:
     """The environment's name, or a plain dict of `name`, `url` and `deployment`."""
     source.cannot(
         at,
-        "environments are named in the report; their protection rules and secrets are not applied",
+        "the protection rules of an environment are not applied: nobody is asked before the job runs",
         "warning",
     )
     if type(value) is not Map:

@@ -22,11 +22,8 @@ from runnerd.workflow.reader.source import Field, Source, Table
 from runnerd.workflow.yaml import Map
 
 _LIMITS = Limits()
-FEATURES = frozenset(("containers", "services", "reusable"))
-"""What `features` may name: parts of the language that a caller may or may not be able to run.
-
-`graph.decide` does not run the jobs of a called workflow: `reusable` is for who only checks files.
-"""
+FEATURES = frozenset(("containers", "services"))
+"""What `features` may name: parts of the language that a caller may or may not be able to run."""
 
 
 def load(

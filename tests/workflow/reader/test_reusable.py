@@ -8,7 +8,6 @@ import pytest
 
 from runnerd.workflow import Limits, WorkflowErrors, load
 
-FEATURES = frozenset(("reusable",))
 LOCAL = "./.github/workflows/b.yml"
 CALLEE = "on: {workflow_call: %s}\njobs: {x: {runs-on: y, steps: [{run: z}]%s}}\n"
 
@@ -23,7 +22,7 @@ def call(text, files, **keys):
             raise LookupError("there is no such file")
         return files[name]
 
-    return load(text, path="a.yml", resolve=resolve, features=FEATURES, **keys)
+    return load(text, path="a.yml", resolve=resolve, **keys)
 
 
 def refused(text, files, **keys):
@@ -39,10 +38,9 @@ def test_the_called_workflow_hangs_on_its_job():
     assert found.unsupported == ()
 
 
-def test_calls_are_unsupported_unless_the_caller_can():
-    """Without the feature, or without a way to look up, the run says so."""
-    assert "not supported" in load(caller(), path="a.yml").unsupported[0].message
-    assert "not looked up" in load(caller(), path="a.yml", features=FEATURES).unsupported[0].message
+def test_calls_are_unsupported_where_nobody_looks_them_up():
+    """Without a way to look up, the run says so."""
+    assert "not looked up" in load(caller(), path="a.yml").unsupported[0].message
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,10 @@ def test_an_environment_is_a_warning_and_not_more():
     assert [each.severity for each in found.unsupported] == ["warning"]
 
 
-def test_concurrency_is_said_not_to_be_kept():
-    """A run whose groups are not kept says so, with the place, and is not refused for it."""
+def test_concurrency_is_kept():
+    """A file with concurrency groups asks for nothing that cannot be done."""
     found = load("on: push\nconcurrency: one\njobs: {a: {runs-on: x, steps: [{run: y}]}}", path="w")
-    (problem,) = found.unsupported
-    assert (problem.severity, problem.line) == ("warning", 2)
-    assert "concurrency groups are not kept yet" in problem.message
+    assert found.unsupported == ()
 
 
 def test_expressions_in_workflow_defaults_are_refused(problems):
