@@ -174,6 +174,18 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     permission: str
 
 
+class CalledFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A reusable workflow as it was when the run was planned; restarts and reruns use the same text."""
+
+    source: str
+    """sha256 of its text, which the ledger keeps."""
+    repository: str
+    path: str
+    ref: str
+    sha: str
+    """The commit that `ref` named."""
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the ledger's `runs`: one workflow file started by one delivery."""
 
@@ -188,6 +200,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 of the workflow file's text, which the ledger keeps."""
     event: Event
     """As it was planned: with `sha` resolved and without the payload, which the delivery keeps."""
+    called: dict[str, CalledFile] = msgspec.field(default_factory=dict)
+    """The reusable workflows it may call, by the name `uses` gives them from the first file."""
     number: int
     """GITHUB_RUN_NUMBER: counts per repository and workflow file, from 1."""
     attempt: int = 1

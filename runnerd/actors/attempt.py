@@ -28,8 +28,9 @@ from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 from runnerd.trust.token import token_permissions
 from runnerd.workflow import graph, value_of
-from runnerd.workflow.model import ExpressionError, Workflow, WorkflowErrors
-from runnerd.workflow.naming import named_secrets
+from runnerd.workflow.calls import Scope, file_of, is_plain, leg_contexts, scope_of, secrets_of
+from runnerd.workflow.model import ExpressionError, WorkflowErrors
+from runnerd.workflow.naming import named_at_root
 
 _log = log.get("executor")
 
@@ -136,14 +137,12 @@ class Attempts:
         self.draining = False
         """Whether nothing more is to start: who waits for a machine stops waiting."""
 
-    async def work(
-        self, run: RunRecord, job: int, workflow: Workflow, contexts: Mapping[str, Any], attempt: Attempt
-    ) -> None:
+    async def work(self, run: RunRecord, job: int, script: Scope, attempt: Attempt) -> None:
         """Run one job to a recorded outcome, with its retries; leaves it queued when draining."""
         try:
             with log.context(job=job):
                 while True:
-                    ended = await self._try(run, job, workflow, contexts, attempt)
+                    ended = await self._try(run, job, script, attempt)
                     if ended is None:
                         return
                     epoch, result, claimed = ended
@@ -168,8 +167,7 @@ class Attempts:
         self,
         run: RunRecord,
         job: int,
-        workflow: Workflow,
-        contexts: Mapping[str, Any],
+        script: Scope,
         attempt: Attempt,
     ) -> _Ended | None:
         """One attempt: a machine, the steps, no machine. None when the job is to stay as it is for now."""
@@ -196,7 +194,7 @@ class Attempts:
             if row.queued is not None:
                 metrics.job_queue_seconds.observe(self._clock() - row.queued)
             try:
-                result = await self._run_on(machine, run, row, epoch, workflow, contexts, attempt)
+                result = await self._run_on(machine, run, row, epoch, script, attempt)
             except (StaleEpoch, LedgerUnavailable):
                 raise
             except Exception as error:
@@ -229,8 +227,7 @@ class Attempts:
         run: RunRecord,
         row: JobRecord,
         epoch: int,
-        workflow: Workflow,
-        contexts: Mapping[str, Any],
+        script: Scope,
         attempt: Attempt,
     ) -> JobResult:
         """Run the steps; whatever the workflow or the machine does is a result."""
@@ -240,37 +237,41 @@ class Attempts:
         identity = machine.identity
         if identity is not None:
             await self._ledger.set_identity(row.id, epoch, identity.boot_id, identity.machine_id)
-        job = workflow.jobs[row.key]
-        jobs = nodes(await self._ledger.jobs(run.id))
-        contexts = {
-            **contexts,
-            "github": {**contexts["github"], "job": row.key},
-            "needs": graph.needs_context(workflow, jobs, row.key),
-            "matrix": row.matrix,
-        }
+        calls = await self._ledger.calls(run.id) if "/" in row.key or not is_plain(script.workflow) else []
+        jobs = graph.with_calls(nodes(await self._ledger.jobs(run.id), calls))
+        scope, id = scope_of(script, {key: node.calls for key, node in jobs.items()}, row.key)
+        job = scope.workflow.jobs[id]
+        github = {**scope.contexts["github"], "job": id}
         try:
-            contexts["strategy"] = graph.strategy_context(job, contexts, row.leg, row.legs)
+            contexts = {**scope.contexts, "github": github, "needs": graph.needs_context(scope, jobs, id)}
+            contexts |= leg_contexts(job, contexts, row.leg, row.legs, row.matrix)
         except ExpressionError as wrong:
-            reason = f"`strategy` of job {row.key!r}: {wrong}"
+            reason = f"`strategy` of job {id!r}: {wrong}"
             return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
+        contexts["job"] = file_of(scope, github, run.called)
+        workflow = scope.workflow
         spec = JobSpec(
             run=run,
             record=msgspec.structs.replace(row, machine=machine.id, epoch=epoch),
-            workflow=workflow,
+            workflow=msgspec.structs.replace(workflow, env={**self._site.environment, **workflow.env}),
             job=job,
             contexts=contexts,
             default_timeout_minutes=self._site.job_minutes,
             cancel_minutes=self._site.cancel_minutes,
         )
         try:
-            secrets = await self._site.secrets_for(
-                run, named_secrets(workflow, job), _environment(job.environment, contexts)
+            kept = await self._site.secrets_for(
+                run, named_at_root(scope, job), _environment(job.environment, contexts)
             )
-            async with self._site.job_token(run, token_permissions(workflow, job, run.event)) as token:
+            async with self._site.job_token(run, token_permissions(scope, job, run.event)) as token:
                 if token:
-                    secrets = {**secrets, "GITHUB_TOKEN": token}
+                    kept = {**kept, "GITHUB_TOKEN": token}
                     contexts["github"]["token"] = token
-                return await self._take_steps(machine, run, row, spec, secrets, attempt)
+                secrets = secrets_of(scope, kept, lambda outer, key: graph.needs_context(outer, jobs, key))
+                return await self._take_steps(machine, run, row, spec, secrets, tuple(kept.values()), attempt)
+        except ExpressionError as wrong:
+            reason = f"`secrets` of the job that calls {workflow.path}: {wrong}"
+            return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
         except NoSecrets as problem:
             return JobResult(outcome=Outcome.INFRA_ERROR, reason=f"its secrets cannot be had: {problem}")
 
@@ -281,6 +282,7 @@ class Attempts:
         row: JobRecord,
         spec: JobSpec,
         secrets: Mapping[str, str],
+        masked: tuple[str, ...],
         attempt: Attempt,
     ) -> JobResult:
         started = self._clock()
@@ -294,6 +296,7 @@ class Attempts:
                     log=sink,
                     observer=_Observer(self._ledger, row.id, spec.record.epoch),
                     secrets=secrets,
+                    masked=masked,
                     cancel=attempt.cancel,
                     network=self._site.network,
                     clock=self._clock,

@@ -16,10 +16,10 @@ from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord
 from runnerd.reading.process import Reader
 from runnerd.store.changes import EndJob, EndRun
 from runnerd.store.ledger import Ledger, LedgerUnavailable
-from runnerd.store.progress import nodes, progress
+from runnerd.store.progress import holds, nodes, progress
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.workflow import graph
-from runnerd.workflow.model import Workflow
+from runnerd.workflow.calls import Scope, is_plain
 
 _log = log.get("executor")
 
@@ -33,8 +33,10 @@ class _Drive:
     def __init__(self) -> None:
         self.bell = trio.Event()
         self.attempts: dict[int, Attempt] = {}
-        self.script: tuple[Workflow, dict[str, Any]] | None = None
+        self.script: Scope | None = None
         """The workflow and the contexts that all jobs share; the same for as long as the run lives."""
+        self.plain = False
+        """Whether it calls no other workflow and has no concurrency group."""
 
     def ring(self) -> None:
         """Something changed: look at the ledger again."""
@@ -160,15 +162,26 @@ class ExecutorActor:
                 reason = "it was cancelled while it waited for approval"
                 return await self._give_up(run_id, rows, drive, busy, reason, Outcome.CANCELLED)
             try:
-                workflow, contexts = drive.script = drive.script or await self._read(run, rows)
-                actions = graph.decide(workflow, nodes(rows), contexts, cancelled=run.cancel_requested)
+                script = drive.script
+                if script is None:
+                    script = drive.script = await self._read(run, rows)
+                    drive.plain = is_plain(script.workflow)
+                actions = graph.decide(
+                    script.workflow,
+                    nodes(rows, () if drive.plain else await self._ledger.calls(run_id)),
+                    script.contexts,
+                    cancelled=run.cancel_requested,
+                    holds=None if drive.plain else holds(await self._ledger.members(run_id)),
+                )
             except LedgerUnavailable:
                 raise
             except Exception as error:
                 return await self._give_up(run_id, rows, drive, busy, blame(error))
             todo = progress(actions, rows, self._clock(), ours=self._ours)
             if todo.changes:
-                await self._ledger.apply(run_id, todo.changes)
+                for other in await self._ledger.apply(run_id, todo.changes):
+                    if other in self._drives:
+                        self._drives[other].ring()
                 self._reporter.offer(OutboxChanged())
             if todo.outcome is not None:
                 _log.info("run ended", outcome=todo.outcome.value)
@@ -183,18 +196,21 @@ class ExecutorActor:
                 for job in (*todo.start, *left):
                     if job not in drive.attempts and job not in todo.cancel:
                         drive.attempts[job] = Attempt()
-                        jobs.start_soon(self._work, run, job, workflow, contexts, drive)
+                        jobs.start_soon(self._work, run, job, script, drive)
             if not todo.changes and not stopped:
                 return not self._attempts.draining or bool(drive.attempts)
 
-    async def _read(self, run: RunRecord, rows: Sequence[JobRecord]) -> tuple[Workflow, dict[str, Any]]:
-        """The workflow as far as it is ours, and the contexts that all its jobs share."""
+    async def _read(self, run: RunRecord, rows: Sequence[JobRecord]) -> Scope:
+        """The workflow as far as it is ours, with the contexts that all its jobs share."""
         source = await self._ledger.source(run.source)
-        workflow = await self._reader.load(source, run.workflow_path)
-        ours = {row.key for row in rows}
+        if run.called:
+            files = {name: await self._ledger.source(file.source) for name, file in run.called.items()}
+            workflow = await self._reader.load_whole(source, run.workflow_path, files, {})
+        else:
+            workflow = await self._reader.load(source, run.workflow_path)
+        ours = {row.key.partition("/")[0].partition(".")[0] for row in rows}
         workflow = msgspec.structs.replace(
             workflow,
-            env={**self._site.environment, **workflow.env},
             jobs={key: job for key, job in workflow.jobs.items() if key in ours},
         )
         github = github_context(
@@ -204,7 +220,8 @@ class ExecutorActor:
             server_url=self._site.server_url,
             api_url=self._site.api_url,
         )
-        return workflow, {"github": github, "inputs": run.event.inputs, "vars": self._site.variables}
+        contexts = {"github": github, "inputs": run.event.inputs, "vars": self._site.variables}
+        return Scope(workflow=workflow, contexts=contexts)
 
     async def _give_up(
         self,
@@ -247,12 +264,10 @@ class ExecutorActor:
                 ended.append(EndJob(job=job, epoch=phases[job].epoch, result=result))
         return ended
 
-    async def _work(
-        self, run: RunRecord, job: int, workflow: Workflow, contexts: Mapping[str, Any], drive: _Drive
-    ) -> None:
+    async def _work(self, run: RunRecord, job: int, script: Scope, drive: _Drive) -> None:
         """Have one job run to a recorded outcome, or be left queued when draining."""
         try:
-            await self._attempts.work(run, job, workflow, contexts, drive.attempts[job])
+            await self._attempts.work(run, job, script, drive.attempts[job])
         finally:
             del drive.attempts[job]
             drive.ring()

@@ -260,9 +260,10 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parser(msgspec.Struct, frozen=True, kw_only=True):
-    """`[parser]`: how many deliveries are planned at once."""
+    """`[parser]`: how deliveries are planned."""
 
     workers: Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")] = 2
+    shared_workflows: tuple[AllowedRepository, ...] = ()
 
 
 class Executor(msgspec.Struct, frozen=True, kw_only=True):

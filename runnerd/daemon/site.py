@@ -49,6 +49,7 @@ class Site:
         self.network: Network | None = JobNetwork(config)
         self.server_url = config.forge.server
         self.api_url = config.forge.api
+        self.shared_workflows = config.parser.shared_workflows
         self.variables: Mapping[str, str] = {**config.variables, **(variables or {})}
         self.environment: Mapping[str, str] = dict(environment or {})
         self.foreign_is_failure = foreign_is_failure

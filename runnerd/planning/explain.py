@@ -15,7 +15,7 @@ from runnerd.store.changes import WorkflowNote
 from runnerd.store.ledger import Ledger
 from runnerd.store.progress import nodes
 from runnerd.workflow.explain import Explanation, explain
-from runnerd.workflow.model import Workflow, WorkflowErrors
+from runnerd.workflow.model import Call, Workflow, WorkflowErrors
 
 
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,25 +49,37 @@ async def explain_run(run: RunRecord, *, ledger: Ledger, reader: Reader, site: S
     if not rows:
         return RunExplained(run=run, notes=notes, jobs=())
     try:
-        workflow = await reader.load(await ledger.source(run.source), run.workflow_path)
+        source = await ledger.source(run.source)
+        if run.called:
+            files = {name: await ledger.source(file.source) for name, file in run.called.items()}
+            workflow = await reader.load_whole(source, run.workflow_path, files, {})
+        else:
+            workflow = await reader.load(source, run.workflow_path)
     except WorkflowErrors:
         return RunExplained(run=run, notes=notes, jobs=())  # the run's reason says it
     payload = await ledger.payload(run.delivery)
-    jobs = await trio.to_thread.run_sync(_jobs, run, rows, workflow, payload, site)
+    calls = await ledger.calls(run.id)
+    jobs = await trio.to_thread.run_sync(_jobs, run, rows, calls, workflow, payload, site)
     return RunExplained(run=run, notes=notes, jobs=jobs)
 
 
 def _jobs(
-    run: RunRecord, rows: list[JobRecord], workflow: Workflow, payload: dict[str, Any], site: Site
+    run: RunRecord,
+    rows: list[JobRecord],
+    calls: list[Call],
+    workflow: Workflow,
+    payload: dict[str, Any],
+    site: Site,
 ) -> tuple[JobExplained, ...]:
     legs: dict[str, list[Leg]] = {}
     for row in rows:
         leg = Leg(name=row.name, phase=row.phase, outcome=row.outcome, reason=row.reason)
         legs.setdefault(row.key, []).append(leg)
+    there = {key.partition("/")[0].partition(".")[0] for key in legs}
     ours = msgspec.structs.replace(
-        workflow, jobs={key: job for key, job in workflow.jobs.items() if key in legs}
+        workflow, jobs={key: job for key, job in workflow.jobs.items() if key in there}
     )
     github = github_context(run.event, run, payload=payload, server_url=site.server_url, api_url=site.api_url)
     contexts = {"github": github, "inputs": run.event.inputs, "vars": site.variables}
-    found = explain(ours, nodes(rows), contexts, cancelled=run.cancel_requested)
-    return tuple(JobExplained(explanation=each, legs=tuple(legs[each.key])) for each in found)
+    found = explain(ours, nodes(rows, calls), contexts, cancelled=run.cancel_requested)
+    return tuple(JobExplained(explanation=each, legs=tuple(legs.get(each.key, ()))) for each in found)

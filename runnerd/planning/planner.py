@@ -11,6 +11,7 @@ from runnerd.forge.events import files_apart
 from runnerd.git.mirror import Mirrors, Refused
 from runnerd.git.process import GitError
 from runnerd.model import Event, Outcome
+from runnerd.planning.called import Finder, Gathered, gather
 from runnerd.planning.judge import Site, failed, judge, listed, wants_paths
 from runnerd.planning.place import Absent, Conflict, NotMerged, Nudge, Passed, locate
 from runnerd.reading.process import Reader
@@ -77,7 +78,7 @@ class Planner:
             if not last:
                 raise
             raise Passed(f"{problem}: it is not there any more") from None
-        return await self._plan(located)
+        return await self._plan(located, last=last)
 
     async def _refused(self, event: Event, reason: str, outcome: Outcome) -> Plan:
         """The runs the event would start at its head, ended for this reason before they began."""
@@ -88,8 +89,9 @@ class Planner:
         ]
         return msgspec.structs.replace(plan, runs=runs)
 
-    async def _plan(self, event: Event) -> Plan:
-        folder, files = await self._files(event)
+    async def _plan(self, event: Event, *, last: bool = True) -> Plan:
+        folder, sha, files = await self._files(event)
+        finder = Finder(self._mirrors, event, sha, shared=self._site.shared_workflows, last=last)
         runs: list[NewRun] = []
         notes: list[WorkflowNote] = []
         refused: list[str] = []
@@ -98,7 +100,7 @@ class Planner:
                 refused.append(f"{path}: {text.reason}")
                 notes.append(WorkflowNote(path=path, matched=False, reason=text.reason))
                 continue
-            run, note = await self._one(event, path, text)
+            run, note = await self._one(event, path, text, finder)
             notes.append(note)
             if run is not None:
                 runs.append(run)
@@ -108,8 +110,8 @@ class Planner:
             runs.append(failed(event, folder, folder, "", reason))
         return Plan(runs, notes)
 
-    async def _files(self, event: Event) -> tuple[str, dict[str, bytes | Refused]]:
-        """The workflow files an event asks, and the folder they are in."""
+    async def _files(self, event: Event) -> tuple[str, str, dict[str, bytes | Refused]]:
+        """The folder of the workflow files an event asks, the commit they are from, and they."""
         sha = event.sha
         if apart := files_apart(event):
             await self._mirrors.fetch(event.repository, apart)
@@ -119,13 +121,20 @@ class Planner:
             sha = tip
         for folder in self._site.workflow_folders:
             if files := await self._mirrors.workflow_files(event.repository, sha, folder):
-                return folder, files
-        return self._site.workflow_folders[0], {}
+                return folder, sha, files
+        return self._site.workflow_folders[0], sha, {}
 
-    async def _one(self, event: Event, path: str, text: bytes) -> tuple[NewRun | None, WorkflowNote]:
+    async def _one(
+        self, event: Event, path: str, text: bytes, finder: Finder
+    ) -> tuple[NewRun | None, WorkflowNote]:
         source = text.decode("utf-8", "replace")
         try:
             workflow = await self._reader.load(source, path)
+            called = Gathered({}, {})
+            if any(job.uses is not None for job in workflow.jobs.values()) and _heeds(workflow, event):
+                called = await gather(workflow, finder.find, self._reader)
+                texts = {name: file.text for name, file in called.files.items()}
+                workflow = await self._reader.load_whole(source, path, texts, called.missing)
         except WorkflowErrors as errors:
             if event.name not in UNPROMPTED:
                 return None, WorkflowNote(path=path, matched=False, reason="the file is not valid")
@@ -134,7 +143,10 @@ class Planner:
             note = WorkflowNote(path=path, matched=True, reason="the file is not valid")
             return failed(event, path, path, source, reason), note
         changed = await self._changed(event, workflow)
-        return await trio.to_thread.run_sync(judge, event, workflow, source, changed, self._site)
+        run, note = await trio.to_thread.run_sync(judge, event, workflow, source, changed, self._site)
+        if run is not None and called.files:
+            run = msgspec.structs.replace(run, called=tuple(called.files.values()))
+        return run, note
 
     async def _changed(self, event: Event, workflow: Workflow) -> tuple[str, ...] | None:
         """The files the event changed, where a path filter asks; None where it is not known."""
@@ -150,3 +162,8 @@ class Planner:
         return await self._mirrors.changed_files(
             event.repository, base, head, merge_base=event.name != "push"
         )
+
+
+def _heeds(workflow: Workflow, event: Event) -> bool:
+    """Whether an event of this name can start the file at all: only then is looked up what it calls."""
+    return any(trigger.event == event.name for trigger in workflow.triggers)

@@ -36,7 +36,9 @@ def main() -> int:
     os.nice(NICENESS)
     asked = exchange.question(sys.stdin.buffer.read())
     try:
-        workflow = load(asked.text, path=asked.path, features=frozenset(asked.features))
+        workflow = load(
+            asked.text, path=asked.path, features=frozenset(asked.features), resolve=exchange.resolver(asked)
+        )
         answer = exchange.encode(exchange.Answer(workflow=workflow))
     except WorkflowErrors as errors:
         answer = exchange.encode(exchange.Answer(problems=errors.problems))

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,19 @@ class Reader:
         self._threads = trio.CapacityLimiter(1)
         self._processes = trio.CapacityLimiter(1)
 
+    async def load_whole(
+        self, text: str, path: str, files: Mapping[str, str], missing: Mapping[str, str]
+    ) -> Workflow:
+        """Like `load`, with the reusable workflows it calls: `files` by the name `uses` gives them.
+
+        `missing` says of those that are not there why. What was read is not remembered.
+        """
+        question = exchange.Question(text=text, path=path, files=dict(files), missing=dict(missing))
+        found = await self._read(question)
+        if isinstance(found, tuple):
+            raise WorkflowErrors(found)
+        return found
+
     async def load(self, text: str, path: str, *, features: frozenset[str] = frozenset()) -> Workflow:
         """Like `workflow.load_cached`; the event loop goes on meanwhile, whatever the text.
 
@@ -70,26 +83,34 @@ class Reader:
         """
         found = recall(text, path, features=features)
         if found is None:
-            found = await self._read(text, path, features)
+            found = await self._read(exchange.Question(text=text, path=path, features=tuple(features)))
             remember(text, path, found, features=features)
         if isinstance(found, tuple):
             raise WorkflowErrors(found)
         return found
 
-    async def _read(self, text: str, path: str, features: frozenset[str]) -> Found:
-        if len(text) <= self._small:
-            quick = partial(load, text, path=path, features=features, limits=_QUICK)
+    async def _read(self, question: exchange.Question) -> Found:
+        if len(question.text) + sum(map(len, (question.files or {}).values())) <= self._small:
+            quick = partial(
+                load,
+                question.text,
+                path=question.path,
+                features=frozenset(question.features),
+                limits=_QUICK,
+                resolve=exchange.resolver(question),
+            )
             try:
                 return await trio.to_thread.run_sync(quick, limiter=self._threads)
             except WorkflowErrors as errors:
                 if not errors.doubtful:
                     return errors.problems
         async with self._processes:
-            return await self._read_apart(text, path, features)
+            return await self._read_apart(question)
 
-    async def _read_apart(self, text: str, path: str, features: frozenset[str]) -> Found:
+    async def _read_apart(self, asked: exchange.Question) -> Found:
+        text, path = asked.text, asked.path
         try:
-            question = exchange.encode(exchange.Question(text=text, path=path, features=tuple(features)))
+            question = exchange.encode(asked)
         except UnicodeEncodeError:
             raise _refused(path, "a lone surrogate is not a character") from None
         seconds = str(math.ceil(self._timeout) + 1)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from runnerd.model import Event, JobResult, Outcome
+from runnerd.workflow.model import Call
 
 UNEXPANDED = -1
 """The `leg` of a job whose matrix is not known yet."""
@@ -27,6 +28,18 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     allowed_to_fail: bool = False
 
 
+class NewCalled(msgspec.Struct, frozen=True, kw_only=True):
+    """A reusable workflow of a new run, with its text."""
+
+    name: str
+    """As `uses` names it from the first file."""
+    text: str
+    repository: str
+    path: str
+    ref: str
+    sha: str
+
+
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """One workflow file that a delivery starts. With an `outcome` it ends at birth and has no jobs."""
 
@@ -38,6 +51,8 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """Its payload is not stored again: the delivery keeps it."""
     jobs: tuple[NewJob, ...] = ()
     """In the order of the file."""
+    called: tuple[NewCalled, ...] = ()
+    """Every reusable workflow that it may call."""
     outcome: Outcome | None = None
     reason: str = ""
     gate: str = ""
@@ -61,6 +76,35 @@ class ExpandJob(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     legs: tuple[NewJob, ...]
+
+
+class EnterCalls(msgspec.Struct, frozen=True, kw_only=True):
+    """Record the calls of a job, and replace its one row by the jobs that they bring in, none with legs."""
+
+    key: str
+    calls: tuple[Call, ...]
+    jobs: tuple[NewJob, ...]
+
+
+class JoinGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Come to a concurrency group of the repository; nothing where it was come to before.
+
+    `key` and `leg` say who comes: a job's leg, one call of a job (`leg` too), a called workflow (its calls'
+    key with a slash), or the run (an empty key).
+    """
+
+    key: str
+    leg: int
+    group: str
+    cancels: bool
+    queue: str
+
+
+class LeaveGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """What came to a group has ended."""
+
+    key: str
+    leg: int
 
 
 class QueueJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,4 +140,4 @@ class EndRun(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-Change = StartRun | ExpandJob | QueueJob | SkipJob | EndJob | EndRun
+Change = StartRun | ExpandJob | EnterCalls | JoinGroup | LeaveGroup | QueueJob | SkipJob | EndJob | EndRun

@@ -14,7 +14,8 @@ from runnerd.store.changes import UNEXPANDED, NewJob
 from runnerd.store.errors import IllegalTransition, StaleEpoch
 from runnerd.store.phases import step
 from runnerd.store.records import Kind, ReportState
-from runnerd.store.tables import jobs
+from runnerd.store.tables import calls, jobs
+from runnerd.workflow.model import Call
 
 NEEDS_NO_MACHINE = frozenset(
     {Outcome.CANCELLED, Outcome.SKIPPED, Outcome.STARTUP_FAILURE, Outcome.LOST, Outcome.INFRA_ERROR}
@@ -23,7 +24,11 @@ NEEDS_NO_MACHINE = frozenset(
 
 _record = [jobs.c[name] for name in JobRecord.__struct_fields__]
 _by_id = sa.select(*_record).where(jobs.c.id == sa.bindparam("id"))
-_of_run = sa.select(*_record).where(jobs.c.run == sa.bindparam("run")).order_by(jobs.c.position, jobs.c.leg)
+_of_run = (
+    sa.select(*_record)
+    .where(jobs.c.run == sa.bindparam("run"))
+    .order_by(jobs.c.position, jobs.c.leg, jobs.c.id)
+)
 _insert = sa.insert(jobs)
 _update = sa.update(jobs).where(jobs.c.id == sa.bindparam("this"))
 _running = sa.select(*_record).where(jobs.c.phase == Phase.RUNNING).order_by(jobs.c.id)
@@ -99,6 +104,29 @@ def expand(connection: sa.Connection, run: int, key: str, legs: Sequence[NewJob]
         key_of_row = connection.execute(_insert, _row(run, row.position, leg)).inserted_primary_key
         assert key_of_row is not None
         outbox.owe_first(connection, run, [key_of_row[0]], Kind.JOB, ReportState.QUEUED, now)
+
+
+def enter(
+    connection: sa.Connection, run: int, key: str, made: Sequence[Call], new: Sequence[NewJob], now: float
+) -> None:
+    """Record a job's calls, and replace its one row by the jobs that they bring in; see `EnterCalls`."""
+    here = (jobs.c.run == run, jobs.c.key == key, jobs.c.leg == UNEXPANDED)
+    row = connection.execute(sa.select(jobs.c.id, jobs.c.position, jobs.c.phase).where(*here)).one_or_none()
+    if row is None or row.phase is not Phase.WAITING:
+        raise IllegalTransition(f"job {key} of run {run} has made its calls already, or has ended")
+    if not made or not new or any(call.key != key for call in made):
+        raise ValueError(f"job {key} of run {run} needs at least one call with at least one job")
+    connection.execute(sa.delete(jobs).where(jobs.c.id == row.id))
+    connection.execute(sa.insert(calls), [{"run": run, **msgspec.structs.asdict(call)} for call in made])
+    # At one place: within it they stand in the order in which they were written.
+    connection.execute(_insert, [_row(run, row.position, job) for job in new])
+
+
+def calls_of(connection: sa.Connection, run: int) -> list[Call]:
+    """The calls that a run made, each job's in the order of its matrix."""
+    query = sa.select(*(calls.c[name] for name in Call.__struct_fields__)).where(calls.c.run == run)
+    rows = connection.execute(query.order_by(calls.c.key, calls.c.leg)).mappings()
+    return [Call(**row) for row in rows]
 
 
 def queue(connection: sa.Connection, job: JobRecord, now: float) -> None:

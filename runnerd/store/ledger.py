@@ -17,6 +17,7 @@ from runnerd.store import (
     approvals,
     deliveries,
     engine,
+    groups,
     intake,
     jobs,
     machines,
@@ -29,6 +30,7 @@ from runnerd.store import (
 from runnerd.store.changes import Change, NewRun, WorkflowNote
 from runnerd.store.deliveries import Accepted, Held
 from runnerd.store.errors import CannotOpen, IllegalTransition, LedgerUnavailable, StaleEpoch
+from runnerd.store.groups import Member
 from runnerd.store.lock import StateLock
 from runnerd.store.records import (
     Backlog,
@@ -46,6 +48,7 @@ from runnerd.store.recovery import Recovery
 from runnerd.store.schema import migrate
 from runnerd.store.tables import pulse
 from runnerd.store.writer import Work, Writer, unavailable
+from runnerd.workflow.model import Call
 
 __all__ = [
     "CannotOpen",
@@ -59,6 +62,7 @@ __all__ = [
     "Ledger",
     "LedgerUnavailable",
     "MachineRow",
+    "Member",
     "OutboxRow",
     "Recovery",
     "ReportState",
@@ -247,13 +251,23 @@ class Ledger:
         """A workflow file's text by its hash."""
         return await self._read(partial(runs.source, sha256=sha256))
 
-    async def apply(self, run: int, changes: Sequence[Change]) -> None:
+    async def calls(self, run: int) -> list[Call]:
+        """The calls of reusable workflows that a run made, each job's in the order of its matrix."""
+        return await self._read(partial(jobs.calls_of, run=run))
+
+    async def members(self, run: int) -> list[Member]:
+        """What of a run came to a concurrency group, and how it stands there, in the order of arrival."""
+        return await self._read(partial(groups.of_run, run=run))
+
+    async def apply(self, run: int, changes: Sequence[Change]) -> frozenset[int]:
         """Apply what was decided about a run, all or nothing, with the reports it owes (I4).
+
+        Returns the other runs for which something changed in a concurrency group.
 
         Raises `IllegalTransition` for what `model.PHASES` does not allow, for a run that has ended and
         for ending one before its jobs; `StaleEpoch` when another attempt took the job over.
         """
-        await self._write(partial(transition.apply, run_id=run, changes=changes, now=self._clock()))
+        return await self._write(partial(transition.apply, run_id=run, changes=changes, now=self._clock()))
 
     async def request_cancel(self, run: int) -> bool:
         """Ask for the end of a run: from here on no job is claimed by who does not know. False: it ended."""

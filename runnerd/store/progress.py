@@ -12,12 +12,17 @@ from runnerd.store.changes import (
     Change,
     EndJob,
     EndRun,
+    EnterCalls,
     ExpandJob,
+    JoinGroup,
+    LeaveGroup,
     NewJob,
     QueueJob,
     SkipJob,
 )
+from runnerd.store.groups import Member
 from runnerd.workflow import graph
+from runnerd.workflow.model import Call
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,12 +37,19 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How the run ended, if this round ends it."""
 
 
-def nodes(rows: Iterable[JobRecord]) -> dict[str, graph.NodeState]:
-    """The graph's state as the ledger has it."""
+def nodes(rows: Iterable[JobRecord], calls: Iterable[Call] = ()) -> dict[str, graph.NodeState]:
+    """The graph's state as the ledger has it, from the rows and calls of a run."""
     legs: dict[str, list[JobRecord]] = {}
     for row in rows:
         legs.setdefault(row.key, []).append(row)
-    return {
+    made: dict[str, list[Call]] = {}
+    for call in calls:
+        made.setdefault(call.key, []).append(call)
+    callers = {
+        key: graph.NodeState(key=key, calls=tuple(sorted(of_job, key=lambda call: call.leg)))
+        for key, of_job in made.items()
+    }
+    return callers | {
         key: graph.NodeState(
             key=key,
             legs=None
@@ -46,6 +58,11 @@ def nodes(rows: Iterable[JobRecord]) -> dict[str, graph.NodeState]:
         )
         for key, of_job in legs.items()
     }
+
+
+def holds(members: Iterable[Member]) -> dict[tuple[str, int], graph.Hold]:
+    """How a run's members of concurrency groups stand, as the graph takes it."""
+    return {(each.key, each.leg): graph.Hold(each.shown, each.standing, each.reason) for each in members}
 
 
 def progress(
@@ -92,6 +109,13 @@ def progress(
                         ),
                     )
                 )
+            case graph.Enter(key, calls, jobs):
+                new = tuple(NewJob(key=of_job, leg=UNEXPANDED, name=name) for of_job, name in jobs)
+                changes.append(EnterCalls(key=key, calls=calls, jobs=new))
+            case graph.Join(key, leg, group, cancels, queue):
+                changes.append(JoinGroup(key=key, leg=leg, group=group, cancels=cancels, queue=queue))
+            case graph.Leave(key, leg):
+                changes.append(LeaveGroup(key=key, leg=leg))
             case graph.Skip(key, index, reason):
                 changes += [SkipJob(job=row.id, reason=reason) for row in waiting(key, index)]
             case graph.Start(key, index):

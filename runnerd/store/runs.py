@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
-from runnerd.model import Event, Outcome, Phase, RunRecord
+from runnerd.model import CalledFile, Event, Outcome, Phase, RunRecord
 from runnerd.store import deliveries, jobs, outbox
 from runnerd.store.changes import NewRun, WorkflowNote
 from runnerd.store.columns import clean
@@ -183,10 +183,17 @@ def _owe_end(connection: sa.Connection, run: int, event: Event, now: float) -> N
 
 
 def _write(connection: sa.Connection, delivery: str, new: NewRun, now: float) -> int:
-    # Hashed as it will be stored, so that the text under a hash always has that hash.
-    text = clean(new.source_text)
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    connection.execute(_new_source[connection.dialect.name], {"sha256": sha256, "text": text})
+    sha256 = _keep(connection, new.source_text)
+    called = {
+        file.name: CalledFile(
+            source=_keep(connection, file.text),
+            repository=file.repository,
+            path=file.path,
+            ref=file.ref,
+            sha=file.sha,
+        )
+        for file in new.called
+    }
     event = msgspec.structs.replace(new.event, payload={})
     counter = {"repository_id": event.repository.id, "workflow_path": new.workflow_path}
     number = (connection.execute(_last_number, counter).scalar_one() or 0) + 1
@@ -202,6 +209,7 @@ def _write(connection: sa.Connection, delivery: str, new: NewRun, now: float) ->
             "title": new.title,
             "source": sha256,
             "event": event,
+            "called": called,
             "number": number,
             "attempt": 1,
             "phase": Phase.DONE if born_dead else Phase.QUEUED,
@@ -229,6 +237,14 @@ def _owe_gate(connection: sa.Connection, run: int, gate: str, now: float) -> Non
     """A run that waits for approval says so itself: none of its jobs has a name yet."""
     if gate:
         outbox.owe(connection, run, None, Kind.RUN, ReportState.QUEUED, now)
+
+
+def _keep(connection: sa.Connection, source: str) -> str:
+    """Store a file's text; returns its hash, made of what is stored, so that the two always agree."""
+    text = clean(source)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    connection.execute(_new_source[connection.dialect.name], {"sha256": sha256, "text": text})
+    return sha256
 
 
 def _insert_run(connection: sa.Connection, row: dict[str, object]) -> int:

@@ -6,10 +6,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runnerd.model import Annotation, Approval, Event, Outcome, Phase, Repository, StepResult
+from runnerd.model import (
+    Annotation,
+    Approval,
+    CalledFile,
+    Event,
+    Outcome,
+    Phase,
+    Repository,
+    StepResult,
+)
 from runnerd.store.changes import NewJob
 from runnerd.store.columns import Clean, Json, Word
 from runnerd.store.records import DeliveryState, Kind, ReportState
+from runnerd.workflow.concurrency import Standing
 
 metadata = sa.MetaData()
 
@@ -75,6 +85,7 @@ runs = sa.Table(
     sa.Column("title", Clean, nullable=False),
     sa.Column("source", sa.ForeignKey("sources.sha256"), nullable=False),
     sa.Column("event", Json(Event), nullable=False),
+    sa.Column("called", Json(dict[str, CalledFile]), nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("phase", Word(Phase), nullable=False),
@@ -94,6 +105,40 @@ runs = sa.Table(
     sa.Index("runs_by_repository", "repository", "id"),
     sqlite_autoincrement=True,  # ids name log files: never used twice
 )
+
+calls = sa.Table(
+    "calls",
+    metadata,
+    sa.Column("run", sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("key", Clean, primary_key=True),
+    sa.Column("leg", sa.Integer, primary_key=True),
+    sa.Column("legs", sa.Integer, nullable=False),
+    sa.Column("name", Clean, nullable=False),
+    sa.Column("matrix", Json(dict[str, Any])),
+    sa.Column("inputs", Json(dict[str, Any]), nullable=False),
+)
+
+members = sa.Table(
+    "members",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("repository_id", sa.BigInteger, nullable=False),
+    # The concurrency group's name as groups are compared, and as it was written.
+    sa.Column("group", Clean, nullable=False),
+    sa.Column("shown", Clean, nullable=False),
+    sa.Column("run", sa.ForeignKey("runs.id"), nullable=False),
+    sa.Column("key", Clean, nullable=False),
+    sa.Column("leg", sa.Integer, nullable=False),
+    sa.Column("who", Clean, nullable=False),
+    sa.Column("cancels", sa.Boolean, nullable=False),
+    sa.Column("queue", Clean, nullable=False),
+    sa.Column("standing", Word(Standing), nullable=False),
+    sa.Column("reason", Clean, nullable=False),
+    sa.UniqueConstraint("run", "key", "leg", name="one_membership"),
+    sa.Index("members_by_group", "repository_id", "group", "standing"),
+    sqlite_autoincrement=True,
+)
+"""Who came to which concurrency group, and how it stands."""
 
 jobs = sa.Table(
     "jobs",

@@ -157,7 +157,7 @@ class Executing:
         await self.nursery.start(within)
         return scope, ended
 
-    async def plan(self, text, *, event=None, keys=None, gate=""):
+    async def plan(self, text, *, event=None, keys=None, gate="", called=()):
         """Write a run down as the parser does; returns its id."""
         self.deliveries += 1
         id = f"d{self.deliveries}"
@@ -174,6 +174,7 @@ class Executing:
             jobs=tuple(
                 NewJob(key=key, leg=UNEXPANDED, name=key) for key in keys or load(text, path="ci.yml").jobs
             ),
+            called=called,
         )
         (run,) = await self.ledger.plan_delivery(id, [new], [])
         return run
@@ -322,6 +323,7 @@ class PlanningSite:
     server_url = "https://forge.example"
     api_url = "https://api.forge.example"
     foreign_is_failure = False
+    shared_workflows = ()
     workflow_folders = (".github/workflows",)
 
     def __init__(self):

@@ -254,10 +254,10 @@ async def test_a_fault_of_ours_costs_one_run_alone(world, monkeypatch):
     await world.in_step()
     real = executor.graph.decide
 
-    def decide(workflow, nodes, contexts, *, cancelled):
+    def decide(workflow, nodes, contexts, **others):
         if "bad" in nodes:
             raise OverflowError("cannot convert float infinity to integer")
-        return real(workflow, nodes, contexts, cancelled=cancelled)
+        return real(workflow, nodes, contexts, **others)
 
     monkeypatch.setattr(executor.graph, "decide", decide)
     await world.mailbox.send(RunCreated(bad))

@@ -99,7 +99,11 @@ async def test_an_invalid_file_is_not_blamed_on_a_manual_start(planning):
 async def test_what_is_not_supported_yet_is_never_green(planning):
     """A workflow that uses more than this version can do is a startup failure that names it."""
     sha = planning.origin.commit(
-        {"ci.yml": CI.replace("jobs: {", "jobs: {call: {uses: ./.github/workflows/x.yml}, ")}
+        {
+            "ci.yml": CI.replace(
+                "jobs: {", "jobs: {boxed: {runs-on: x, container: debian, steps: [{run: x}]}, "
+            )
+        }
     )
     await planning.start()
     _, (run,), notes = await planning.push(sha)

@@ -69,6 +69,7 @@ class Site:
     server_url = "https://forge.example"
     api_url = "https://api.forge.example"
     foreign_is_failure = False
+    shared_workflows = ()
     workflow_folders: tuple[str, ...] = (".github/workflows",)
 
     def __init__(self):

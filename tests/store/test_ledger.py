@@ -299,7 +299,7 @@ class Life(RuleBasedStateMachine):
         job = self.jobs[id]
         answer = self.do("apply", job["run"], [QueueJob(job=id, now=self.time)])
         if job["phase"] == "waiting":
-            assert answer is None
+            assert answer in (None, frozenset())
             job["phase"] = "queued"
         else:
             assert isinstance(answer, IllegalTransition)
@@ -315,7 +315,7 @@ class Life(RuleBasedStateMachine):
             self.runs[job["run"]]["phase"] = "running"
             assert answer == job["epoch"]
         else:
-            assert answer is None
+            assert answer in (None, frozenset())
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), old=st.integers(0, 1), what=st.sampled_from(["step_started", "retry_job"]))
@@ -347,7 +347,7 @@ class Life(RuleBasedStateMachine):
         elif job["phase"] != "running" and needs_an_attempt:
             assert isinstance(answer, StaleEpoch)
         else:
-            assert answer is None
+            assert answer in (None, frozenset())
             job["phase"] = "done"
 
     @precondition(lambda self: self.runs)
@@ -359,7 +359,7 @@ class Life(RuleBasedStateMachine):
         if self.runs[id]["phase"] == "done" or open_jobs:
             assert isinstance(answer, IllegalTransition)
         else:
-            assert answer is None
+            assert answer in (None, frozenset())
             self.runs[id]["phase"] = "done"
 
     @precondition(lambda self: self.runs)
