@@ -22,16 +22,18 @@ from runnerd.daemon import drivers
 from runnerd.daemon.site import Site
 from runnerd.git.checkout import WorkingTreeCheckout
 from runnerd.git.working_tree import describe, workflow_files
+from runnerd.jobs.contexts import github_context
 from runnerd.jobs.ports import LogSink
 from runnerd.machines.driver import NoMachine, OpenDriver
 from runnerd.machines.journal import unwritten
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import Event, JobRecord, Outcome, RunRecord
-from runnerd.store.changes import UNEXPANDED, NewJob, NewRun, WorkflowNote
+from runnerd.planning.judge import run_name
+from runnerd.store.changes import UNEXPANDED, NewCalled, NewJob, NewRun, WorkflowNote
 from runnerd.store.ledger import Delivery, Ledger, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
-from runnerd.workflow import load, matches
+from runnerd.workflow import ExpressionError, load, matches
 from runnerd.workflow.model import Workflow, WorkflowErrors
 from runnerd.workflow.triggers import dispatch_inputs
 
@@ -130,6 +132,7 @@ def _plan(
     request: Request, event: Event, files: Mapping[str, bytes]
 ) -> tuple[list[NewRun], list[WorkflowNote]]:
     """The runs of the files that match; raises `Nothing` where none does."""
+    tree = files
     if request.workflow_files:
         wanted = set(request.workflow_files)
         files = {path: text for path, text in files.items() if wanted & {path, Path(path).name}}
@@ -140,7 +143,7 @@ def _plan(
         raise Nothing(f"{request.path} has no workflow files in .github/workflows")
     runs, notes = [], []
     for path, text in files.items():
-        run, note = _plan_file(request, event, path, text.decode("utf-8", "replace"))
+        run, note = _plan_file(request, event, path, text.decode("utf-8", "replace"), tree)
         notes.append(note)
         runs += [run] if run is not None else []
     if not runs:
@@ -148,9 +151,30 @@ def _plan(
     return runs, notes
 
 
-def _plan_file(request: Request, event: Event, path: str, source: str) -> tuple[NewRun | None, WorkflowNote]:
+def _plan_file(
+    request: Request, event: Event, path: str, source: str, tree: Mapping[str, bytes]
+) -> tuple[NewRun | None, WorkflowNote]:
+    called: dict[str, NewCalled] = {}
+
+    def find(name: str) -> str:
+        """A reusable workflow of the working tree; others need a daemon and its mirrors."""
+        if not name.startswith("./"):
+            raise LookupError("`runnerd run` looks up workflows of the working tree only: copy it there")
+        if name[2:] not in tree:
+            raise LookupError(f"the working tree has no {name[2:]}")
+        text = tree[name[2:]].decode("utf-8", "replace")
+        called[name] = NewCalled(
+            name=name,
+            text=text,
+            repository=event.repository.full_name,
+            path=name[2:],
+            ref=event.ref,
+            sha=event.sha,
+        )
+        return text
+
     try:
-        workflow = load(source, path=path)
+        workflow = load(source, path=path, resolve=find)
     except WorkflowErrors as errors:
         return _failed(event, path, path, source, str(errors)), WorkflowNote(
             path=path, matched=True, reason="the file is not valid"
@@ -170,13 +194,20 @@ def _plan_file(request: Request, event: Event, path: str, source: str) -> tuple[
             inputs = dispatch_inputs(match.trigger.inputs, event.inputs)
         except ValueError as wrong:
             raise Unusable(f"{path}: {wrong}") from wrong
+    github = github_context(event, workflow=workflow, server_url="", api_url="")
+    contexts = {"github": github, "inputs": inputs, "vars": request.variables}
+    try:
+        named = run_name(workflow, contexts)
+    except ExpressionError as wrong:
+        return _failed(event, path, workflow.name, source, f"`run-name` of {path}: {wrong}"), note
     return NewRun(
         workflow_path=path,
         workflow_name=workflow.name,
-        title=event.message.partition("\n")[0],
+        title=named or event.message.partition("\n")[0],
         source_text=source,
         event=msgspec.structs.replace(event, payload={}, inputs=inputs),
         jobs=tuple(NewJob(key=key, leg=UNEXPANDED, name=key) for key in keys),
+        called=tuple(called.values()),
     ), note
 
 

@@ -6,7 +6,7 @@ What a workflow or a guest does never raises here: it becomes the job's outcome.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -45,19 +45,20 @@ async def run_job(
     cancel: trio.Event,
     network: Network | None = None,
     clock: Clock = time.time,
+    masked: Collection[str] = (),
 ) -> JobResult:
     """Run the job's steps in a machine that was leased for it, and say how it ended.
 
-    `secrets` are the `secrets` context; their values are masked in the log and in every field of the
-    result. Setting `cancel` stops the running step, unless its `if` holds for a cancelled job too; then
-    `always()` and `cancelled()` steps still run, all within `cancel-timeout-minutes`. `network` is open
-    for as long as steps run; None leaves the machine as it is.
+    `secrets` are the `secrets` context; their values, and those of `masked`, are masked in the log and in
+    every field of the result. Setting `cancel` stops the running step, unless its `if` holds for a
+    cancelled job too; then `always()` and `cancelled()` steps still run, all within
+    `cancel-timeout-minutes`. `network` is open for as long as steps run; None leaves the machine as it is.
 
     A lost machine makes the result `lost`, a process without an exit status `infra_error`, a job that
     cannot be started as written `startup_failure`. Raises only what `observer` and `log` raise, and
     `Cancelled`, after the running process was stopped.
     """
-    run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, network, clock)
+    run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, network, clock, masked)
     try:
         return await run.whole()
     finally:
@@ -76,6 +77,7 @@ class _JobRun:
         cancel: trio.Event,
         network: Network | None,
         clock: Clock,
+        masked: Collection[str],
     ) -> None:
         self.spec = msgspec.structs.replace(spec, debug=spec.debug or wants_debug(spec, secrets))
         self.steps = placed(spec.job.steps or ())
@@ -86,7 +88,7 @@ class _JobRun:
         self.network = network
         self.secrets = secrets
         self.state = JobState(self.spec, secrets, machine.paths, machine.id)
-        self.masker = Masker([*secrets.values(), str(self.state.github.get("token") or "")])
+        self.masker = Masker([*secrets.values(), *masked, str(self.state.github.get("token") or "")])
         self.place = Workplace(machine, self.state.workspace, self.state.variables({}, {}))
         self.problems = Problems(self.place.read_file, self.place.is_file, self.state.workspace)
         self.record = Record(self.masker, observer, clock)
@@ -128,6 +130,8 @@ class _JobRun:
             raise self.fault
         await self.leave_out_the_rest()
         outputs = await self.outputs()
+        if url := self.environment("url"):
+            await self.console(0).line(f"Environment's address: {url}")
         outcome, reason = self.verdict or self.record.judged()
         return self.result(outcome, reason, outputs)
 
@@ -285,6 +289,8 @@ class _JobRun:
             f"Job: {self.spec.record.name}, run {self.spec.run.id}, attempt {self.spec.run.attempt}"
         )
         await console.line(f"Labels: {', '.join(self.spec.record.labels) or 'none'}")
+        if environment := self.environment("name"):
+            await console.line(f"Environment: {environment}")
         await console.line("##[endgroup]")
         await console.line("##[group]Machine")
         await console.line(f"Machine: {self.machine.id}, image {self.machine.image}")
@@ -303,6 +309,18 @@ class _JobRun:
                 "other text, and outputs that happen to contain it are dropped."
             )
             self.record.annotations += console.annotations
+
+    def environment(self, key: str) -> str:
+        """The name or the url of the environment that the job is for; empty where it says none."""
+        written = self.spec.job.environment
+        if key == "name" and not isinstance(written, Mapping):
+            said = written
+        else:
+            said = written.get(key) if isinstance(written, Mapping) else None
+        try:
+            return interpolate(said, self.state.contexts(self.state.environment))
+        except ExpressionError as error:
+            return f"its {key} cannot be evaluated: {error}"
 
     async def say(self, text: str) -> None:
         """Log a line that concerns the whole job, masked, among those of the step begun last."""

@@ -39,7 +39,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     workflow: Workflow
     job: Job
     contexts: Mapping[str, Any]
-    """`github` (of `github_context`), `needs`, `strategy`, `matrix`, `inputs` and `vars`."""
+    """`github` (of `github_context`), `needs`, `strategy`, `matrix`, `inputs`, `vars`, and of `job` what is
+    known without a machine."""
     default_timeout_minutes: float = 360.0
     cancel_minutes: float = 5.0
     """How long steps may go on after a cancellation, where the job says nothing."""

@@ -56,7 +56,10 @@ class JobState:
         return {
             "github": {**self.github, "action": action},
             "env": dict(environment),
-            "job": contexts.job_context(self.github, self._spec.workflow.path, self.status),
+            "job": {
+                **contexts.job_context(self.github, self._spec.workflow.path, self.status),
+                **(given.get("job") or {}),
+            },
             "steps": self._steps,
             "runner": self._runner,
             "secrets": self._secrets,

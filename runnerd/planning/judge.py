@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from runnerd.jobs.contexts import github_context
 from runnerd.model import Event, Outcome
 from runnerd.store.changes import UNEXPANDED, NewJob, NewRun, WorkflowNote
-from runnerd.workflow import matches
+from runnerd.workflow import ExpressionError, interpolate, matches
 from runnerd.workflow.legs import plan_legs
 from runnerd.workflow.model import Problem, Workflow
 from runnerd.workflow.triggers import dispatch_inputs
 
 PROBLEMS_SHOWN = 10
+TITLE = 200
+"""Characters of a run's title."""
 
 
 class Site(Protocol):
@@ -26,6 +28,8 @@ class Site(Protocol):
     variables: Mapping[str, str]
     workflow_folders: tuple[str, ...]
     """Where a repository's workflows are: the first of these that has any."""
+    shared_workflows: tuple[str, ...]
+    """Repositories whose reusable workflows every owner's may call: `owner/name`, `owner/*`."""
     foreign_is_failure: bool
     """Whether a job that no image claims is ours to fail, or not ours."""
 
@@ -52,7 +56,16 @@ def judge(
         except ValueError as wrong:
             return failed(event, path, workflow.name, source, str(wrong)), note
         event = msgspec.structs.replace(event, inputs=inputs)
-    ours, foreign = _sort_out(event, workflow, site)
+    contexts = {
+        "github": github_context(event, workflow=workflow, server_url=site.server_url, api_url=site.api_url),
+        "inputs": event.inputs,
+        "vars": site.variables,
+    }
+    try:
+        named = run_name(workflow, contexts)
+    except ExpressionError as wrong:
+        return failed(event, path, workflow.name, source, f"`run-name` of {path}: {wrong}"), note
+    ours, foreign = _sort_out(workflow, contexts, site)
     reason = "; ".join([match.reason, *(f"job {key} is not ours: {why}" for key, why in foreign.items())])
     note = WorkflowNote(path=path, matched=True, reason=reason)
     if not ours:
@@ -60,22 +73,24 @@ def judge(
     return NewRun(
         workflow_path=path,
         workflow_name=workflow.name,
-        title=title(event),
+        title=named or title(event),
         source_text=source,
         event=event,
         jobs=tuple(NewJob(key=key, leg=UNEXPANDED, name=key) for key in ours),
     ), note
 
 
-def _sort_out(event: Event, workflow: Workflow, site: Site) -> tuple[list[str], dict[str, str]]:
+def run_name(workflow: Workflow, contexts: Mapping[str, Any]) -> str:
+    """What a workflow calls its run; empty where it says nothing. Raises `ExpressionError`."""
+    return " ".join(interpolate(workflow.run_name, contexts).split())[:TITLE]
+
+
+def _sort_out(
+    workflow: Workflow, contexts: Mapping[str, Any], site: Site
+) -> tuple[list[str], dict[str, str]]:
     """Which jobs are ours, and why the others are not: a foreign job, and what needs one."""
     if site.foreign_is_failure:
         return list(workflow.jobs), {}
-    contexts = {
-        "github": github_context(event, workflow=workflow, server_url=site.server_url, api_url=site.api_url),
-        "inputs": event.inputs,
-        "vars": site.variables,
-    }
     foreign: dict[str, str] = {}
     partly: set[str] = set()
     for key, legs in plan_legs(workflow, contexts).items():
@@ -110,7 +125,7 @@ def title(event: Event) -> str:
     pull = event.payload.get("pull_request")
     title = pull.get("title") if isinstance(pull, dict) else None
     text = title if isinstance(title, str) else event.message
-    return text.partition("\n")[0][:200] or event.ref
+    return text.partition("\n")[0][:TITLE] or event.ref
 
 
 def failed(

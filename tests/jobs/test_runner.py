@@ -41,7 +41,12 @@ async def test_steps_run_in_order_and_the_job_succeeds(bench):
 
 async def test_what_is_not_done_as_written_is_said_at_the_head_of_the_log(bench):
     """What the file asks for and this version leaves out is a warning with its place."""
-    await bench.run("on: push\nconcurrency: c\njobs: {a: {runs-on: x, steps: [{run: 'true'}]}}")
+    environment = "{name: 'prod-${{ github.ref_name }}', url: 'https://${{ steps.s.outputs.host }}'}"
+    steps = "[{id: s, run: 'echo host=example.com >> $GITHUB_OUTPUT'}]"
+    await bench.run(f"on: push\njobs: {{a: {{runs-on: x, environment: {environment}, steps: {steps}}}}}")
+    said = [line for lines in bench.log.steps.values() for line in lines]
+    assert "Environment: prod-main" in said
+    assert "Environment's address: https://example.com" in said
     (warning,) = [line for line in bench.log.output(0) if line.startswith("##[warning]")]
     assert ".github/workflows/ci.yml:2:" in warning
 

@@ -60,3 +60,18 @@ def test_many_problems_are_counted(number, lines):
     text = listed([f"problem {n}" for n in range(number)])
     assert len(text.splitlines()) == lines
     assert (f"and {number - judging.PROBLEMS_SHOWN} more" in text) is (number > judging.PROBLEMS_SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("run-name: 'Deploy ${{ github.ref_name }} by  ${{ github.actor }}'", "Deploy main by ada"),
+        ("run-name: ''", "a change"),
+        ("", "a change"),
+    ],
+)
+def test_a_run_has_the_name_its_file_gives_it(site, line, title):
+    """`run-name` is evaluated when the run is made; where it gives nothing the commit's first line stands."""
+    text = f"on: push\n{line}\njobs: {{a: {{runs-on: ubuntu-latest, steps: [{{run: x}}]}}}}\n"
+    run, _ = judge(EVENT, load(text, path="ci.yml"), text, None, site)
+    assert run.title == title
