@@ -110,13 +110,15 @@ def unknown_zones(workflow: Workflow) -> Iterator[Problem]:
 
 def beside(path: Path) -> Callable[[str], str]:
     """Return how reusable workflows named in this file are found: `./…` from the root of its checkout."""
+    from runnerd.workflow.model import NotLookedUp
+
     root = next(
         (folder.parent for folder in path.absolute().parents if folder.name == ".github"), path.parent
     )
 
     def resolve(name: str) -> str:
         if not name.startswith("./") or ".." in Path(name).parts:
-            raise LookupError(f"{name} is not in this checkout")
+            raise NotLookedUp("it is not in this checkout, and its jobs are not known here")
         try:
             with (root / name).open("rb") as file:
                 data = file.read(FILE_LIMIT + 1)

@@ -134,31 +134,60 @@ def _plan(
 def forecast(
     workflow: Workflow, contexts: Mapping[str, Any], images: Mapping[str, tuple[str, ...]]
 ) -> tuple[JobPlan, ...]:
-    """Play a run through in which every job that starts succeeds, and return what became of each job."""
-    from runnerd.workflow import graph
+    """Play a run through in which every job that starts succeeds, and return what became of each job.
 
+    The jobs of a called workflow follow the job that calls it, under the whole way to them.
+    """
+    from runnerd.workflow import graph
+    from runnerd.workflow.calls import Scope, scope_of
+    from runnerd.workflow.concurrency import Standing
+
+    root = Scope(workflow=workflow, contexts=contexts)
     nodes = {key: graph.NodeState(key=key) for key in workflow.jobs}
+    holds: dict[tuple[str, int], graph.Hold] = {}
     plans: dict[str, JobPlan] = {}
     while True:
-        actions = graph.decide(workflow, nodes, contexts, cancelled=False)
+        actions = graph.decide(workflow, nodes, contexts, cancelled=False, holds=holds)
         if not actions or isinstance(actions[-1], graph.Finish):
-            return tuple(plans[key] for key in workflow.jobs if key in plans)
+            return tuple(plans[key] for key in _in_order(workflow, plans))
+        calls = {key: node.calls for key, node in nodes.items() if node.calls}
         for action in actions:
-            job = workflow.jobs[action.key] if not isinstance(action, graph.Finish) else None
-            if job is None:
+            if isinstance(action, graph.Finish):
                 continue
-            if _awaits_output(job):
-                reason = f"only the outputs of {', '.join(job.needs)} can tell"
-                plans[job.id] = JobPlan(key=job.id, needs=job.needs, runs=None, reason=reason)
-                nodes[job.id] = _done(job.id, Outcome.SUCCESS)
+            if isinstance(action, graph.Join):  # nobody else is in a group here
+                holds[action.key, action.leg] = graph.Hold(action.group, Standing.HOLDING)
+                continue
+            if isinstance(action, graph.Leave):
+                holds[action.key, action.leg] = graph.Hold("", Standing.OVER)
+                continue
+            scope, id = scope_of(root, calls, action.key)
+            key, job = action.key, scope.workflow.jobs[id]
+            needs = tuple(scope.prefix + need for need in job.needs)
+            elsewhere = bool(job.uses) and job.called is None and not isinstance(action, graph.Skip)
+            if elsewhere or _awaits_output(job):
+                reason = f"only the outputs of {', '.join(needs)} can tell"
+                if elsewhere:
+                    reason = f"calls {job.uses}, which is not in this checkout"
+                plans[key] = JobPlan(key=key, needs=needs, runs=None, reason=reason)
+                nodes[key] = _done(key, Outcome.SUCCESS)
+            elif isinstance(action, graph.Enter):
+                plans[key] = JobPlan(key=key, needs=needs, runs=True, reason=f"calls {job.uses}")
+                nodes[key] = graph.NodeState(key=key, calls=action.calls)
+                nodes |= {inner: graph.NodeState(key=inner) for inner, _ in action.jobs}
             elif isinstance(action, graph.Expand):
                 legs = tuple(_leg(each, images) for each in action.legs)
-                plans[job.id] = JobPlan(key=job.id, needs=job.needs, runs=True, legs=legs)
-                nodes[job.id] = _done(job.id, Outcome.SUCCESS)
+                plans[key] = JobPlan(key=key, needs=needs, runs=True, legs=legs)
+                nodes[key] = _done(key, Outcome.SUCCESS)
             elif isinstance(action, graph.Skip | graph.Fail):
                 outcome = Outcome.SKIPPED if isinstance(action, graph.Skip) else action.outcome
-                plans[job.id] = JobPlan(key=job.id, needs=job.needs, runs=False, reason=action.reason)
-                nodes[job.id] = _done(job.id, outcome)
+                plans[key] = JobPlan(key=key, needs=needs, runs=False, reason=action.reason)
+                nodes[key] = _done(key, outcome)
+
+
+def _in_order(workflow: Workflow, plans: Mapping[str, JobPlan]) -> Iterator[str]:
+    """The planned jobs in the order of the file, each followed by those that it called."""
+    for id in workflow.jobs:
+        yield from (key for key in plans if key == id or key.startswith(f"{id}."))
 
 
 def _awaits_output(job: Job) -> bool:

@@ -189,6 +189,10 @@ class WorkflowErrors(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
+class NotLookedUp(LookupError):
+    """A reusable workflow that nobody looked for: its jobs are unknown, which is no mistake of the file."""
+
+
 class ExpressionError(ValueError):
     """An expression that cannot be read or evaluated; `offset` counts characters from 0 in `text`."""
 

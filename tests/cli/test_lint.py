@@ -113,3 +113,12 @@ def test_warnings_are_shown_and_harm_nothing(invoke, folder: Path) -> None:
     assert first.startswith(".github/workflows/a.yml:1:")
     assert "there is no time zone 'Mars/Olympus'" in first
     assert "warning: text around an expression" in second
+
+
+def test_a_workflow_elsewhere(invoke, folder: Path) -> None:
+    """A reusable workflow of another repository is not looked up, which is no error of the file."""
+    remote = "on: push\njobs:\n  a: {uses: octo/cat/.github/workflows/x.yml@v1}\n"
+    (folder / "a.yml").write_text(remote)
+    result = invoke("lint")
+    assert (result.exit_code, result.stdout.count("warning: ")) == (0, 1)
+    assert "was not looked up: it is not in this checkout" in result.stdout

@@ -88,6 +88,44 @@ def test_forecast() -> None:
     assert (jobs["last"].runs, jobs["last"].legs[0].labels) == (True, ("ubuntu-latest", "linux"))
 
 
+CALLED = "on: workflow_call\njobs:\n  inner: {runs-on: linux, steps: [{run: y}]}\n"
+CALLING = """\
+on: push
+concurrency: everything
+jobs:
+  call: {uses: ./.github/workflows/called.yml}
+  after: {needs: call, concurrency: one, runs-on: linux, steps: [{run: y}]}
+"""
+
+
+def test_forecast_of_a_called_workflow(invoke, checkout: Path) -> None:
+    """The jobs of a called workflow follow the job that calls it, and a group holds nothing up in a plan."""
+    (checkout / ".github/workflows/called.yml").write_text(CALLED)
+    (checkout / ".github/workflows/ci.yml").write_text(CALLING)
+    result = invoke("plan", "--json")
+    called, calling = json.loads(result.stdout)["workflows"]
+    assert (result.exit_code, called["matched"]) == (0, False)
+    assert [(job["key"], job["runs"]) for job in calling["jobs"]] == [
+        ("call", True),
+        ("call.0/inner", True),
+        ("after", True),
+    ]
+    assert calling["jobs"][0]["reason"] == "calls ./.github/workflows/called.yml"
+    assert calling["jobs"][1]["legs"][0]["name"] == "call / inner"
+    assert calling["jobs"][2]["needs"] == ["call"]
+
+
+def test_forecast_of_a_workflow_elsewhere(invoke, checkout: Path) -> None:
+    """What a workflow of another repository would run is not known here, and is not said to be a mistake."""
+    text = CALLING.replace("./.github", "octo/cat/.github").replace("called.yml", "called.yml@v1")
+    (checkout / ".github/workflows/ci.yml").write_text(text)
+    result = invoke("plan", "--json")
+    (workflow,) = json.loads(result.stdout)["workflows"]
+    assert (result.exit_code, workflow["problems"]) == (0, [])
+    assert (workflow["jobs"][0]["runs"], workflow["jobs"][1]["runs"]) == (None, True)
+    assert "not in this checkout" in workflow["jobs"][0]["reason"]
+
+
 def test_forecast_of_a_bad_expression() -> None:
     """A job that could not be started as written is planned as one that does not run, with the reason."""
     text = WORKFLOW.replace("github.event_name == 'schedule'", "fromJSON('{')")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from runnerd.workflow.expressions.values import to_text
-from runnerd.workflow.model import Input, Job, Limits, Scalar, Trigger, Workflow, WorkflowErrors
+from runnerd.workflow.model import Input, Job, Limits, NotLookedUp, Scalar, Trigger, Workflow, WorkflowErrors
 from runnerd.workflow.reader.settings import PERMISSIONS
 from runnerd.workflow.reader.source import Source
 from runnerd.workflow.yaml import Map
@@ -155,6 +155,9 @@ def _read(
             return None
         try:
             caller.files[name] = caller.resolve(name)
+        except NotLookedUp as missing:
+            source.cannot(at, f"{name[:200]!r} was not looked up: {missing.args[0]}"[:1000], "warning")
+            return None
         except LookupError as missing:
             reason = str(missing.args[0]) if missing.args else "not found"
             source.problem(at, f"{name[:200]!r} cannot be called: {reason[:500]}")
