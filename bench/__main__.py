@@ -42,7 +42,7 @@ def _ensure_image() -> None:
     from runnerd.config import load
 
     config = load(None, environ={"STATE_DIRECTORY": str(STATE), "HOME": str(ROOT)})
-    ensure(config, "default", progress=lambda sentence: print(sentence, file=sys.stderr))
+    ensure(config, "default", preset="minimal", progress=lambda sentence: print(sentence, file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from runnerd.machines.distribution import Debian
 from runnerd.machines.driver import Size, Template
 from runnerd.machines.pyz import pack
 from runnerd.machines.qemu import QemuDriver, open_qemu_driver
+from runnerd.machines.recipe import Recipe
 
 VM_SIZE = Size(vcpus=1, memory=256, disk=512)
 """The size of machines in tests."""
@@ -58,7 +59,7 @@ def vm_image(state_directory: Path) -> images.Image:
     build = partial(
         images.build,
         state_directory / "images",
-        images.Recipe(),
+        Recipe(),
         pack_agent=pack,
         packages=Debian(environ=os.environ),
         progress=print,

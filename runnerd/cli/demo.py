@@ -77,7 +77,9 @@ def prepare(state: Path, cache: Path) -> None:
             (state / name).symlink_to(cache / name)
     say("The guest image: built once, from Debian's archive")
     settings = load(None, environ=clean_environment(os.environ), flags={"state_directory": state})
-    built = image.ensure(settings, "default", progress=lambda sentence: typer.echo(f"   {sentence}"))
+    built = image.ensure(
+        settings, "default", preset="minimal", progress=lambda sentence: typer.echo(f"   {sentence}")
+    )
     typer.echo(f"   image {built.digest[:12]}")
     say(f"The sample repository {demo_sample.NAME}, in {state / 'sample'}")
     try:

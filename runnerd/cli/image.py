@@ -14,7 +14,9 @@ from runnerd.cli.output import Code, fail, show_json, table
 
 if TYPE_CHECKING:
     from runnerd.config import Config
+    from runnerd.config.sections import Image as Wanted
     from runnerd.machines.images import Image, Progress
+    from runnerd.machines.recipe import Preset, Recipe
 
 commands = typer.Typer(help="Build and list guest images.", rich_markup_mode=None, no_args_is_help=True)
 
@@ -77,20 +79,23 @@ def folder(settings: Config) -> Path:
     return settings.state_directory / "images"
 
 
-def ensure(settings: Config, name: str, *, progress: Progress, fresh: bool = False) -> Image:
-    """Build an image or find it built; ends the command with a sentence where that cannot be done."""
+def ensure(
+    settings: Config, name: str, *, progress: Progress, fresh: bool = False, preset: Preset | None = None
+) -> Image:
+    """Build an image or find it built; ends the command with a sentence where that cannot be done.
+
+    `preset` takes the place of the configured one.
+    """
     import trio
 
     from runnerd.machines import images, pyz
-    from runnerd.machines.distribution import Archive, BuildFailed, Debian
+    from runnerd.machines.distribution import BuildFailed, Debian
 
     if name not in settings.images:
         fail(f"no image {name!r} is configured; there is {', '.join(settings.images)}")
     name = settings.images[name].uses or name
     wanted = settings.images[name]
-    recipe = images.Recipe(
-        name=name, archive=Archive(suite=wanted.suite, mirror=wanted.mirror), packages=wanted.packages
-    )
+    recipe = recipe_for(name, wanted, preset)
 
     async def make() -> Image:
         return await images.build(
@@ -106,6 +111,30 @@ def ensure(settings: Config, name: str, *, progress: Progress, fresh: bool = Fal
         return trio.run(make)
     except BuildFailed as error:
         fail(str(error), Code.NOT_GREEN)
+
+
+def recipe_for(name: str, wanted: Wanted, preset: Preset | None = None) -> Recipe:
+    """What a table of `[images]` says; ends the command when a file that it names is not there."""
+    from runnerd.machines.distribution import Archive
+    from runnerd.machines.recipe import Recipe
+
+    try:
+        script = Path(wanted.provision).read_bytes() if wanted.provision else b""
+    except OSError as error:
+        fail(
+            f"the script {wanted.provision} cannot be read ({error.strerror}): "
+            f"correct `provision` in [images.{name}]"
+        )
+    try:
+        return Recipe(
+            name=name,
+            preset=preset or wanted.preset,
+            archive=Archive(suite=wanted.suite, mirror=wanted.mirror),
+            packages=wanted.packages,
+            provision=script,
+        )
+    except ValueError as error:
+        fail(f"{error}: correct [images.{name}]")
 
 
 def _described(image: Image) -> dict[str, object]:

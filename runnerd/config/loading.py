@@ -168,7 +168,8 @@ class _Loading:
                 )
             if isinstance(value, Image) and value.uses:
                 base = built.get(value.uses)
-                if not isinstance(base, Image) or base.uses or value.packages:
+                own = value.packages or value.provision or value.preset != Image().preset
+                if not isinstance(base, Image) or base.uses or own:
                     self._problem(
                         self._place((name, key)),
                         f"image {key!r} uses {value.uses!r}, which must have its own build and packages",

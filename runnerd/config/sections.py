@@ -73,6 +73,7 @@ HostPattern = Annotated[
         description="host, *.host or either with :port",
     ),
 ]
+AbsolutePath = Annotated[str, Meta(pattern=r"^(/[^\x00]*)?$", description="an absolute path, or empty")]
 NetworkPolicy = Literal["none", "guarded", "allowlist"]
 
 
@@ -243,11 +244,14 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """`[images.NAME]`: one kind of machine, and the `runs-on` labels it claims.
 
-    `uses` names the table whose built image it boots from, where that is not its own.
+    `uses` names the table whose built image it boots from, where that is not its own. `oci` and
+    `provision` are files of this host, read when the image is built.
     """
 
     labels: tuple[str, ...] = ()
     uses: Word = ""
+    preset: Literal["minimal", "default"] = "default"
+    provision: AbsolutePath = ""
     vcpus: Annotated[int, Meta(ge=0, le=256, description="a whole number from 0 to 256")] = 0
     memory: Annotated[int, Meta(ge=0, description="a number of MiB, 0 for that of [machines]")] = 0
     disk: Annotated[int, Meta(ge=0, description="a number of MiB, 0 for that of [machines]")] = 0

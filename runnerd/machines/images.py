@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,77 +20,18 @@ from pathlib import Path
 import msgspec
 import trio
 
-from runnerd.machines import agentroot, distribution, initrd, kernel
-from runnerd.machines.distribution import Archive, BuildFailed, Packages
+from runnerd.machines import agentroot, distribution, initrd, kernel, nodejs
+from runnerd.machines.distribution import BuildFailed, Packages
+from runnerd.machines.recipe import CLEANING, HOOKS, Recipe
 
 Progress = Callable[[str], None]
 """Hears a sentence for a person at every stage of a build."""
 
-PACKAGES = (
-    *(
-        "bash",
-        "ca-certificates",
-        "coreutils",
-        "curl",
-        "findutils",
-        "git",
-        "grep",
-        "gzip",
-        "jq",
-        "make",
-        "mount",
-    ),
-    *(
-        "procps",
-        "python3",
-        "python3-pip",
-        "python3-venv",
-        "sed",
-        "sudo",
-        "tar",
-        "unzip",
-        "util-linux",
-        "xz-utils",
-    ),
-    "zip",
-)
-"""What every image has; an operator adds to it."""
-
-JOB_USER = 1001
-
-_HOOKS = (
-    f'chroot "$1" useradd --uid {JOB_USER} --user-group --create-home --shell /bin/bash runner',
-    'echo "runner ALL=(ALL) NOPASSWD: ALL" > "$1/etc/sudoers.d/runner"; chmod 0440 "$1/etc/sudoers.d/runner"',
-    "for folder in opt/hostedtoolcache home/runner/work; do"
-    f' mkdir -p "$1/$folder" && chown {JOB_USER}:{JOB_USER} "$1/$folder"; done',
-    # What differs between two builds, or tells of the building host.
-    'rm -f "$1/etc/resolv.conf" "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old "$1"/etc/*-',
-    'rm -rf "$1"/var/lib/apt/lists/* "$1"/var/log/*.log "$1"/var/log/apt/*',
-    ': > "$1/etc/machine-id"; : > "$1/etc/resolv.conf"',
-    'echo runnerd > "$1/etc/hostname"; printf "127.0.0.1 localhost\\n::1 localhost\\n" > "$1/etc/hosts"',
-)
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORK = ".building-"
 _FILES = ("rootfs", "agent", "kernel", "modules", "initrd")
 _KEPT = 2
 """Generations that stay on disk: the current one, and the one before it for a way back."""
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image is made of, as an operator says it."""
-
-    name: str = "default"
-    archive: Archive = Archive()
-    packages: tuple[str, ...] = ()
-    """Beside `PACKAGES`."""
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name == "current":
-            raise ValueError(
-                f"{self.name!r} cannot be the name of an image: use letters, digits, '.', '_', '-'"
-            )
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,9 +145,7 @@ class _Builder:
         # A part made by other code is another part: the text of its maker is one of its inputs.
         archive = msgspec.json.encode(self._recipe.archive)
         boot_inputs = _hash(archive, *map(_source, (distribution, kernel, initrd, agentroot)))
-        root_inputs = _hash(
-            archive, msgspec.json.encode(self._root_packages()), *_HOOKS, _source(distribution)
-        )
+        root_inputs = self._root_inputs(archive)
         inputs = {
             "rootfs": root_inputs,
             "agent": boot_inputs,
@@ -222,8 +162,16 @@ class _Builder:
             (self._work / "initrd").write_bytes(modules + initrd.overlay(init, agent))
         return await trio.to_thread.run_sync(self._describe, inputs)
 
-    def _root_packages(self) -> tuple[str, ...]:
-        return tuple(sorted({*PACKAGES, *self._recipe.packages}))
+    def _root_inputs(self, archive: bytes) -> str:
+        """Hash of everything that the root file system is made of."""
+        recipe = self._recipe
+        more: list[str | bytes] = []
+        if recipe.preset == "default":
+            more += [nodejs.SHA256, _source(nodejs)]
+        if recipe.provision:
+            more += ["provision", recipe.provision]
+        packages = msgspec.json.encode(recipe.all_packages)
+        return _hash(archive, packages, *HOOKS, *CLEANING, _source(distribution), *more)
 
     def _take_over(self, inputs: Mapping[str, str]) -> bool:
         """Link the named parts from the image before this one, when all were made from the same inputs."""
@@ -246,10 +194,24 @@ class _Builder:
         await self._packages.squash(agent, self._work / "agent")
 
     async def _make_root(self) -> None:
-        suite, names = self._recipe.archive.suite, self._root_packages()
-        self._progress(f"Installing {len(names)} packages of Debian {suite} into the image (about 40 s).")
-        tar = self._work / "rootfs.tar"
-        await self._packages.install(self._recipe.archive, names, _HOOKS, tar)
+        recipe, tar = self._recipe, self._work / "rootfs.tar"
+        suite, names = recipe.archive.suite, recipe.all_packages
+        hooks = list(HOOKS)
+        if recipe.preset == "default":
+            self._progress(f"Fetching Node.js {nodejs.VERSION} (about 60 MB).")
+            wheel, node = await nodejs.fetch(self._work), self._work / "node.tar"
+            await trio.to_thread.run_sync(nodejs.compose, wheel, node)
+            hooks.append(f"tar-in {shlex.quote(str(node))} /")
+        if recipe.provision:
+            script = self._work / "provision"
+            script.write_bytes(recipe.provision)
+            hooks.append(f"upload {shlex.quote(str(script))} /.provision")
+            hooks.append('chroot "$1" /bin/sh -e /.provision && rm "$1/.provision"')
+        about = 120 if recipe.preset == "default" else 40
+        self._progress(
+            f"Installing {len(names)} packages of Debian {suite} into the image (about {about} s)."
+        )
+        await self._packages.install(recipe.archive, names, (*hooks, *CLEANING), tar)
         self._progress("Packing the image.")
         await self._packages.squash(tar, self._work / "rootfs")
 

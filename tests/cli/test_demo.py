@@ -174,7 +174,7 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """The image is built in the shared cache, with default settings whatever the user configured."""
     seen: list[Any] = []
 
-    def ensure(settings: Any, name: str, *, progress: Callable[[str], None]) -> Any:
+    def ensure(settings: Any, name: str, *, preset: str, progress: Callable[[str], None]) -> Any:
         seen.append(settings)
         progress("fetching")
         return SimpleNamespace(digest="d" * 64)

@@ -10,6 +10,7 @@ import pytest
 from runnerd.cli import image
 from runnerd.machines import images
 from runnerd.machines.distribution import BuildFailed
+from runnerd.machines.recipe import Recipe
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     calls: list[dict[str, Any]] = []
 
     async def build(
-        folder: Path, recipe: images.Recipe, *, progress: Callable[[str], None], fresh: bool, **_: Any
+        folder: Path, recipe: Recipe, *, progress: Callable[[str], None], fresh: bool, **_: Any
     ) -> images.Image:
         if recipe.packages == ("nonesuch",):
             raise BuildFailed("no package nonesuch")
@@ -50,6 +51,20 @@ def test_build(invoke, home: Path, built: list[dict[str, Any]]) -> None:
     (call,) = built
     assert call["folder"] == home / ".local/state/runnerd/images"
     assert (call["recipe"].packages, call["recipe"].archive.suite, call["fresh"]) == (("jq",), "trixie", True)
+
+
+def test_build_with_a_script(invoke, tmp_path: Path, built: list[dict[str, Any]]) -> None:
+    """The preset and the script's bytes become part of the recipe; a script that is not there is named."""
+    script = tmp_path / "provision.sh"
+    Path("c.toml").write_text(f'[images.default]\nprovision = "{script}"\n')
+    result = invoke("image", "build", "-c", "c.toml")
+    assert result.exit_code == 2
+    assert f"{script} cannot be read" in result.stderr
+    assert "[images.default]" in result.stderr
+    script.write_text("touch /etc/done\n")
+    assert invoke("image", "build", "-c", "c.toml").exit_code == 0
+    recipe = built[0]["recipe"]
+    assert (recipe.preset, recipe.provision) == ("default", b"touch /etc/done\n")
 
 
 def test_build_of_a_size(invoke, built: list[dict[str, Any]]) -> None:

@@ -315,9 +315,10 @@ def test_an_image_uses_one_that_is_built(tmp_path):
         '[images.b]\nlabels = ["b"]\nuses = "default"\nmemory = 64\n'
         '[images.c]\nlabels = ["c"]\nuses = "b"\n'
         '[images.d]\nlabels = ["d"]\nuses = "default"\npackages = ["jq"]\n'
-        '[images.e]\nlabels = ["e"]\nuses = "default"\nmemory = 512\n',
+        '[images.e]\nlabels = ["e"]\nuses = "default"\nmemory = 512\n'
+        '[images.f]\nlabels = ["f"]\nuses = "default"\npreset = "minimal"\n',
     )
     found = problems(path)
-    assert [line.split("image ")[1][:3] for line in found] == ["'a'", "'b'", "'c'", "'d'"]
+    assert [line.split("image ")[1][:3] for line in found] == ["'a'", "'b'", "'c'", "'d'", "'f'"]
     assert "'nowhere'" in found[0]
     assert "128 MiB" in found[1]

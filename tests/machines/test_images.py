@@ -7,8 +7,9 @@ import tarfile
 import pytest
 import trio
 
-from runnerd.machines import images
+from runnerd.machines import images, nodejs
 from runnerd.machines.distribution import Archive, BuildFailed
+from runnerd.machines.recipe import Recipe
 
 MODULES = "./lib/modules/6.1.0/kernel"
 UNPACKED = {
@@ -46,6 +47,7 @@ class Shelf:
     async def install(self, archive, packages, hooks, out):
         """A system that is nothing but what was asked for."""
         self.asked.append("install")
+        self.hooks = hooks
         await trio.lowlevel.checkpoint()
         if self.broken:
             raise BuildFailed("mmdebstrap ended with status 25: no network")
@@ -69,7 +71,7 @@ def build(shelf, tmp_path):
     async def build(agent=b"agent", progress=lambda sentence: None, fresh=False, **recipe):
         return await images.build(
             tmp_path / "images",
-            images.Recipe(**recipe),
+            Recipe(**recipe),
             pack_agent=lambda path: path.write_bytes(agent),
             packages=shelf,
             progress=progress,
@@ -167,6 +169,32 @@ async def test_images_have_names_of_their_own(build, tmp_path):
     assert images.current(tmp_path / "images") == default
     assert images.current(tmp_path / "images", "builder") == other
     assert images.current(tmp_path / "images", "absent") is None
-    for name in ("../x", "", "current", ".lock"):
-        with pytest.raises(ValueError, match="cannot be the name of an image"):
-            images.Recipe(name=name)
+
+
+async def test_a_script_of_the_operators_is_another_image(build, shelf):
+    """The script runs after the job's user is made and before cleaning; other bytes are built anew."""
+    await build(provision=b"echo 1\n")
+    at = next(at for at, hook in enumerate(shelf.hooks) if ".provision && rm" in hook)
+    assert any("useradd" in hook for hook in shelf.hooks[:at])
+    assert any("/var/lib/apt/lists" in hook for hook in shelf.hooks[at:])
+    shelf.asked.clear()
+    await build(provision=b"echo 1\n")
+    assert shelf.asked == []
+    await build(provision=b"echo 2\n")
+    assert shelf.asked == ["install"]
+
+
+async def test_the_default_preset_brings_node(build, shelf, monkeypatch, tmp_path):
+    """Node.js is fetched, put together and unpacked into the tree; the minimal preset has none."""
+
+    async def fetch(folder):
+        return tmp_path / "wheel"
+
+    monkeypatch.setattr(nodejs, "fetch", fetch)
+    monkeypatch.setattr(nodejs, "compose", lambda wheel, out: out.write_bytes(wheel.name.encode()))
+    await build(preset="minimal")
+    assert not any(hook.startswith("tar-in ") for hook in shelf.hooks)
+    said = []
+    await build(preset="default", progress=said.append)
+    assert any(hook.startswith("tar-in ") and hook.endswith("node.tar /") for hook in shelf.hooks)
+    assert any("Node.js" in sentence for sentence in said)
