@@ -91,44 +91,36 @@ def logs(
     raise typer.Exit(Code.GREEN if outcomes[0] in ("success", "skipped") else Code.NOT_GREEN)
 
 
-def cancel(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
-    """Cancel a run; its always() steps still run."""
-    with daemon(socket) as client:
-        answer = client.cancel(run)
+def _done(answer: Mapping[str, Any], json: bool) -> None:
+    """Say what the daemon did."""
     if json:
         show_json(answer)
     else:
         typer.echo(clean(answer["message"]))
+
+
+def cancel(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
+    """Cancel a run; its always() steps still run."""
+    with daemon(socket) as client:
+        _done(client.cancel(run), json)
 
 
 def approve(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
     """Let a fork's run start that waits for approval, at the commit it is about."""
     with daemon(socket) as client:
-        answer = client.approve(run)
-    if json:
-        show_json(answer)
-    else:
-        typer.echo(clean(answer["message"]))
+        _done(client.approve(run), json)
 
 
 def rerun(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
     """Run a run's workflow again, on the same commit with the same file."""
     with daemon(socket) as client:
-        answer = client.rerun(run)
-    if json:
-        show_json(answer)
-    else:
-        typer.echo(clean(answer["message"]))
+        _done(client.rerun(run), json)
 
 
 def drain(socket: options.Socket = None, json: options.Json = False) -> None:
     """Let running jobs end, start no others, and end the daemon, as SIGTERM does."""
     with daemon(socket) as client:
-        answer = client.drain()
-    if json:
-        show_json(answer)
-    else:
-        typer.echo(clean(answer["message"]))
+        _done(client.drain(), json)
 
 
 def pool(socket: options.Socket = None, json: options.Json = False) -> None:
