@@ -14,7 +14,7 @@ from runnerd.jobs.contexts import github_context
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord
 from runnerd.reading.process import Reader
-from runnerd.store.changes import EndJob, EndRun
+from runnerd.store.changes import Change, EndJob, EndRun
 from runnerd.store.ledger import Ledger, LedgerUnavailable
 from runnerd.store.progress import holds, nodes, progress
 from runnerd.supervise.mailbox import Mailbox
@@ -179,17 +179,13 @@ class ExecutorActor:
                 return await self._give_up(run_id, rows, drive, busy, blame(error))
             todo = progress(actions, rows, self._clock(), ours=self._ours)
             if todo.changes:
-                for other in await self._ledger.apply(run_id, todo.changes):
-                    if other in self._drives:
-                        self._drives[other].ring()
-                self._reporter.offer(OutboxChanged())
+                await self._apply(run_id, todo.changes)
             if todo.outcome is not None:
                 _log.info("run ended", outcome=todo.outcome.value)
                 return False
             stopped = self._stop(todo.cancel, rows, drive, busy)
             if stopped:
-                await self._ledger.apply(run_id, stopped)
-                self._reporter.offer(OutboxChanged())
+                await self._apply(run_id, stopped)
             if not self._attempts.draining:
                 # A row that is queued without a task was left behind, by an earlier executor for one.
                 left = (row.id for row in rows if row.phase is Phase.QUEUED and row.id not in busy)
@@ -240,9 +236,15 @@ class ExecutorActor:
         result = JobResult(outcome=outcome, reason=reason)
         undone = (row for row in rows if row.phase is not Phase.DONE)
         ended = [EndJob(job=row.id, epoch=row.epoch, result=result) for row in undone]
-        await self._ledger.apply(run, [*ended, EndRun(outcome=outcome, reason=reason)])
-        self._reporter.offer(OutboxChanged())
+        await self._apply(run, [*ended, EndRun(outcome=outcome, reason=reason)])
         return False
+
+    async def _apply(self, run: int, changes: Sequence[Change]) -> None:
+        """Write changes down, and have the runs looked at that waited in a group for one of them."""
+        for other in await self._ledger.apply(run, changes):
+            if other in self._drives:
+                self._drives[other].ring()
+        self._reporter.offer(OutboxChanged())
 
     def _ours(self, labels: tuple[str, ...]) -> bool:
         return self._site.foreign_is_failure or self._site.image_for(labels) is not None
