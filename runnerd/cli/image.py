@@ -131,6 +131,7 @@ def recipe_for(name: str, wanted: Wanted, preset: Preset | None = None) -> Recip
             preset=preset or wanted.preset,
             archive=Archive(suite=wanted.suite, mirror=wanted.mirror),
             packages=wanted.packages,
+            oci=Path(wanted.oci) if wanted.oci else None,
             provision=script,
         )
     except ValueError as error:

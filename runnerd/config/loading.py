@@ -168,7 +168,7 @@ class _Loading:
                 )
             if isinstance(value, Image) and value.uses:
                 base = built.get(value.uses)
-                own = value.packages or value.provision or value.preset != Image().preset
+                own = value.packages or value.provision or value.oci or value.preset != Image().preset
                 if not isinstance(base, Image) or base.uses or own:
                     self._problem(
                         self._place((name, key)),

@@ -251,6 +251,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     uses: Word = ""
     preset: Literal["minimal", "default"] = "default"
+    oci: AbsolutePath = ""
     provision: AbsolutePath = ""
     vcpus: Annotated[int, Meta(ge=0, le=256, description="a whole number from 0 to 256")] = 0
     memory: Annotated[int, Meta(ge=0, description="a number of MiB, 0 for that of [machines]")] = 0

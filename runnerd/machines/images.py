@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from runnerd.machines import agentroot, distribution, initrd, kernel, nodejs
+from runnerd.machines import agentroot, container, distribution, initrd, kernel, layers, nodejs, oci
 from runnerd.machines.distribution import BuildFailed, Packages
 from runnerd.machines.recipe import CLEANING, HOOKS, Recipe
 
@@ -65,6 +65,12 @@ def current(images: Path, name: str = "default") -> Image | None:
         return None
 
 
+def _built(images: Path, name: str) -> tuple[Image, ...]:
+    """The newest image of each name, this one's first: a kernel is the same in all."""
+    names = [name, *sorted(path.name for path in images.iterdir() if path.name != name)]
+    return tuple(found for each in names if (found := current(images, each)) is not None)
+
+
 async def build(
     images: Path,
     recipe: Recipe,
@@ -84,7 +90,7 @@ async def build(
         home.mkdir(parents=True, exist_ok=True)
         async with _alone(home, progress):
             _remove_abandoned(home)
-            before = None if fresh else current(images, recipe.name)
+            before = () if fresh else _built(images, recipe.name)
             work = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
             try:
                 parts = await _Builder(work, recipe, before, packages, progress).build(pack_agent)
@@ -129,7 +135,7 @@ class _Builder:
     """One build in its own folder; a part whose inputs are as before is linked instead of made."""
 
     def __init__(
-        self, work: Path, recipe: Recipe, before: Image | None, packages: Packages, progress: Progress
+        self, work: Path, recipe: Recipe, before: tuple[Image, ...], packages: Packages, progress: Progress
     ) -> None:
         self._work = work
         self._recipe = recipe
@@ -145,7 +151,7 @@ class _Builder:
         # A part made by other code is another part: the text of its maker is one of its inputs.
         archive = msgspec.json.encode(self._recipe.archive)
         boot_inputs = _hash(archive, *map(_source, (distribution, kernel, initrd, agentroot)))
-        root_inputs = self._root_inputs(archive)
+        root_inputs = await trio.to_thread.run_sync(self._root_inputs, archive)
         inputs = {
             "rootfs": root_inputs,
             "agent": boot_inputs,
@@ -171,16 +177,19 @@ class _Builder:
         if recipe.provision:
             more += ["provision", recipe.provision]
         packages = msgspec.json.encode(recipe.all_packages)
+        if recipe.oci is not None:
+            more += [oci.identity(recipe.oci), *map(_source, (container, layers, oci))]
+            return _hash("oci", packages, *more)
         return _hash(archive, packages, *HOOKS, *CLEANING, _source(distribution), *more)
 
     def _take_over(self, inputs: Mapping[str, str]) -> bool:
-        """Link the named parts from the image before this one, when all were made from the same inputs."""
-        before = self._before
-        if before is None or any(before.parts[name].inputs != value for name, value in inputs.items()):
-            return False
-        for name in inputs:
-            os.link(before.file(name), self._work / name)
-        return True
+        """Link the named parts from an image that is built, when all were made from the same inputs."""
+        for before in self._before:
+            if all(before.parts[name].inputs == value for name, value in inputs.items()):
+                for name in inputs:
+                    os.link(before.file(name), self._work / name)
+                return True
+        return False
 
     async def _make_boot(self) -> None:
         suite = self._recipe.archive.suite
@@ -195,25 +204,45 @@ class _Builder:
 
     async def _make_root(self) -> None:
         recipe, tar = self._recipe, self._work / "rootfs.tar"
-        suite, names = recipe.archive.suite, recipe.all_packages
+        node = await self._node() if recipe.preset == "default" else None
+        if recipe.oci is not None:
+            await self._convert(recipe.oci, node, tar)
+        else:
+            await self._install(node, tar)
+        self._progress("Packing the image.")
+        await self._packages.squash(tar, self._work / "rootfs")
+
+    async def _node(self) -> Path:
+        self._progress(f"Fetching Node.js {nodejs.VERSION} (about 60 MB).")
+        wheel, node = await nodejs.fetch(self._work), self._work / "node.tar"
+        await trio.to_thread.run_sync(nodejs.compose, wheel, node)
+        return node
+
+    async def _convert(self, source: Path, node: Path | None, tar: Path) -> None:
+        recipe = self._recipe
+        self._progress(f"Reading the container image {source}.")
+        await trio.to_thread.run_sync(container.compose, source, node, self._work, tar)
+        if recipe.all_packages or recipe.provision:
+            self._progress("Installing packages and running the provision script in it.")
+            sandbox = self._work / "sandbox"
+            await container.alter(tar, recipe.all_packages, recipe.provision, sandbox, tar)
+
+    async def _install(self, node: Path | None, tar: Path) -> None:
+        recipe = self._recipe
         hooks = list(HOOKS)
-        if recipe.preset == "default":
-            self._progress(f"Fetching Node.js {nodejs.VERSION} (about 60 MB).")
-            wheel, node = await nodejs.fetch(self._work), self._work / "node.tar"
-            await trio.to_thread.run_sync(nodejs.compose, wheel, node)
+        if node is not None:
             hooks.append(f"tar-in {shlex.quote(str(node))} /")
         if recipe.provision:
             script = self._work / "provision"
             script.write_bytes(recipe.provision)
             hooks.append(f"upload {shlex.quote(str(script))} /.provision")
             hooks.append('chroot "$1" /bin/sh -e /.provision && rm "$1/.provision"')
-        about = 120 if recipe.preset == "default" else 40
+        names, about = recipe.all_packages, 70 if recipe.preset == "default" else 40
         self._progress(
-            f"Installing {len(names)} packages of Debian {suite} into the image (about {about} s)."
+            f"Installing {len(names)} packages of Debian {recipe.archive.suite} into the image "
+            f"(about {about} s)."
         )
         await self._packages.install(recipe.archive, names, (*hooks, *CLEANING), tar)
-        self._progress("Packing the image.")
-        await self._packages.squash(tar, self._work / "rootfs")
 
     def _describe(self, inputs: Mapping[str, str]) -> dict[str, Part]:
         parts = {}
@@ -230,7 +259,9 @@ class _Builder:
 def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image:
     """Move a finished build to its digest and point `current` at it; both appear whole or not at all."""
     for path in work.iterdir():
-        if path.name not in _FILES:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in _FILES:
             path.unlink()
     (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(parts), indent=2))
     for path in work.iterdir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -53,6 +54,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     archive: Archive = Archive()
     packages: tuple[str, ...] = ()
     """Beside those of the preset."""
+    oci: Path | None = None
+    """An OCI layout, or a tar of one: the root file system comes from it and not from packages."""
     provision: bytes = b""
     """A shell script that root runs in the finished root file system."""
 
@@ -64,6 +67,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def all_packages(self) -> tuple[str, ...]:
-        """Every package to install, sorted."""
+        """Every package to install, sorted; with `oci` only those that the operator names."""
+        if self.oci is not None:
+            return tuple(sorted(set(self.packages)))
         more = MORE_PACKAGES if self.preset == "default" else ()
         return tuple(sorted({*PACKAGES, *more, *self.packages}))
