@@ -1,9 +1,10 @@
-"""`runnerd image`: builds the guest images that machines boot from, and lists them."""
+"""`runnerd image`: builds the guest images that machines boot from, lists, checks and removes them."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +16,13 @@ from runnerd.cli.output import Code, fail, show_json, table
 if TYPE_CHECKING:
     from runnerd.config import Config
     from runnerd.config.sections import Image as Wanted
+    from runnerd.machines.generations import Generation
     from runnerd.machines.images import Image, Progress
     from runnerd.machines.recipe import Preset, Recipe
 
-commands = typer.Typer(help="Build and list guest images.", rich_markup_mode=None, no_args_is_help=True)
+commands = typer.Typer(
+    help="Build, check and remove guest images.", rich_markup_mode=None, no_args_is_help=True
+)
 
 
 @commands.command("build")
@@ -72,6 +76,86 @@ def list_(config: options.ConfigFile = None, state: options.State = None, json: 
         for name, image in built.items()
     ]
     typer.echo(table(("image", "digest", "MiB", "labels"), rows))
+
+
+@commands.command("verify")
+def verify(
+    name: Annotated[str, typer.Argument(help="A built image; without it all of them.")] = "",
+    config: options.ConfigFile = None,
+    state: options.State = None,
+    json: options.Json = False,
+) -> None:
+    """Read every file of every generation and compare it with the manifest. Exits 1 when one is damaged."""
+    from runnerd.machines import generations
+
+    images = folder(options.load_config(config, state_directory=state))
+    found = [each for one in _names(images, name) for each in generations.all_of(images, one)]
+    if name and not found:
+        fail(f"no image {name!r} is built: runnerd image build {name}")
+    judged = [(each, generations.faults(each)) for each in found]
+    if json:
+        show_json([{**_generation(each), "faults": list(faults)} for each, faults in judged])
+    else:
+        rows = [
+            (
+                each.name,
+                each.digest[:12],
+                "current" if each.current else "older",
+                "; ".join(faults) or "whole",
+            )
+            for each, faults in judged
+        ]
+        typer.echo(table(("image", "digest", "generation", "found"), rows))
+    if damaged := [each for each, faults in judged if faults]:
+        cure = f"runnerd image build {damaged[0].name} --fresh"
+        fail(
+            f"{len(damaged)} of {len(judged)} generations are damaged; the cure: {cure}",
+            Code.NOT_GREEN,
+        )
+
+
+@commands.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="A built image.")],
+    digest: Annotated[str, typer.Argument(help="The beginning of one generation's digest.")] = "",
+    config: options.ConfigFile = None,
+    state: options.State = None,
+) -> None:
+    """Remove an image, or one generation of it. What is in use is refused."""
+    from runnerd.machines import generations
+
+    settings = options.load_config(config, state_directory=state)
+    used = {image.uses or one for one, image in settings.images.items()}
+    if "/" in name or name.startswith("."):
+        fail(f"{name!r} cannot be the name of an image")
+    try:
+        gone = generations.remove(folder(settings), name, digest or None, configured=name in used)
+    except generations.InUse as error:
+        fail(str(error), Code.NOT_GREEN)
+    except LookupError:
+        fail(f"there is no such generation of {name!r}, or not only one: see `runnerd image verify`")
+    typer.echo(_removed(gone))
+
+
+@commands.command("prune")
+def prune(
+    keep: Annotated[int, typer.Option("--keep", min=0, max=100, help="Older generations that stay.")] = 1,
+    config: options.ConfigFile = None,
+    state: options.State = None,
+) -> None:
+    """Remove old generations of every image: the current one stays, and what a machine has open."""
+    from runnerd.machines import generations
+
+    images = folder(options.load_config(config, state_directory=state))
+    gone: list[Generation] = []
+    for name in generations.names(images):
+        try:
+            gone += generations.prune(images, name, keep=keep)
+        except LookupError:  # a folder that no build made
+            continue
+        except generations.InUse as error:
+            typer.echo(str(error), err=True)
+    typer.echo(_removed(gone))
 
 
 def folder(settings: Config) -> Path:
@@ -136,6 +220,27 @@ def recipe_for(name: str, wanted: Wanted, preset: Preset | None = None) -> Recip
         )
     except ValueError as error:
         fail(f"{error}: correct [images.{name}]")
+
+
+def _names(images: Path, name: str) -> tuple[str, ...]:
+    from runnerd.machines import generations
+
+    return tuple(each for each in generations.names(images) if name in ("", each))
+
+
+def _generation(one: Generation) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "digest": one.digest,
+        "current": one.current,
+        "built": one.built,
+        "bytes": one.size,
+    }
+
+
+def _removed(gone: Sequence[Generation]) -> str:
+    size = sum(each.size for each in gone) / 2**20
+    return f"removed {len(gone)} generations, at most {size:.0f} MiB" if gone else "nothing to remove"
 
 
 def _described(image: Image) -> dict[str, object]:

@@ -29,7 +29,8 @@ Progress = Callable[[str], None]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORK = ".building-"
-_FILES = ("rootfs", "agent", "kernel", "modules", "initrd")
+FILES = ("rootfs", "agent", "kernel", "modules", "initrd")
+"""The parts of an image: each a file of its folder, beside `manifest.json`."""
 _KEPT = 2
 """Generations that stay on disk: the current one, and the one before it for a way back."""
 
@@ -51,6 +52,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     parts: dict[str, Part]
 
+    @property
+    def content_digest(self) -> str:
+        """The digest that its parts have together: its name, when it is whole."""
+        return _digest(self.parts)
+
     def file(self, part: str) -> Path:
         """Where one of its files lies."""
         return self.path / part
@@ -60,7 +66,7 @@ def current(images: Path, name: str = "default") -> Image | None:
     """Return the newest complete image of a name below the folder `images`, or None when there is none."""
     try:
         path = (images / name / "current").resolve(strict=True)
-        return _load(name, path)
+        return load(name, path)
     except (OSError, ValueError, msgspec.DecodeError):
         return None
 
@@ -246,7 +252,7 @@ class _Builder:
 
     def _describe(self, inputs: Mapping[str, str]) -> dict[str, Part]:
         parts = {}
-        for name in _FILES:
+        for name in FILES:
             path = self._work / name
             # The machine's own user reads it, through a descriptor: the folders above may stay closed.
             path.chmod(0o644)
@@ -261,16 +267,16 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in _FILES:
+        elif path.name not in FILES:
             path.unlink()
     (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(parts), indent=2))
     for path in work.iterdir():
         _sync(path)
     work.chmod(0o755)
-    digest = _hash(*(f"{part}={parts[part].sha256}" for part in _FILES))
+    digest = _digest(parts)
     final = home / digest
     try:
-        _load(name, final)
+        load(name, final)
         # The same content from other inputs: the manifest says the newer ones.
         os.replace(work / "manifest.json", final / "manifest.json")
     except (OSError, ValueError, msgspec.DecodeError):
@@ -282,7 +288,7 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
     link.replace(home / "current")
     _sync(home)
     _prune(home, keep=digest)
-    return _load(name, final)
+    return load(name, final)
 
 
 def _prune(home: Path, *, keep: str) -> None:
@@ -293,12 +299,20 @@ def _prune(home: Path, *, keep: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _load(name: str, path: Path) -> Image:
+def load(name: str, path: Path) -> Image:
+    """Read the image in a folder; the contents of its files are not read, but their sizes must be right.
+
+    Raises OSError, ValueError and msgspec.DecodeError for one that is not whole.
+    """
     parts = msgspec.json.decode((path / "manifest.json").read_bytes(), type=dict[str, Part])
-    for part in _FILES:
+    for part in FILES:
         if part not in parts or parts[part].size != (path / part).stat().st_size:
             raise ValueError(f"the image in {path} is damaged: {part} is not as its manifest says")
     return Image(name=name, digest=path.name, path=path, parts=parts)
+
+
+def _digest(parts: Mapping[str, Part]) -> str:
+    return _hash(*(f"{part}={parts[part].sha256}" for part in FILES))
 
 
 def _hash(*values: str | bytes) -> str:

@@ -1,10 +1,12 @@
 """`runnerd image`: what is configured, what is built, and building it."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runnerd.cli import image
@@ -98,3 +100,65 @@ def test_folder(tmp_path: Path) -> None:
     from runnerd.cli.options import load_config
 
     assert image.folder(load_config(None, state_directory=tmp_path)) == tmp_path / "images"
+
+
+@pytest.fixture
+def generations_of(home: Path) -> Callable[..., Path]:
+    """Puts generations of an image into the state directory, the last one current; returns its folder."""
+
+    def make(name: str, *contents: bytes) -> Path:
+        folder = home / ".local/state/runnerd/images" / name
+        for content in contents:
+            parts = {
+                part: images.Part(sha256=hashlib.sha256(content).hexdigest(), size=len(content), inputs="x")
+                for part in images.FILES
+            }
+            digest = images.Image(name=name, digest="", path=folder, parts=parts).content_digest
+            (folder / digest).mkdir(parents=True)
+            for part in parts:
+                (folder / digest / part).write_bytes(content)
+            (folder / digest / "manifest.json").write_bytes(msgspec.json.encode(parts))
+            (folder / "current").unlink(missing_ok=True)
+            (folder / "current").symlink_to(digest)
+        (folder / ".lock").touch()
+        return folder
+
+    return make
+
+
+def test_verify(invoke, generations_of: Callable[..., Path]) -> None:
+    """A whole image is said to be whole; one changed byte is found, named, and exits 1 with the cure."""
+    folder = generations_of("default", b"one", b"two")
+    result = invoke("image", "verify")
+    assert result.exit_code == 0
+    assert result.stdout.count("whole") == 2
+    (folder / "current" / "kernel").write_bytes(b"twO")
+    result = invoke("image", "verify", "default")
+    assert result.exit_code == 1
+    assert "kernel has the digest" in result.stdout
+    assert "runnerd image build default --fresh" in result.stderr
+    answer = json.loads(invoke("image", "verify", "--json").stdout)
+    assert [bool(entry["faults"]) for entry in answer] == [True, False]
+    assert invoke("image", "verify", "absent").exit_code == 2
+
+
+def test_remove(invoke, generations_of: Callable[..., Path]) -> None:
+    """What machines boot from stays with a reason; another name's image goes whole."""
+    folder = generations_of("default", b"one", b"two")
+    generations_of("old", b"one")
+    result = invoke("image", "remove", "default")
+    assert result.exit_code == 1
+    assert "take [images.default] out" in result.stderr
+    assert invoke("image", "remove", "old").exit_code == 0
+    assert not (folder.parent / "old").exists()
+    assert invoke("image", "remove", "old").exit_code == 2
+    assert invoke("image", "remove", "../x").exit_code == 2
+
+
+def test_prune(invoke, generations_of: Callable[..., Path]) -> None:
+    """The current generation stays whatever is asked."""
+    folder = generations_of("default", b"one", b"two", b"three")
+    assert invoke("image", "prune", "--keep", "1").stdout.startswith("removed 1 ")
+    assert invoke("image", "prune", "--keep", "0").stdout.startswith("removed 1 ")
+    assert invoke("image", "prune", "--keep", "0").stdout == "nothing to remove\n"
+    assert (folder / "current" / "kernel").read_bytes() == b"three"

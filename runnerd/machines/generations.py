@@ -1,0 +1,187 @@
+"""The generations of built images on disk: what there is, whether it is whole, and removing what is not used.
+
+A generation is in use while `current` leads to it, or while any process that this user may look at has a
+file of it open, as every machine made from it has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from runnerd.machines.images import FILES, Image, current, load
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class InUse(Exception):
+    """A generation that may not go; says why, and what to do first."""
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """One folder `images/NAME/DIGEST`."""
+
+    name: str
+    digest: str
+    path: Path
+    current: bool
+    built: float
+    """When, in seconds since 1970."""
+    size: int
+    """Bytes of its files; what generations share counts in each."""
+
+
+def all_of(images: Path, name: str) -> tuple[Generation, ...]:
+    """Return the generations of a name, the newest first, whole or not."""
+    home = images / name
+    newest = current(images, name)
+    try:
+        paths = [path for path in home.iterdir() if _DIGEST.fullmatch(path.name) and not path.is_symlink()]
+    except OSError:
+        return ()
+    found = [
+        Generation(
+            name=name,
+            digest=path.name,
+            path=path,
+            current=newest is not None and newest.digest == path.name,
+            built=path.stat().st_mtime,
+            size=sum(file.stat().st_size for file in path.iterdir()),
+        )
+        for path in paths
+    ]
+    return tuple(sorted(found, key=lambda each: (each.current, each.built), reverse=True))
+
+
+def names(images: Path) -> tuple[str, ...]:
+    """Return the names that anything was built for."""
+    try:
+        return tuple(sorted(path.name for path in images.iterdir() if path.is_dir()))
+    except OSError:
+        return ()
+
+
+def faults(generation: Generation) -> tuple[str, ...]:
+    """Read every file of a generation and say what is not as its manifest says; nothing when it is whole."""
+    try:
+        image: Image = load(generation.name, generation.path)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        return (str(error),)
+    found = []
+    for part in FILES:
+        with image.file(part).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != image.parts[part].sha256:
+            found.append(f"{part} has the digest {digest[:12]}, not {image.parts[part].sha256[:12]}")
+    if image.digest != image.content_digest:
+        found.append(f"its manifest is of another image, {image.content_digest[:12]}")
+    return tuple(found)
+
+
+def remove(images: Path, name: str, digest: str | None = None, *, configured: bool) -> tuple[Generation, ...]:
+    """Remove the generation whose digest begins so, or every one of a name; return what went.
+
+    The current one of an image that is `configured` stays, as machines could not start without it. Raises
+    `InUse`, and then nothing was removed; LookupError when there is none.
+    """
+    with _alone(images, name):
+        wanted = [each for each in all_of(images, name) if digest is None or each.digest.startswith(digest)]
+        if not wanted or (digest is not None and len(wanted) > 1):
+            raise LookupError(digest or name)
+        for each in wanted:
+            if each.current and configured:
+                raise InUse(
+                    f"{name} {each.digest[:12]} is what machines of {name} boot from: take [images.{name}] "
+                    "out of the configuration first, or remove older generations with `runnerd image prune`"
+                )
+            _refuse_open(each)
+        for each in wanted:
+            _remove(images, each)
+        if not all_of(images, name):
+            shutil.rmtree(images / name, ignore_errors=True)
+    return tuple(wanted)
+
+
+def prune(images: Path, name: str, *, keep: int) -> tuple[Generation, ...]:
+    """Remove all but the current generation and the `keep` newest of the others; return what went.
+
+    One that a process has open stays.
+    """
+    gone = []
+    with _alone(images, name):
+        for each in [each for each in all_of(images, name) if not each.current][keep:]:
+            try:
+                _refuse_open(each)
+            except InUse:
+                continue
+            _remove(images, each)
+            gone.append(each)
+    return tuple(gone)
+
+
+def _remove(images: Path, generation: Generation) -> None:
+    if generation.current:
+        (images / generation.name / "current").unlink()
+    # Out of the way at once, so that a removal that is interrupted leaves no half of a generation.
+    leaving = generation.path.with_name(f".building-{generation.digest}")
+    generation.path.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def _refuse_open(generation: Generation) -> None:
+    pids = _users(generation.path)
+    if pids:
+        raise InUse(
+            f"{generation.name} {generation.digest[:12]} is in use by process {pids[0]}: "
+            "end the jobs on it, or the daemon, first"
+        )
+
+
+def _users(folder: Path) -> list[int]:
+    """The processes that have a file of a folder open, by the file itself: it may have other names."""
+    wanted = {(status.st_dev, status.st_ino) for status in (file.stat() for file in folder.iterdir())}
+    shared = {(s.st_dev, s.st_ino) for s in (file.stat() for file in folder.iterdir()) if s.st_nlink > 1}
+    # A file that generations share says nothing about which of them is used, unless all of it is shared.
+    wanted = (wanted - shared) or wanted
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            links = list((process / "fd").iterdir())
+        except OSError:  # it ended, or is another user's
+            continue
+        for link in links:
+            try:
+                status = link.stat()
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) in wanted:
+                found.append(int(process.name))
+                break
+    return found
+
+
+@contextmanager
+def _alone(images: Path, name: str) -> Iterator[None]:
+    """Keep builds of this image out. Raises `InUse` while one runs, LookupError when nothing was built."""
+    try:
+        descriptor = os.open(images / name / ".lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise LookupError(name) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUse(f"the image {name} is being built: try again when that is done") from error
+        yield
+    finally:
+        os.close(descriptor)

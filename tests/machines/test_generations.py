@@ -1,0 +1,98 @@
+"""Generations on disk: which there are, which are whole, and which may go."""
+
+import fcntl
+import hashlib
+import os
+
+import msgspec
+import pytest
+
+from runnerd.machines import generations, images
+from runnerd.machines.generations import InUse
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Makes a generation of the image `default` and points `current` at it."""
+    (tmp_path / "default").mkdir()
+    (tmp_path / "default/.lock").touch()
+
+    def make(content):
+        digest = hashlib.sha256(content).hexdigest()
+        parts = {part: images.Part(sha256=digest, size=len(content), inputs="") for part in images.FILES}
+        name = images.Image(name="default", digest="", path=tmp_path, parts=parts).content_digest
+        path = tmp_path / "default" / name
+        path.mkdir()
+        for part in parts:
+            (path / part).write_bytes(content)
+        (path / "manifest.json").write_bytes(msgspec.json.encode(parts))
+        at = len(list((tmp_path / "default").iterdir()))
+        os.utime(path, (at, at))
+        (tmp_path / "default/current").unlink(missing_ok=True)
+        (tmp_path / "default/current").symlink_to(name)
+        return path
+
+    return make
+
+
+def test_the_current_one_comes_first_and_then_the_newest(tmp_path, made):
+    """Order is by `current`, then by age; what is no generation is left out."""
+    paths = [made(content) for content in (b"1", b"2", b"3")]
+    (tmp_path / "default/current").unlink()
+    (tmp_path / "default/current").symlink_to(paths[0].name)
+    (tmp_path / "default/.building-x").mkdir()
+    found = generations.all_of(tmp_path, "default")
+    assert [each.path for each in found] == [paths[0], paths[2], paths[1]]
+    assert [each.current for each in found] == [True, False, False]
+    assert generations.names(tmp_path) == ("default",)
+    assert generations.all_of(tmp_path, "absent") == ()
+
+
+def test_faults_are_found_by_content_and_by_name(tmp_path, made):
+    """A changed byte, a missing file and a manifest of another image are each named."""
+    path = made(b"1")
+    (one,) = generations.all_of(tmp_path, "default")
+    assert generations.faults(one) == ()
+    other = made(b"2")
+    (path / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+    for part in images.FILES:
+        (path / part).write_bytes(b"2")
+    assert "of another image" in generations.faults(one)[0]
+    (path / "kernel").write_bytes(b"3")
+    assert "kernel has the digest" in generations.faults(one)[0]
+    (path / "kernel").unlink()
+    assert generations.faults(one) != ()
+
+
+def test_what_a_process_has_open_stays(tmp_path, made):
+    """A machine holds its image's files open: removing is refused and pruning passes over it."""
+    path, _ = made(b"1"), made(b"2")
+    with (path / "rootfs").open("rb"):
+        with pytest.raises(InUse, match=f"in use by process {os.getpid()}"):
+            generations.remove(tmp_path, "default", path.name[:12], configured=True)
+        assert generations.prune(tmp_path, "default", keep=0) == ()
+    assert [each.path for each in generations.prune(tmp_path, "default", keep=0)] == [path]
+    assert not path.exists()
+
+
+def test_prune_keeps_as_many_as_asked(tmp_path, made):
+    """The oldest go first, and the current one is not counted."""
+    paths = [made(content) for content in (b"1", b"2", b"3", b"4")]
+    assert [each.path for each in generations.prune(tmp_path, "default", keep=2)] == [paths[0]]
+    assert [path.exists() for path in paths] == [False, True, True, True]
+
+
+def test_remove_refuses_what_is_configured_and_what_is_being_built(tmp_path, made):
+    """The current generation of a configured image stays; so does everything during a build."""
+    path = made(b"1")
+    with pytest.raises(InUse, match="boot from"):
+        generations.remove(tmp_path, "default", configured=True)
+    with (tmp_path / "default/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InUse, match="being built"):
+            generations.remove(tmp_path, "default", configured=False)
+    with pytest.raises(LookupError):
+        generations.remove(tmp_path, "default", "f" * 64, configured=False)
+    assert path.exists()
+    assert [each.path for each in generations.remove(tmp_path, "default", configured=False)] == [path]
+    assert not (tmp_path / "default").exists()
