@@ -239,8 +239,13 @@ class StepRun:
 
 async def _judged(ended: Exit, console: Console) -> Ended:
     """Say how a script ended; only a received exit status 0 is a success."""
+    causes = []
     if ended.out_of_memory:
-        await console.error("The machine ran out of memory, and its kernel killed a process of this step.")
+        causes.append("The machine ran out of memory, and its kernel killed a process of this step.")
+    if ended.disk_full:
+        causes.append("The machine's disk is full: see `disk` of its image in config.toml.")
+    for cause in causes:
+        await console.error(cause)
     if ended.success:
         return Ended(outcome=Outcome.SUCCESS, exit_code=0)
     if ended.signal is not None:
@@ -253,4 +258,5 @@ async def _judged(ended: Exit, console: Console) -> Ended:
         await console.error(reason)
         return Ended(outcome=Outcome.INFRA_ERROR, reason=reason)
     await console.error(reason)
-    return Ended(outcome=Outcome.FAILURE, exit_code=ended.code, reason=reason)
+    # Whoever reads only the job's reason learns what brought the process down.
+    return Ended(outcome=Outcome.FAILURE, exit_code=ended.code, reason=" ".join([*causes, reason]))

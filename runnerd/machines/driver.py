@@ -83,6 +83,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     out_of_memory: bool = False
     """The guest's kernel killed something for lack of memory while this process ran."""
+    disk_full: bool = False
+    """When it ended, the machine's disk had no room left for the job's user."""
 
     @property
     def success(self) -> bool:

@@ -175,6 +175,7 @@ async def test_running_out_of_memory_is_said(bench):
     bench.machine.ends = [Exit(code=137, out_of_memory=True)]
     result = await bench.steps("- run: echo hi")
     assert "ran out of memory" in result.annotations[0].message
+    assert "ran out of memory" in result.reason
     assert result.steps[0].exit_code == 137
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runnerd.jobs.spec import JobLimits
+from runnerd.machines.driver import Exit
 from runnerd.model import Outcome
 
 
@@ -383,3 +384,13 @@ async def test_a_process_left_running_does_not_hold_the_next_step(bench):
         '- id: a\n  run: echo x=1 >> $GITHUB_OUTPUT\n- id: b\n  run: echo "[${{ steps.b.outputs.x }}]"'
     )
     assert bench.log.output(2) == ["[]"]
+
+
+async def test_a_full_disk_is_said_and_is_no_failure_by_itself(bench):
+    """The reason of the step and of the job names the disk; a step that ended well stays a success."""
+    bench.machine.ends = [Exit(code=0, disk_full=True), Exit(code=1, disk_full=True)]
+    result = await bench.steps("[{run: echo hi}, {run: echo ho}]")
+    assert [step.outcome for step in result.steps] == [Outcome.SUCCESS, Outcome.FAILURE]
+    assert all("disk is full" in note.message for note in result.annotations[:2])
+    assert "disk is full" in result.reason
+    assert result.steps[1].reason.endswith("Process completed with exit code 1.")

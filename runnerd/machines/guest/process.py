@@ -197,8 +197,14 @@ class Process(Exchange):
     def _report(self) -> None:
         code = os.waitstatus_to_exitcode(self._status)
         oom = self.agent.init and system.oom_kills() > self._oom
+        root = self.agent.job_root
         self.end(
-            {"code": code if code >= 0 else None, "signal": -code if code < 0 else None, "out_of_memory": oom}
+            {
+                "code": code if code >= 0 else None,
+                "signal": -code if code < 0 else None,
+                "out_of_memory": oom,
+                "disk_full": self.agent.init and root is not None and system.is_full(root),
+            }
         )
 
 

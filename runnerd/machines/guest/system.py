@@ -15,6 +15,9 @@ _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _UP = 0x1
 
+FULL = 1 << 20
+"""Bytes that a disk has left at most when it is called full."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -118,6 +121,18 @@ def oom_kills() -> int:
         os.close(fd)
     at = counters.find(b"\noom_kill ")
     return int(counters[at + 10 :].split(b"\n", 1)[0]) if at >= 0 else 0
+
+
+def is_full(folder: str) -> bool:
+    """Whether the file system of a folder has no room, or no inode, left for those who are not root.
+
+    Less than `FULL` counts as none: programs that write in blocks leave a rest.
+    """
+    try:
+        there = os.statvfs(folder)
+    except OSError:
+        return False
+    return there.f_bavail * there.f_frsize < FULL or (there.f_files > 0 and there.f_favail == 0)
 
 
 def write(path: str, text: str) -> None:

@@ -12,7 +12,7 @@ from .conftest import ENV, Host
 def test_streams_and_exit_code(host: Host) -> None:
     """Both outputs arrive apart, and the exit code is the process's own."""
     assert host.run("sh", "-c", "echo out; echo err >&2; exit 3") == (
-        {"code": 3, "signal": None, "out_of_memory": False},
+        {"code": 3, "signal": None, "out_of_memory": False, "disk_full": False},
         b"out\n",
         b"err\n",
     )
@@ -20,8 +20,9 @@ def test_streams_and_exit_code(host: Host) -> None:
 
 def test_death_by_signal_is_told_apart_from_an_exit_code(host: Host) -> None:
     """A killed process has a signal and no code; 137 is a code."""
-    assert host.run("sh", "-c", "kill -9 $$")[0] == {"code": None, "signal": 9, "out_of_memory": False}
-    assert host.run("sh", "-c", "exit 137")[0] == {"code": 137, "signal": None, "out_of_memory": False}
+    calm = {"out_of_memory": False, "disk_full": False}
+    assert host.run("sh", "-c", "kill -9 $$")[0] == {"code": None, "signal": 9, **calm}
+    assert host.run("sh", "-c", "exit 137")[0] == {"code": 137, "signal": None, **calm}
 
 
 def test_what_cannot_start_is_refused(host: Host) -> None:

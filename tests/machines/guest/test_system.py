@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,6 +27,21 @@ def test_oom_kills_is_a_count_that_never_falls() -> None:
     """The kernel's counter is read as a number."""
     first = system.oom_kills()
     assert 0 <= first <= system.oom_kills()
+
+
+def test_a_disk_without_room_or_inodes_is_full(monkeypatch) -> None:
+    """What is left for those who are not root counts, bytes and inodes; an absent folder is not full."""
+    roomy = {"f_bavail": 1024, "f_frsize": 4096, "f_files": 100, "f_favail": 1}
+    for change, full in (
+        ({}, False),
+        ({"f_bavail": 255}, True),
+        ({"f_favail": 0}, True),
+        ({"f_favail": 0, "f_files": 0}, False),
+    ):
+        monkeypatch.setattr(os, "statvfs", lambda _, said={**roomy, **change}: SimpleNamespace(**said))
+        assert system.is_full("/anywhere") is full
+    monkeypatch.undo()
+    assert system.is_full("/nonesuch") is False
 
 
 def test_devices_are_named_or_looked_up() -> None:
