@@ -74,7 +74,7 @@ def examine(settings: Config) -> Iterable[Finding]:
     yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
     yield disk(settings.state_directory)
     own = Path("/proc/self/cgroup").read_text()
-    yield cgroup(own, Path("/sys/fs/cgroup"))
+    yield cgroup(own, Path("/sys/fs/cgroup"), settings.machines.cgroup)
     for name in {wanted.uses or name: None for name, wanted in settings.images.items()}:
         yield image(name, images.current(settings.state_directory / "images", name) is not None)
     reason = settings.why_not_serve()
@@ -254,22 +254,29 @@ def disk(state: Path) -> Finding:
     return Finding("disk", "good", found)
 
 
-def cgroup(own: str, root: Path) -> Finding:
+def cgroup(own: str, root: Path, wanted: str = "auto") -> Finding:
     """Judge whether each machine's memory can be bounded by the kernel as well."""
+    without = "machines are bounded by their size and the address space of their process alone"
+    cure = (
+        "start the daemon by systemd/runnerd.service, which has Delegate=, or name one in [machines] cgroup"
+    )
+    if wanted not in ("", "auto"):
+        folder = root / wanted.removeprefix(f"{root}/").strip("/")
+        if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+            return Finding(
+                "cgroup",
+                "problem",
+                f"{folder} is not ours",
+                "make it for the daemon, or mend [machines] cgroup",
+            )
+        return Finding("cgroup", "good", f"machines get groups below {folder}")
     path = next((line[3:] for line in own.splitlines() if line.startswith("0::")), None)
     if path is None or not (root / "cgroup.controllers").exists():
-        return Finding(
-            "cgroup", "warning", "no unified hierarchy: machines are bounded by their own size alone"
-        )
+        return Finding("cgroup", "warning", f"no unified hierarchy: {without}", cure)
     folder = root / path.lstrip("/")
     if os.access(folder / "cgroup.procs", os.W_OK) and os.access(folder, os.W_OK):
         return Finding("cgroup", "good", f"{folder} is ours")
-    return Finding(
-        "cgroup",
-        "warning",
-        f"{folder} is not ours: machines are bounded by their own size alone",
-        "start the daemon by systemd/runnerd.service, which has Delegate=",
-    )
+    return Finding("cgroup", "warning", f"{folder} is not ours: {without}", cure)
 
 
 def image(name: str, built: bool) -> Finding:

@@ -25,6 +25,9 @@ def launcher(
     path: Annotated[
         Path, typer.Option("--socket", help="Where to listen, unless systemd hands over a socket.")
     ] = Path("/run/runnerd-launcher.sock"),
+    cgroup: Annotated[
+        str, typer.Option(help="The control group of machines, as [machines] cgroup says it.")
+    ] = "auto",
 ) -> None:
     """Start machines for the daemon of another user, each under a user of its own, until SIGTERM."""
     import pwd
@@ -40,6 +43,7 @@ def launcher(
     try:
         daemon = pwd.getpwnam(user)
         qemu, *_ = host.require("qemu-system-x86_64", "choom", "prlimit", "setpriv")
+        groups = usable(cgroup)
         listener = _handed_over() or launch_server.listen(path, group=daemon.pw_gid)
     except KeyError:
         fail(f"there is no user {user!r}: name the daemon's with --user")
@@ -47,7 +51,7 @@ def launcher(
         fail(str(error))
     log.configure()
     with listener:
-        trio.run(partial(_serve, listener, qemu, daemon.pw_uid, usable()))
+        trio.run(partial(_serve, listener, qemu, daemon.pw_uid, groups))
 
 
 async def _serve(listener: socket.socket, qemu: str, user: int, groups: Groups | None) -> None:

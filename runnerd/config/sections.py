@@ -207,6 +207,7 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
     driver: Literal["", "qemu", "firecracker", "fcctl", "process"] = ""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     launcher: str = "auto"
+    cgroup: str = "auto"
     vcpus: Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")] = 2
     memory: Annotated[int, Meta(ge=128, description="at least 128 MiB")] = 4096
     disk: Annotated[int, Meta(ge=64, description="at least 64 MiB")] = 10240

@@ -44,6 +44,7 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
             snapshots=config.state_directory / "snapshots",
             accelerator=config.machines.accelerator,
             launcher_socket=launcher_socket(config.machines.launcher),
+            cgroup=config.machines.cgroup,
             journal=journal,
             ready_timeout=config.pool.ready_timeout,
             build_timeout=config.pool.build_timeout,
@@ -52,7 +53,10 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
         from runnerd.machines import cgroups
         from runnerd.machines.firecracker.driver import open_firecracker_driver
 
-        groups = cgroups.usable()
+        try:
+            groups = cgroups.usable(config.machines.cgroup)
+        except OSError as error:
+            raise NoMachine(f"[machines] cgroup cannot be used: {error}") from error
         folder = config.machines.firecracker_folder
         return open_firecracker_driver(
             state=own,

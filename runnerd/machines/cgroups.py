@@ -14,6 +14,7 @@ from runnerd import log
 
 _log = log.get(__name__)
 
+ROOT = Path("/sys/fs/cgroup")
 _LIMIT = {2: "memory.max", 1: "memory.limit_in_bytes"}
 _DAEMON = "daemon"
 """The daemon's own leaf: version 2 allows no processes in a group that shares out memory."""
@@ -48,16 +49,16 @@ class Groups:
     @property
     def path(self) -> str:
         """The parent below the root of all groups, as the kernel names it."""
-        return str(self._parent.relative_to("/sys/fs/cgroup"))
+        return str(self._parent.relative_to(ROOT))
 
     def enter(self, name: str, pid: int, limit: int) -> None:
         """Put a process into a group of its own with at most `limit` bytes of memory, and no swap."""
         group = self._parent / name
         group.mkdir(exist_ok=True)
         (group / _LIMIT[self._version]).write_text(str(limit))
-        swap = group / "memory.swap.max"
-        if swap.exists():
-            swap.write_text("0")
+        for swap, most in (("memory.swap.max", "0"), ("memory.memsw.limit_in_bytes", str(limit))):
+            if (group / swap).exists():
+                (group / swap).write_text(most)
         (group / "cgroup.procs").write_text(str(pid))
 
     def leave(self, name: str) -> bool:
@@ -75,20 +76,33 @@ class Groups:
         return sorted(path.name for path in self._parent.glob(f"{prefix}*") if path.is_dir())
 
 
-def usable() -> Groups | None:
-    """The groups below the one that was handed over to this process, if one was and it can be used."""
-    parent = delegated()
-    try:
-        return Groups(parent) if parent else None
-    except OSError as error:
-        _log.warning("machines have no control groups", reason=str(error))
+def usable(wanted: str = "auto", *, root: Path = ROOT) -> Groups | None:
+    """The groups of machines; None where there are none to be had, or `wanted` is empty.
+
+    "auto": below the one that was handed over to this process. Otherwise the path of a parent below
+    `root`, of version 2 or of version 1's memory controller, which is made; raises OSError where it cannot
+    be used: who names one counts on it.
+    """
+    if wanted == "auto":
+        parent = delegated(root=root)
+        try:
+            return Groups(parent) if parent else None
+        except OSError as error:
+            _log.warning("machines have no control groups", reason=str(error))
+            return None
+    if not wanted:
         return None
+    parent = root / wanted.removeprefix(f"{root}/").strip("/")
+    if parent == root or ".." in parent.parts:
+        raise OSError(errno.EINVAL, f"{wanted!r} is no control group below {root}")
+    parent.mkdir(exist_ok=True)
+    return Groups(parent)
 
 
 def delegated(
     *,
     own: Path = Path("/proc/self/cgroup"),
-    root: Path = Path("/sys/fs/cgroup"),
+    root: Path = ROOT,
     attribute: Callable[[Path, str], bytes] = os.getxattr,
 ) -> Path | None:
     """Return this process's control group if systemd marked it as handed over to us, else None."""

@@ -78,6 +78,7 @@ async def open_qemu_driver(
     accelerator: str = "auto",
     launcher: Launcher | None = None,
     launcher_socket: Path | None = None,
+    cgroup: str = "auto",
     journal: Journal = unwritten,
     clock: Callable[[], float] = time.time,
     random: Callable[[int], bytes] = os.urandom,
@@ -88,7 +89,8 @@ async def open_qemu_driver(
 
     `state` is the daemon's state directory: no two drivers share one. `images` and `snapshots` are the
     folders of images and of frozen templates, by default inside it; these may be shared.
-    `launcher_socket` is where a launcher of its own listens; without one it runs in this process.
+    `launcher_socket` is where a launcher of its own listens; without one it runs in this process, and
+    `cgroup` says which control group its machines have, as `cgroups.usable` reads it.
     `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
     when it is gone. A clone that does not answer within `ready_timeout` seconds is killed and tried once
     more; a template must come up within `build_timeout`.
@@ -104,15 +106,17 @@ async def open_qemu_driver(
     failed: BaseException | None = None
     async with AsyncExitStack() as stack:
         if launcher is None:
-            opening: AbstractAsyncContextManager[Launcher] = (
-                open_launch_client(launcher_socket)
-                if launcher_socket
-                else open_launcher(groups=cgroups.usable())
-            )
             try:
+                opening: AbstractAsyncContextManager[Launcher] = (
+                    open_launch_client(launcher_socket)
+                    if launcher_socket
+                    else open_launcher(groups=cgroups.usable(cgroup))
+                )
                 launcher = await stack.enter_async_context(opening)
             except LaunchFailed as error:
                 raise NoMachine(str(error)) from error
+            except OSError as error:
+                raise NoMachine(f"machines cannot have the control group {cgroup!r}: {error}") from error
         nursery = await stack.enter_async_context(trio.open_nursery())
         driver = QemuDriver(
             nursery,

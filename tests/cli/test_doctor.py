@@ -119,6 +119,8 @@ def test_cgroup(tmp_path: Path) -> None:
     assert doctor.cgroup("0::/system.slice/runnerd.service\n", tmp_path).verdict == "warning"
     (own / "cgroup.procs").touch()
     assert doctor.cgroup("0::/system.slice/runnerd.service\n", tmp_path).verdict == "good"
+    assert doctor.cgroup("", tmp_path, "memory").verdict == "good"
+    assert doctor.cgroup("", tmp_path, "absent/runnerd").verdict == "problem"
 
 
 def test_image() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runnerd.machines.cgroups import Groups, delegated
+from runnerd.machines.cgroups import Groups, delegated, usable
 
 
 def version_two(tmp_path, controllers="cpu memory pids"):
@@ -35,6 +35,31 @@ def test_version_one_is_used_where_an_operator_names_it(tmp_path):
     groups = Groups(tmp_path)
     groups.enter("vm-1", 77, 1 << 30)
     assert (tmp_path / "vm-1/memory.limit_in_bytes").read_text() == str(1 << 30)
+
+
+def test_version_one_bounds_swap_where_it_counts_it(tmp_path):
+    """Memory and swap together get the same limit, so that there is no swap."""
+    (tmp_path / "memory.limit_in_bytes").write_text("max")
+    (tmp_path / "vm-1").mkdir()
+    (tmp_path / "vm-1/memory.memsw.limit_in_bytes").write_text("max")
+    Groups(tmp_path).enter("vm-1", 77, 1 << 30)
+    assert (tmp_path / "vm-1/memory.memsw.limit_in_bytes").read_text() == str(1 << 30)
+
+
+def test_a_named_group_is_made_or_refused(tmp_path):
+    """Who names a parent gets it or an error, never silently none; an empty name means none."""
+    assert usable("", root=tmp_path) is None
+    for name in ("../elsewhere", "/", f"{tmp_path}/"):
+        with pytest.raises(OSError, match="no control group below"):
+            usable(name, root=tmp_path)
+    with pytest.raises(OSError, match="not a control group"):
+        usable("memory", root=tmp_path)
+    assert (tmp_path / "memory").is_dir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("max")
+    for name in ("memory", "/memory", f"{tmp_path}/memory"):
+        groups = usable(name, root=tmp_path)
+        assert groups is not None
+        assert groups.version == 1
 
 
 def test_a_group_without_memory_controller_is_refused(tmp_path):

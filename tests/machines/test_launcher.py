@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from runnerd.machines import launcher
+from runnerd.machines import cgroups, launcher
 from runnerd.machines.launcher import LaunchFailed, Order, open_launcher, strays
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give processes other users")
@@ -158,6 +158,26 @@ async def test_a_group_that_cannot_be_entered_ends_the_process():
         with pytest.raises(LaunchFailed, match="control group: read-only"):
             await opened.start(order("/bin/sleep", "60", "-name", "runnerd-locked-1"))
     assert strays("runnerd-locked-") == {}
+
+
+async def test_the_kernel_ends_what_takes_more_memory_than_its_group_has():
+    """With a real control group, a process that outgrows it is killed, and the group goes with it."""
+    name = f"runnerd-test-{os.getpid()}"
+    if not os.access("/sys/fs/cgroup/memory", os.W_OK):
+        pytest.skip("this host lends no group of a memory controller of version 1")
+    groups = cgroups.usable(f"memory/{name}")
+    assert groups is not None
+    parent = cgroups.ROOT / groups.path
+    try:
+        async with open_launcher(groups=groups) as opened:
+            eats = order(sys.executable, "-c", "print(len(bytearray(b'x') * (1 << 30)))", name="eats")
+            process = await opened.start(eats)
+            with trio.fail_after(30):
+                assert await process.wait() == -signal.SIGKILL
+            await process.stop()
+            assert groups.left("eats") == []
+    finally:
+        parent.rmdir()
 
 
 async def test_a_killed_daemon_takes_its_monitors_along(eventually):

@@ -65,3 +65,10 @@ async def test_absent_launcher_is_no_machine(vm_image, state_directory, tmp_path
     with pytest.raises(NoMachine, match=r"start runnerd-launcher\.service"):
         async with open_qemu_driver(state=tmp_path, launcher_socket=tmp_path / "none"):
             pass
+
+
+async def test_a_named_control_group_that_cannot_be_had_is_no_machine(vm_image, tmp_path):
+    """Who names one counts on it: the driver says what is wrong with it and does not open."""
+    with pytest.raises(NoMachine, match=r"control group '\.\./\.\.': .* no control group below"):
+        async with open_qemu_driver(state=tmp_path, cgroup="../.."):
+            pass
