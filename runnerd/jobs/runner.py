@@ -133,6 +133,8 @@ class _JobRun:
         if url := self.environment("url"):
             await self.console(0).line(f"Environment's address: {url}")
         outcome, reason = self.verdict or self.record.judged()
+        if outcome in (Outcome.LOST, Outcome.INFRA_ERROR) and await self.keep_console():
+            reason += " (the end of the machine's console is in the job's log)"
         return self.result(outcome, reason, outputs)
 
     async def begin(self, nursery: trio.Nursery) -> None:
@@ -321,6 +323,16 @@ class _JobRun:
             return interpolate(said, self.state.contexts(self.state.environment))
         except ExpressionError as error:
             return f"its {key} cannot be evaluated: {error}"
+
+    async def keep_console(self) -> bool:
+        """Put the end of the machine's console into the job's log; whether there was any."""
+        lines = self.machine.console_end()
+        if lines:
+            # Marked, so that nothing the guest wrote passes for a line of the log's own.
+            for line in ("##[group]The end of the machine's console", *(f"| {line}" for line in lines)):
+                await self.say(line)
+            await self.say("##[endgroup]")
+        return bool(lines)
 
     async def say(self, text: str) -> None:
         """Log a line that concerns the whole job, masked, among those of the step begun last."""

@@ -179,6 +179,11 @@ class QemuBox:
         """See `remote.Box.postmortem`."""
         return self.vm.reason()
 
+    def console_end(self) -> tuple[str, ...]:
+        """See `remote.Box.console_end`."""
+        self.vm.console.drain()
+        return self.vm.console.lines()
+
     async def destroy(self) -> None:
         """See `remote.Box.destroy`."""
         with trio.CancelScope(shield=True):

@@ -64,6 +64,11 @@ class Console:
         # Of an exception in the agent the last line of its traceback tells, and comes before the panic.
         return " | ".join(causes[-2:] or said[-3:])[-500:]
 
+    def lines(self) -> tuple[str, ...]:
+        """All that is kept, as printable lines; one whose beginning is lost is left out."""
+        text = self._kept.decode("utf-8", "replace").replace("\r", "\n")
+        return printable_lines(text if len(self._kept) < KEPT else text.partition("\n")[2])
+
     @property
     def text(self) -> bytes:
         """What is kept, as it came."""
@@ -81,3 +86,9 @@ class Console:
     def _keep(self, data: bytes) -> None:
         self._kept += data
         del self._kept[:-KEPT]
+
+
+def printable_lines(text: str) -> tuple[str, ...]:
+    """The lines of a hostile text that say anything; tabs stay, what else does not print is a space."""
+    cleaned = ("".join(c if c.isprintable() or c == "\t" else " " for c in line) for line in text.split("\n"))
+    return tuple(line.rstrip() for line in cleaned if line.strip())

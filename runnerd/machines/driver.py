@@ -192,6 +192,13 @@ class Machine(Protocol):
         """
         ...
 
+    def console_end(self) -> tuple[str, ...]:
+        """The last lines its console said, bounded and printable: to be asked before `destroy`.
+
+        None where there is no console. The guest wrote them: they may hold anything, secrets as well.
+        """
+        ...
+
     async def destroy(self) -> None:
         """End the machine and remove all it held; bounded, safe to call twice, never raises."""
         ...

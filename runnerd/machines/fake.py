@@ -163,6 +163,7 @@ class FakeMachine:
         self.identity: Identity | None = None
         self.lost = trio.Event()
         self.reason = ""
+        self.console: tuple[str, ...] = ()
         self.number = number
         self.leased = False
         self.files: dict[str, bytes] = {}
@@ -307,6 +308,10 @@ class FakeMachine:
             raise NotKept("no snapshot was kept: it is larger than there is room for")
         await trio.Path(into).mkdir(parents=True)
         await trio.Path(into, "snapshot.json").write_bytes(kept)
+
+    def console_end(self) -> tuple[str, ...]:
+        """What `console` holds."""
+        return self.console
 
     async def destroy(self) -> None:
         """Be gone."""

@@ -199,6 +199,10 @@ class ProcessBox:
         status = self._process.poll() if self._process is not None else None
         return "" if status is None else f"its agent ended with status {status}"
 
+    def console_end(self) -> tuple[str, ...]:
+        """Nothing: it has no console."""
+        return ()
+
     async def destroy(self) -> None:
         """End the process tree, by the agent or where that fails by hand, and remove the folder."""
         with trio.CancelScope(shield=True):

@@ -84,6 +84,10 @@ class Box(Protocol):
         """What the driver knows about the machine's end, as half a sentence; empty when nothing."""
         ...
 
+    def console_end(self) -> tuple[str, ...]:
+        """See `Machine.console_end`."""
+        ...
+
     async def destroy(self) -> None:
         """End the machine and remove what it held; bounded, safe to call twice, never raises."""
         ...
@@ -218,6 +222,10 @@ class AgentMachine:
                 raise NotKept("no snapshot was kept: something of the machine is still under way")
             await self._box.snapshot(into, key=key, limit=limit)
             await self._channel.call("clock", now=self._now())
+
+    def console_end(self) -> tuple[str, ...]:
+        """What the box kept."""
+        return self._box.console_end()
 
     async def destroy(self) -> None:
         """End the channel and the box."""

@@ -54,6 +54,7 @@ class LocalMachine:
         self.lost = trio.Event()
         self.calls: Counter[str] = Counter()
         self.commands: list[Command] = []
+        self.console: tuple[str, ...] = ()
         self.ends: list[Exit | Exception] = []
         """What the next commands come to, instead of running."""
 
@@ -137,6 +138,9 @@ class LocalMachine:
         self.calls["unpack"] += 1
         with tarfile.open(archive) as opened:
             opened.extractall(into, filter="tar")
+
+    def console_end(self) -> tuple[str, ...]:
+        return self.console
 
     def lose(self, reason: str) -> MachineLost:
         self.reason = reason

@@ -67,6 +67,8 @@ async def test_what_a_job_does_to_its_machine_is_named(bench, vm_driver, vm_temp
     script, outcome, words = HARM[harm]
     harmed = await job(bench, vm_driver, vm_template, script)
     assert (harmed.outcome, words in harmed.reason) == (outcome, True), harmed.reason
+    if harm == "kernel":
+        assert "Call Trace" in bench.log.text()  # more than the reason shows
     assert (await job(bench, vm_driver, vm_template, "echo well")).outcome is Outcome.SUCCESS
 
 
@@ -80,4 +82,5 @@ async def test_a_flood_of_the_console_and_forged_output_harm_nobody(bench, vm_dr
     flooded = await job(bench, vm_driver, vm_template, script)
     assert (flooded.outcome, flooded.steps[0].exit_code) == (Outcome.FAILURE, 5), flooded.reason
     assert "said it all" in bench.log.output(1)
+    assert bench.machine.console_end()[-1] == "flooded"
     assert (await job(bench, vm_driver, vm_template, "echo well")).outcome is Outcome.SUCCESS

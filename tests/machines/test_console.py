@@ -57,3 +57,11 @@ async def test_what_was_said_last_can_be_taken_without_waiting():
     heard.drain()
     heard.close()
     heard.drain()
+
+
+async def test_its_lines_are_printable_and_whole():
+    """Control codes become spaces, other scripts stay; when the beginning was cut off, so is its line."""
+    heard = await listen("one\r\n\n\x1b[31mtwo\ttabs\x07\nd\u00e9j\u00e0\n".encode() + b"\xff end")
+    assert heard.lines() == ("one", " [31mtwo\ttabs", "d\u00e9j\u00e0", "\ufffd end")
+    flooded = await listen(b"x" * console.KEPT + b"y\nthe end\n")
+    assert flooded.lines() == ("the end",)

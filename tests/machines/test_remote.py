@@ -42,6 +42,9 @@ class NotedBox:
     def postmortem(self) -> str:
         return self.known
 
+    def console_end(self) -> tuple[str, ...]:
+        return ("said last",)
+
     async def destroy(self) -> None:
         await trio.lowlevel.checkpoint()
         self.destroyed += 1
@@ -170,6 +173,7 @@ async def test_machine_that_fails_its_thaw_is_destroyed(
     assert box.destroyed == 1
     assert machine.lost.is_set()
     assert machine.identity is None
+    assert machine.console_end() == ("said last",)
 
 
 async def test_agent_that_never_greets_is_given_up(autojump_clock: trio.testing.MockClock) -> None:

@@ -250,6 +250,10 @@ class ServiceMachine:
         self._released = True
         self._lose(reason)
 
+    def console_end(self) -> tuple[str, ...]:
+        """Nothing: the service shows no console."""
+        return ()
+
     async def destroy(self) -> None:
         """Release the machine; one that could not be is released by the driver's next sweep."""
         self._lose("it was destroyed")

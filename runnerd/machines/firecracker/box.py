@@ -67,6 +67,10 @@ class FirecrackerBox:
         """See `remote.Box.postmortem`."""
         return self.monitor.reason()
 
+    def console_end(self) -> tuple[str, ...]:
+        """See `remote.Box.console_end`."""
+        return self.monitor.console_end()
+
     async def destroy(self) -> None:
         """See `remote.Box.destroy`."""
         with trio.CancelScope(shield=True):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from runnerd.machines.console import printable_lines
 from runnerd.machines.firecracker.api import Api
 from runnerd.machines.firecracker.jail import Jail
 from runnerd.machines.firecracker.requests import SERIAL
@@ -64,6 +65,12 @@ class Monitor:
         parts = [told or ("Firecracker ended" if self.ended else "")]
         parts += [f"its console ended with: {shown}"] if shown else []
         return "; ".join(part for part in parts if part)
+
+    def console_end(self) -> tuple[str, ...]:
+        """The printable lines of the console's last `TAIL` bytes; none once it was stopped."""
+        tail = self._console()
+        text = tail.decode(errors="replace").replace("\r", "\n")
+        return printable_lines(text if len(tail) < TAIL else text.partition("\n")[2])
 
     async def stop(self) -> None:
         """Kill it, wait for its end (bounded), and remove its jail; safe to call twice."""

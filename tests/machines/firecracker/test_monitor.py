@@ -49,6 +49,8 @@ async def test_end_is_told_by_the_console(prison: Jail, console: str, reason: st
     process.kill()
     process.wait()
     assert running.reason().startswith(reason)
+    assert all(line.isprintable() for line in running.console_end())
+    assert bool(running.console_end()) == ("\n" in console)
     await running.stop()
     await running.stop()
     assert not prison.folder.exists()
