@@ -31,14 +31,27 @@ def build(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Fetch every package anew; this is how security updates come in.")
     ] = False,
+    untried: Annotated[
+        bool, typer.Option("--untried", help="Let it take over without trying it in a machine first.")
+    ] = False,
     config: options.ConfigFile = None,
     state: options.State = None,
     json: options.Json = False,
 ) -> None:
-    """Build an image, or what has changed of it. A running daemon takes it up with its next template."""
+    """Build an image, or what has changed of it. A running daemon takes it up when it starts anew.
+
+    What is new is tried in a machine first: one that does not boot, or lacks what it should have, does not
+    take the place of the one before.
+    """
     settings = options.load_config(config, state_directory=state)
     started = time.monotonic()
-    image = ensure(settings, name, fresh=fresh, progress=lambda sentence: typer.echo(sentence, err=True))
+    image = ensure(
+        settings,
+        name,
+        fresh=fresh,
+        tried=not untried,
+        progress=lambda sentence: typer.echo(sentence, err=True),
+    )
     if json:
         show_json({**_described(image), "seconds": round(time.monotonic() - started, 1)})
     else:
@@ -164,11 +177,17 @@ def folder(settings: Config) -> Path:
 
 
 def ensure(
-    settings: Config, name: str, *, progress: Progress, fresh: bool = False, preset: Preset | None = None
+    settings: Config,
+    name: str,
+    *,
+    progress: Progress,
+    fresh: bool = False,
+    preset: Preset | None = None,
+    tried: bool = False,
 ) -> Image:
     """Build an image or find it built; ends the command with a sentence where that cannot be done.
 
-    `preset` takes the place of the configured one.
+    `preset` takes the place of the configured one. What is `tried` passes its trial or is not taken.
     """
     import trio
 
@@ -181,6 +200,12 @@ def ensure(
     wanted = settings.images[name]
     recipe = recipe_for(name, wanted, preset)
 
+    async def try_(image: Image) -> None:
+        from runnerd.cli.trial import try_image
+
+        progress("Trying it in a machine.")
+        await try_image(settings, image, recipe.promises)
+
     async def make() -> Image:
         return await images.build(
             folder(settings),
@@ -189,6 +214,7 @@ def ensure(
             packages=Debian(environ=os.environ),
             progress=progress,
             fresh=fresh,
+            trial=try_ if tried and settings.machines.driver_name in ("qemu", "firecracker") else None,
         )
 
     try:

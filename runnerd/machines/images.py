@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from runnerd.machines.recipe import CLEANING, HOOKS, Recipe
 
 Progress = Callable[[str], None]
 """Hears a sentence for a person at every stage of a build."""
+
+Trial = Callable[["Image"], Awaitable[None]]
+"""Tries a generation in a machine; raises `BuildFailed` when it must not take over."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORK = ".building-"
@@ -85,8 +88,11 @@ async def build(
     packages: Packages,
     progress: Progress = lambda sentence: None,
     fresh: bool = False,
+    trial: Trial | None = None,
 ) -> Image:
     """Return the image of a recipe, building what has changed since it was last built.
+
+    A new generation becomes current only once `trial` has found nothing wrong with it.
 
     `pack_agent` writes the agent's archive to a path. With `fresh` everything is fetched and built anew,
     which is how security updates come in. Raises `BuildFailed`; what was there before stays current.
@@ -100,7 +106,7 @@ async def build(
             work = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
             try:
                 parts = await _Builder(work, recipe, before, packages, progress).build(pack_agent)
-                image = await trio.to_thread.run_sync(_publish, home, recipe.name, work, parts)
+                image = await _try_and_publish(home, recipe.name, work, parts, trial)
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
@@ -259,17 +265,29 @@ class _Builder:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             parts[name] = Part(sha256=digest, size=path.stat().st_size, inputs=inputs[name])
+        for path in self._work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in FILES:
+                path.unlink()
+        manifest = msgspec.json.format(msgspec.json.encode(parts), indent=2)
+        (self._work / "manifest.json").write_bytes(manifest)
         return parts
+
+
+async def _try_and_publish(
+    home: Path, name: str, work: Path, parts: dict[str, Part], trial: Trial | None
+) -> Image:
+    """Try a finished build where it lies, and publish it; one that fails its trial is never seen."""
+    digest = _digest(parts)
+    newest = current(home.parent, name)
+    if trial is not None and (newest is None or newest.digest != digest):
+        await trial(Image(name=name, digest=digest, path=work, parts=parts))
+    return await trio.to_thread.run_sync(_publish, home, name, work, parts)
 
 
 def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image:
     """Move a finished build to its digest and point `current` at it; both appear whole or not at all."""
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in FILES:
-            path.unlink()
-    (work / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(parts), indent=2))
     for path in work.iterdir():
         _sync(path)
     work.chmod(0o755)

@@ -25,6 +25,12 @@ MORE_PACKAGES = (
 )
 """What the preset `default` has beside them, as workflows written for GitHub's machines expect it."""
 
+PROMISES = {
+    "minimal": ("bash", "curl", "git", "jq", "python3", "sudo", "tar", "unzip", "xz", "zip"),
+    "default": ("cc", "g++", "make", "node", "npm", "npx", "pip", "wget", "zstd"),
+}
+"""Programs that a job finds on its path; `default` promises those of `minimal` too."""
+
 JOB_USER = 1001
 
 HOOKS = (
@@ -72,3 +78,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
             return tuple(sorted(set(self.packages)))
         more = MORE_PACKAGES if self.preset == "default" else ()
         return tuple(sorted({*PACKAGES, *more, *self.packages}))
+
+    @property
+    def promises(self) -> tuple[str, ...]:
+        """The programs that a job finds; of a container image nothing but a shell is known."""
+        if self.oci is not None:
+            return ("sh", "node") if self.preset == "default" else ("sh",)
+        return PROMISES["minimal"] + (PROMISES["default"] if self.preset == "default" else ())

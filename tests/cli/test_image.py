@@ -21,11 +21,11 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     calls: list[dict[str, Any]] = []
 
     async def build(
-        folder: Path, recipe: Recipe, *, progress: Callable[[str], None], fresh: bool, **_: Any
+        folder: Path, recipe: Recipe, *, progress: Callable[[str], None], fresh: bool, **others: Any
     ) -> images.Image:
         if recipe.packages == ("nonesuch",):
             raise BuildFailed("no package nonesuch")
-        calls.append({"folder": folder, "recipe": recipe, "fresh": fresh})
+        calls.append({"folder": folder, "recipe": recipe, "fresh": fresh, **others})
         progress("building")
         part = images.Part(sha256="0", size=3 << 20, inputs="x")
         return images.Image(name=recipe.name, digest="d" * 64, path=tmp_path, parts={"rootfs": part})
@@ -53,6 +53,15 @@ def test_build(invoke, home: Path, built: list[dict[str, Any]]) -> None:
     (call,) = built
     assert call["folder"] == home / ".local/state/runnerd/images"
     assert (call["recipe"].packages, call["recipe"].archive.suite, call["fresh"]) == (("jq",), "trixie", True)
+
+
+def test_build_is_tried(invoke, built: list[dict[str, Any]]) -> None:
+    """What is new is tried in a machine unless that is not wanted, or the driver has no machines of ours."""
+    invoke("image", "build")
+    invoke("image", "build", "--untried")
+    Path("c.toml").write_text('[machines]\ndriver = "process"\n')
+    invoke("image", "build", "-c", "c.toml")
+    assert [call["trial"] is not None for call in built] == [True, False, False]
 
 
 def test_build_with_a_script(invoke, tmp_path: Path, built: list[dict[str, Any]]) -> None:

@@ -68,7 +68,7 @@ def shelf():
 def build(shelf, tmp_path):
     """Builds an image below `tmp_path/images`."""
 
-    async def build(agent=b"agent", progress=lambda sentence: None, fresh=False, **recipe):
+    async def build(agent=b"agent", progress=lambda sentence: None, fresh=False, trial=None, **recipe):
         return await images.build(
             tmp_path / "images",
             Recipe(**recipe),
@@ -76,6 +76,7 @@ def build(shelf, tmp_path):
             packages=shelf,
             progress=progress,
             fresh=fresh,
+            trial=trial,
         )
 
     return build
@@ -198,3 +199,23 @@ async def test_the_default_preset_brings_node(build, shelf, monkeypatch, tmp_pat
     await build(preset="default", progress=said.append)
     assert any(hook.startswith("tar-in ") and hook.endswith("node.tar /") for hook in shelf.hooks)
     assert any("Node.js" in sentence for sentence in said)
+
+
+async def test_what_fails_its_trial_does_not_take_over(build, tmp_path):
+    """The generation on trial is whole and not yet current; after a failure nothing of it is left."""
+    tried = []
+
+    async def refuse(image):
+        assert images.load(image.name, image.path).parts == image.parts
+        assert images.current(tmp_path / "images") == (before if tried else None)
+        tried.append(image.digest)
+        if len(tried) > 1:
+            raise BuildFailed("it lacks git")
+
+    before = await build(trial=refuse)
+    assert await build(trial=refuse) == before
+    assert tried == [before.digest]
+    with pytest.raises(BuildFailed, match="lacks git"):
+        await build(agent=b"another", trial=refuse)
+    assert images.current(tmp_path / "images") == before
+    assert [path.name for path in before.path.parent.glob("?" * 64)] == [before.digest]

@@ -1,5 +1,7 @@
 """Recipes: what the presets have, and names that can be a folder's."""
 
+from pathlib import Path
+
 import pytest
 
 from runnerd.machines.recipe import MORE_PACKAGES, PACKAGES, Recipe
@@ -17,3 +19,12 @@ def test_the_default_has_all_of_the_minimal():
     minimal, default = Recipe(preset="minimal"), Recipe(preset="default", packages=("golang", "git"))
     assert minimal.all_packages == tuple(sorted(PACKAGES))
     assert default.all_packages == tuple(sorted({*PACKAGES, *MORE_PACKAGES, "golang"}))
+
+
+def test_promises_are_of_what_is_installed():
+    """The default promises all of the minimal and Node.js; a container image nothing but its shell."""
+    minimal, default = Recipe(preset="minimal"), Recipe(preset="default")
+    assert set(default.promises) > set(minimal.promises) > {"git", "bash"}
+    assert "node" not in minimal.promises
+    assert Recipe(preset="minimal", oci=Path("/x")).promises == ("sh",)
+    assert Recipe(preset="default", oci=Path("/x")).promises == ("sh", "node")
