@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13 python3.1
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help venv setup demo check test bench clean
+.PHONY: help venv setup demo check test bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ test: setup check ## everything: set-up, check and every test, real microVMs inc
 
 bench: setup ## measure what the README quotes; writes bench/results.json
 	$(BIN)/python -m bench
+
+soak: setup ## make, use and end 1,000 machines of each kind and count what is left; SOAK="--cycles 30" for fewer
+	$(BIN)/python -m bench soak $(SOAK)
 
 clean: ## remove what the targets above made in this folder
 	rm -rf $(VENV) .state build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/results.json

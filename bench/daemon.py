@@ -27,6 +27,15 @@ SECRET = "a secret for benchmarks"
 NAME = "bench/sample"
 
 
+def ensure_image() -> None:
+    """Have the image that machines boot from in measurements, built at most once."""
+    from runnerd.cli.image import ensure
+    from runnerd.config import load
+
+    config = load(None, environ={"STATE_DIRECTORY": str(STATE), "HOME": str(ROOT)})
+    ensure(config, "default", preset="minimal", progress=lambda sentence: print(sentence, file=sys.stderr))
+
+
 def free_port() -> int:
     """A port that nobody listens on just now."""
     with socket.socket() as probe:

@@ -1,0 +1,40 @@
+"""The soak: what it counts, and that it finds what was left behind."""
+
+import os
+import subprocess
+
+from bench import soak
+
+
+async def test_machines_that_leave_nothing_leave_no_trace(tmp_path):
+    """Cycles of machines in processes end with as much as they began with."""
+    before, after, seconds = await soak.soak(soak.opener("process"), 3, tmp_path)
+    assert after.left_since(before) == {}
+    assert seconds > 0
+
+
+def test_everything_left_behind_is_found(tmp_path):
+    """A process, a descriptor, and a file more are each counted; less than before is no leak."""
+    before = soak.traces(tmp_path)
+    child = subprocess.Popen(["sleep", "60"])
+    descriptor = os.open("/dev/null", os.O_RDONLY)
+    (tmp_path / "left").touch()
+    try:
+        after = soak.traces(tmp_path)
+    finally:
+        child.kill()
+        child.wait()
+        os.close(descriptor)
+    left = after.left_since(before)
+    assert left["processes"] == left["files"] == 1
+    assert left["descriptors"] >= 1
+    assert "processes" not in before.left_since(after)
+    assert "descriptors" not in before.left_since(after)
+
+
+def test_the_command_says_what_was_found(capsys):
+    """Each driver's line has its cycles and what is left; the status is 0 when nothing is."""
+    assert soak.main(["--driver", "fake", "--cycles", "20"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("fake: 20 cycles in")
+    assert "left behind: nothing" in said
