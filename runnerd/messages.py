@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from runnerd.machines.driver import Machine
-from runnerd.model import Repository
+from runnerd.model import Pause, Repository
 from runnerd.supervise.reply import Reply
 
 
@@ -69,6 +69,12 @@ class DescribePool(msgspec.Struct, frozen=True, tag=True):
     reply: Reply[PoolDescription]
 
 
+class PausePool(msgspec.Struct, frozen=True, tag=True):
+    """Control to pool: start nothing more, or with None go on; the ledger has it already."""
+
+    pause: Pause | None
+
+
 class MachineLine(msgspec.Struct, frozen=True, kw_only=True):
     """One machine as `runnerd pool` shows it; `age` in seconds since it entered its stage."""
 
@@ -99,3 +105,5 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[WaitingLine, ...] = ()
     trouble: tuple[str, ...] = ()
     """A sentence for each image whose builds fail."""
+    paused: str | None = None
+    """A sentence that says so while nothing is started because the operator paused the pool."""

@@ -261,3 +261,11 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 def status_name(workflow: str, job: str) -> str:
     """The name of a check or status at the forge: `runnerd / WORKFLOW / JOB (LEG)`."""
     return f"runnerd / {workflow} / {job}"
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's word that the pool starts nothing; `since` in seconds since the epoch."""
+
+    reason: str
+    """In the operator's words; may be empty."""
+    since: float

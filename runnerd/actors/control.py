@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from runnerd import __version__, log
-from runnerd.messages import CancelRun, DescribePool, PoolDescription, RunCreated
-from runnerd.model import Approval, JobRecord, Phase, RunRecord
+from runnerd.messages import CancelRun, DescribePool, PausePool, PoolDescription, RunCreated
+from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
 from runnerd.store import logs
 from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable
 from runnerd.supervise.mailbox import Mailbox
@@ -93,6 +94,7 @@ class Api:
             "started": self._started,
             "uptime": self._clock() - self._started,
             "draining": self._draining,
+            "paused": "no" if (pause := await self._ledger.pause()) is None else pause.reason or "yes",
             "open_runs": (open_runs := await self._ledger.open_runs()),
             "waiting_for_approval": await self._held(open_runs),
             "pending_deliveries": len(await self._ledger.pending_deliveries(PENDING_COUNTED)),
@@ -166,6 +168,18 @@ class Api:
         self._drain()
         return {"message": "draining: nothing new is taken, and the daemon ends when its jobs have"}
 
+    async def pause(self, reason: str) -> dict[str, Any]:
+        """Have the pool start no job and build no machine, over restarts too, until `resume`."""
+        await self._set_pause(Pause(reason=reason, since=self._clock()))
+        return {"message": "paused: jobs wait for a machine until `runnerd resume`; those that run go on"}
+
+    async def resume(self) -> dict[str, Any]:
+        """End a pause; raises `Refused` when there is none."""
+        if await self._ledger.pause() is None:
+            raise Refused("the pool is not paused")
+        await self._set_pause(None)
+        return {"message": "resumed: the jobs that waited are given machines"}
+
     async def pool(self) -> PoolDescription:
         """The machines, as the pool sees them; raises `Unavailable` when it does not answer."""
         reply: Reply[PoolDescription] = Reply()
@@ -173,6 +187,15 @@ class Api:
             with trio.move_on_after(ANSWER_TIMEOUT):
                 return await reply.wait()
         raise Unavailable("the machine pool does not answer: it is starting, busy or ending")
+
+    async def _set_pause(self, pause: Pause | None) -> None:
+        """Record it, so that a pool which starts anew knows, and tell the one that runs."""
+        await self._ledger.set_pause(pause)
+        with suppress(trio.ClosedResourceError), trio.move_on_after(ANSWER_TIMEOUT) as telling:
+            await self._pool.send(PausePool(pause))
+            return
+        if telling.cancelled_caught:
+            raise Unavailable("it is recorded, but the machine pool was too busy to be told: say it again")
 
     async def _held(self, runs: Sequence[int]) -> list[int]:
         records = [await self._ledger.run(run) for run in runs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import trio
@@ -15,10 +15,12 @@ from runnerd.messages import (
     DescribePool,
     LeaseMachine,
     MachineLine,
+    PausePool,
     PoolDescription,
     PoolRestarted,
     WaitingLine,
 )
+from runnerd.model import Pause
 from runnerd.supervise.mailbox import Mailbox
 
 _log = log.get("pool")
@@ -51,8 +53,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     builders: int = 1
 
 
+async def _never_paused() -> Pause | None:
+    return None
+
+
 class PoolActor:
-    """The pool of machines.
+    """The pool of machines. `paused` tells at each start whether the operator has it paused.
 
     When it stops or crashes every machine it made is destroyed with its driver: those jobs end as
     `lost`, and who waited is told `PoolRestarted`.
@@ -62,13 +68,16 @@ class PoolActor:
 
     def __init__(
         self,
-        mailbox: Mailbox[LeaseMachine | DescribePool],
+        mailbox: Mailbox[LeaseMachine | DescribePool | PausePool],
         open_driver: OpenDriver,
         kinds: Mapping[str, Kind],
         rules: Rules,
         *,
         clock: Callable[[], float] = trio.current_time,
+        paused: Callable[[], Awaitable[Pause | None]] = _never_paused,
     ) -> None:
+        self._ask_paused = paused
+        self._pause: Pause | None = None
         self._mailbox = mailbox
         self._open_driver = open_driver
         self._kinds = kinds
@@ -90,6 +99,9 @@ class PoolActor:
         Raises `NoMachine` when a template cannot be made.
         """
         try:
+            self._pause = await self._ask_paused()
+            if self._pause is not None:
+                _log.warning("the pool is paused", reason=self._pause.reason)
             async with self._open_driver() as driver:
                 reaped = await driver.adopt_or_reap()
                 if reaped:
@@ -114,6 +126,9 @@ class PoolActor:
         async for message in self._mailbox:
             if isinstance(message, DescribePool):
                 message.reply.give(self._describe(driver))
+            elif isinstance(message, PausePool):
+                self._pause = message.pause
+                self._ring()
             elif message.image not in self._templates:
                 message.reply.refuse(NoMachine(f"no image is called {message.image!r}"))
             else:
@@ -241,6 +256,7 @@ class PoolActor:
             waiting=tuple(who for who, _ in self._waiting.values()),
             failing=tuple(self._failing.values()),
             draining=self._draining,
+            paused=self._pause is not None,
         )
 
     def _limits(self, driver: Driver) -> pool.Rules:
@@ -289,9 +305,12 @@ class PoolActor:
                 f"{max(0.0, f.retry_at - now):.0f} s: {f.reason}"
                 for f in self._failing.values()
             ),
+            paused=None if self._pause is None else _said(self._pause),
         )
 
     def _why(self, image: str, rules: pool.Rules) -> str:
+        if self._pause is not None:
+            return _said(self._pause)
         if image in self._failing:
             return self._failing[image].reason
         slots = tuple(self._slots.values())
@@ -306,3 +325,7 @@ class PoolActor:
         for stage in pool.Stage:
             number = sum(slot.stage is stage for slot in self._slots.values())
             metrics.vm_pool.labels(state=stage.value).set(number)
+
+
+def _said(pause: Pause) -> str:
+    return f"the pool is paused{f': {pause.reason}' if pause.reason else ''} (`runnerd resume` ends it)"

@@ -30,6 +30,8 @@ COMMANDS = {
     "cancel": "runs.cancel",
     "approve": "runs.approve",
     "rerun": "runs.rerun",
+    "pause": "runs.pause",
+    "resume": "runs.resume",
     "drain": "runs.drain",
     "pool": "runs.pool",
     "launcher": "launcher.launcher",

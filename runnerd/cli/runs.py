@@ -1,4 +1,4 @@
-"""Commands that ask a daemon or tell it something: status, runs, show, logs, cancel, rerun, drain, pool."""
+"""Commands that ask a daemon or tell it something: status, runs, show, logs, cancel, pause, drain, pool."""
 
 from __future__ import annotations
 
@@ -123,6 +123,22 @@ def drain(socket: options.Socket = None, json: options.Json = False) -> None:
         _done(client.drain(), json)
 
 
+def pause(
+    reason: Annotated[str, typer.Argument(help="Why, for whoever asks what the jobs wait for.")] = "",
+    socket: options.Socket = None,
+    json: options.Json = False,
+) -> None:
+    """Let running jobs end and all others wait, until `runnerd resume`; it outlives a restart."""
+    with daemon(socket) as client:
+        _done(client.pause(reason), json)
+
+
+def resume(socket: options.Socket = None, json: options.Json = False) -> None:
+    """Start jobs again after `runnerd pause`."""
+    with daemon(socket) as client:
+        _done(client.resume(), json)
+
+
 def pool(socket: options.Socket = None, json: options.Json = False) -> None:
     """Show the machines, and the jobs that wait for one."""
     with daemon(socket) as client:
@@ -132,6 +148,8 @@ def pool(socket: options.Socket = None, json: options.Json = False) -> None:
         return
     kind = "emulated" if answer["emulated"] else "isolated" if answer["isolated"] else "without isolation"
     typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {answer['capacity']} machines")
+    if answer["paused"]:
+        typer.echo(clean(answer["paused"]))
     machines = [
         (each["machine"], each["image"], each["stage"], duration(each["age"]), each["job"] or "-")
         for each in answer["machines"]

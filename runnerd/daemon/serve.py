@@ -40,8 +40,6 @@ from runnerd.messages import (
     CancelRun,
     DeliveryAccepted,
     DeliveryHeld,
-    DescribePool,
-    LeaseMachine,
     OutboxChanged,
     RunCreated,
 )
@@ -167,7 +165,7 @@ class _Daemon:
         self.reconciler: Mailbox[DeliveryHeld] = Mailbox(64)
         self.timekeeper: Mailbox[BranchMoved] = Mailbox(256)
         self.executor: Mailbox[RunCreated | CancelRun] = Mailbox(1024)
-        self.pool: Mailbox[LeaseMachine | DescribePool] = Mailbox(1024)
+        self.pool: Mailbox[drivers.PoolMessage] = Mailbox(1024)
         self.reporter: Mailbox[OutboxChanged] = Mailbox(64)
         self.stop, self.cancel_jobs = trio.Event(), trio.Event()
         self.abandoned = False
@@ -242,6 +240,7 @@ class _Daemon:
                 memory=drivers.pool_memory(self.config),
                 builders=drivers.builders(),
             ),
+            paused=self.ledger.pause,
         )
 
     def _health(self) -> HealthActor:

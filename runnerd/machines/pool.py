@@ -97,6 +97,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[Waiting, ...] = ()
     failing: tuple[Failing, ...] = ()
     draining: bool = False
+    paused: bool = False
+    """Nothing is built, leased or refused; what is leased goes on."""
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -164,6 +166,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm,
     within memory, the limits and the number of builders. Who came first also gets memory first: a small
     machine is not built in the room that a larger one waits for. A warm machine past its age is replaced.
+    While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
     warm = sorted((s for s in state.slots if s.stage is Stage.WARM), key=lambda s: s.since)
@@ -171,7 +174,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     failing = {f.image: f for f in state.failing}
 
     unserved: list[str] = []
-    for who in state.waiting:
+    for who in () if state.paused else state.waiting:
         slot = next((s for s in warm if s.image == who.image), None)
         trouble = failing.get(who.image)
         if slot is not None:
@@ -190,6 +193,9 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             warm.remove(slot)
             leaving.add(slot.machine)
             actions.append(Retire(slot.machine, "draining" if state.draining else "older than max_idle_age"))
+
+    if state.paused:
+        return tuple(actions)
 
     def tried_later(image: str) -> bool:
         return image in failing and now < failing[image].retry_at

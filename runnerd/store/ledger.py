@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import trio
 
-from runnerd.model import Approval, JobRecord, Repository, RunRecord, StepResult
+from runnerd.model import Approval, JobRecord, Pause, Repository, RunRecord, StepResult
 from runnerd.store import (
     approvals,
     deliveries,
@@ -22,6 +22,7 @@ from runnerd.store import (
     jobs,
     machines,
     outbox,
+    pause,
     recovery,
     runs,
     schedules,
@@ -407,6 +408,16 @@ class Ledger:
     async def outbox_depth(self) -> int:
         """How many reports are owed."""
         return await self._read(outbox.depth)
+
+    # --- the pool ---
+
+    async def pause(self) -> Pause | None:
+        """The pause of the pool that the operator asked for, or None."""
+        return await self._read(pause.read)
+
+    async def set_pause(self, wanted: Pause | None) -> None:
+        """Remember that the pool is paused, or with None that it is not."""
+        await self._write(partial(pause.write, wanted=wanted))
 
     # --- threads ---
 

@@ -220,6 +220,15 @@ schedules = sa.Table(
     sa.Column("fired", sa.BigInteger),
 )
 
+pause = sa.Table(
+    "pause",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("reason", Clean, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+)
+"""One row while the operator has the pool paused."""
+
 pulse = sa.Table(
     "pulse",
     metadata,

@@ -72,6 +72,14 @@ class Client:
         """Let the daemon finish what runs and end."""
         return self.ask("POST", "/v1/drain")
 
+    def pause(self, reason: str = "") -> Any:
+        """Have jobs wait until `resume`."""
+        return self.ask("POST", "/v1/pause", {"reason": reason or None})
+
+    def resume(self) -> Any:
+        """Start jobs again."""
+        return self.ask("POST", "/v1/resume")
+
     def pool(self) -> Any:
         """The machines."""
         return self.ask("GET", "/v1/pool")

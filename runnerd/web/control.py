@@ -19,6 +19,8 @@ from .errors import answer_in_json, json_error
 
 WAIT_LIMIT = 30.0
 """Seconds that a request for more of a log may wait for it."""
+REASON = 1000
+"""Characters that the reason of a pause may have."""
 PAGE = 1000
 """Runs that one answer may hold."""
 
@@ -84,6 +86,14 @@ class ControlApi(Protocol):
 
     async def drain(self) -> Any:
         """Take nothing new, finish what runs, end."""
+        ...
+
+    async def pause(self, reason: str) -> Any:
+        """Start no job until `resume`; the operator's reason may be empty."""
+        ...
+
+    async def resume(self) -> Any:
+        """Start jobs again."""
         ...
 
     async def pool(self) -> Any:
@@ -154,6 +164,17 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
     @quart.post("/v1/drain")
     async def drain() -> Response:
         return _json(await api.drain(), 202)
+
+    @quart.post("/v1/pause")
+    async def pause() -> Response:
+        reason = request.args.get("reason", "")
+        if len(reason) > REASON:
+            raise BadRequest(f"a reason has at most {REASON} characters")
+        return _json(await api.pause(reason), 202)
+
+    @quart.post("/v1/resume")
+    async def resume() -> Response:
+        return _json(await api.resume(), 202)
 
     return quart
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from runnerd.actors.control import Api, ControlActor
-from runnerd.messages import CancelRun, PoolDescription, RunCreated
+from runnerd.messages import CancelRun, PausePool, PoolDescription, RunCreated
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository
 from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
 from runnerd.store.ledger import Delivery, open_ledger
@@ -192,6 +192,35 @@ async def test_drain_is_passed_on_and_shown(site):
     await site.api.drain()
     assert site.drained == [True]
     assert (await site.api.status())["draining"]
+
+
+async def test_a_pause_is_recorded_and_passed_on(site):
+    """The ledger has it before the pool does, status says why, and resume ends it once."""
+    assert (await site.api.status())["paused"] == "no"
+    await site.api.pause("a new disk")
+    told = await site.pool.receive()
+    assert told == PausePool(await site.ledger.pause())
+    assert told.pause.reason == (await site.api.status())["paused"] == "a new disk"
+    await site.api.resume()
+    assert await site.pool.receive() == PausePool(None)
+    assert await site.ledger.pause() is None
+    with pytest.raises(Refused, match="not paused"):
+        await site.api.resume()
+
+
+async def test_a_pause_holds_although_the_pool_is_not_there(site):
+    """A pool that has ended need not be told: the next one reads the ledger."""
+    site.pool.close()
+    await site.api.pause("")
+    assert (await site.api.status())["paused"] == "yes"
+
+
+async def test_a_pool_too_busy_to_be_told_of_a_pause_is_said(site, monkeypatch):
+    """Nobody believes a pause that is not in force yet."""
+    monkeypatch.setattr("runnerd.actors.control.ANSWER_TIMEOUT", 0.01)
+    site.pool.offer(object())
+    with pytest.raises(Unavailable, match="say it again"):
+        await site.api.pause("")
 
 
 async def test_the_pool_speaks_for_itself(site, nursery):

@@ -8,7 +8,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from runnerd.actors.pool import REAP_EVERY, Kind, PoolActor, Rules
 from runnerd.machines.driver import Capabilities, Identity, MachineLost, NoMachine, Paths, Size, Template
-from runnerd.messages import DescribePool, LeaseMachine, PoolRestarted
+from runnerd.messages import DescribePool, LeaseMachine, PausePool, PoolRestarted
+from runnerd.model import Pause
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
@@ -332,3 +333,41 @@ async def test_orphans_are_looked_for_every_minute(nursery, autojump_clock, driv
     await trio.sleep(REAP_EVERY * 3 + 1)
     assert driver.reaped == 4
     nursery.cancel_scope.cancel()
+
+
+async def test_a_paused_pool_starts_nothing_and_loses_nobody(nursery, autojump_clock, driver):
+    """Who asks waits with the reason, a leased machine stays, and resuming serves who waited."""
+    pool = Running(driver)
+    await nursery.start(pool.actor.run)
+    leased = await pool.lease()
+    await trio.sleep(1)
+    made = driver.made
+    await pool.mailbox.send(PausePool(Pause(reason="a new disk", since=0.0)))
+    late = Reply()
+    await pool.mailbox.send(LeaseMachine("default", 7, late))
+    await trio.sleep(60)
+    described = await pool.describe()
+    assert "a new disk" in described.paused
+    assert described.waiting[0].why == described.paused
+    assert driver.made == made
+    assert leased.id in driver.alive
+    await pool.mailbox.send(PausePool(None))
+    assert (await late.wait()).leased
+    assert (await pool.describe()).paused is None
+
+
+async def test_a_pool_that_starts_anew_is_still_paused(nursery, autojump_clock, driver):
+    """What the ledger says at the start holds: nothing is built until it is resumed."""
+
+    async def paused():
+        return Pause(reason="", since=0.0)
+
+    mailbox = Mailbox(16)
+    rules = Rules(min_idle=1, memory=300)
+    actor = PoolActor(mailbox, driver.open, {"default": Kind(size=SIZE)}, rules, paused=paused)
+    await nursery.start(actor.run)
+    await trio.sleep(60)
+    assert driver.made == 0
+    await mailbox.send(PausePool(None))
+    await trio.sleep(1)
+    assert driver.made == 1

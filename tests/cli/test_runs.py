@@ -110,12 +110,19 @@ class Answering:
         self.asked.append("drain")
         return {"message": "draining"}
 
+    def pause(self, reason: str = "") -> Any:
+        self.asked.append(("pause", reason))
+        return {"message": "paused"}
+
+    def resume(self) -> Any:
+        raise client.Refusal("the pool is not paused", 409)
+
     def pool(self) -> Any:
         return {
             "driver": "qemu", "isolated": True, "emulated": True, "capacity": 4,
             "machines": [{"machine": "m1", "image": "default", "stage": "busy", "age": 2.0, "job": 3}],
             "waiting": [{"job": 4, "image": "default", "age": 1.0, "why": "no room"}],
-            "trouble": ["image x: absent"],
+            "trouble": ["image x: absent"], "paused": "the pool is paused: a disk",
         }  # fmt: skip
 
 
@@ -206,6 +213,15 @@ def test_actions(invoke, daemon: Answering) -> None:
     assert (result.exit_code, result.stderr) == (1, "runnerd: run 7 has not ended\n")
 
 
+def test_pause_and_resume(invoke, daemon: Answering) -> None:
+    """The reason may be left out, and where nothing is paused there is nothing to resume."""
+    assert invoke("pause", "a new disk").stdout == "paused\n"
+    assert invoke("pause").exit_code == 0
+    assert daemon.asked == [("pause", "a new disk"), ("pause", "")]
+    result = invoke("resume")
+    assert (result.exit_code, result.stderr) == (1, "runnerd: the pool is not paused\n")
+
+
 def test_unknown_run(invoke, daemon: Answering) -> None:
     """A run that does not exist is status 4; what is no run's number is status 2."""
     assert invoke("show", "8").exit_code == 4
@@ -218,6 +234,7 @@ def test_pool(invoke, daemon: Answering) -> None:
     text = invoke("pool").stdout
     assert "driver qemu, emulated, room for 4 machines" in text
     assert "m1       default  busy   2.0 s  3" in text
+    assert "\nthe pool is paused: a disk\n" in text
     assert "no room" in text
     assert "trouble: image x: absent" in text
 

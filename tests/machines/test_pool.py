@@ -134,6 +134,18 @@ def test_draining_retires_the_warm_and_builds_only_for_who_waits():
     assert decide(state, RULES, 1.0) == (Build("default"),)
 
 
+def test_a_paused_pool_leaves_everybody_waiting():
+    """Nobody is served, refused or built for; what is too old still goes, and is not replaced."""
+    state = State(
+        slots=(warm("a"),),
+        waiting=(Waiting(1, "default", 0.0), Waiting(2, "other", 0.0)),
+        failing=(Failing("other", 3, 0.0, "kernel panic"),),
+        paused=True,
+    )
+    assert decide(state, limits("default", "other", builders=9), 1.0) == ()
+    assert decide(state, RULES, 1e6) == (Retire("a", "older than max_idle_age"),)
+
+
 def test_an_idle_machine_makes_room_for_another_image():
     """When every place is taken, a warm machine nobody wants goes first."""
     rules = limits("other", memory=100)
@@ -165,6 +177,7 @@ states = st.builds(
         unique_by=lambda w: w.ticket,
     ).map(tuple),
     draining=st.booleans(),
+    paused=st.booleans(),
 )
 
 
@@ -201,6 +214,7 @@ def test_no_decision_breaks_a_promise(state, rules, now):
             assert Stage.LEASED in STAGES[stage[action.machine]]
         if isinstance(action, Retire):
             assert stage[action.machine] is Stage.WARM
+    assert not state.paused or all(isinstance(a, Retire) for a in actions)
     tickets = [a.ticket for a in actions if isinstance(a, Lease | Refuse)]
     assert len(tickets) == len(set(tickets))
     alive = list(state.slots)

@@ -53,6 +53,9 @@ async def test_every_verb_asks_its_path(served):
         client.approve(5)
         client.rerun(5)
         client.drain()
+        client.pause("a disk")
+        client.pause()
+        client.resume()
 
     await trio.to_thread.run_sync(all_of_them)
     assert asked == [
@@ -67,6 +70,9 @@ async def test_every_verb_asks_its_path(served):
         ("POST", "/v1/runs/5/approve"),
         ("POST", "/v1/runs/5/rerun"),
         ("POST", "/v1/drain"),
+        ("POST", "/v1/pause?reason=a+disk"),
+        ("POST", "/v1/pause"),
+        ("POST", "/v1/resume"),
     ]
 
 

@@ -66,6 +66,14 @@ class Recorded:
         self._ask("drain")
         return {"message": "draining"}
 
+    async def pause(self, reason):
+        self._ask("pause", reason)
+        return {"message": "paused"}
+
+    async def resume(self):
+        self._ask("resume")
+        return {"message": "resumed"}
+
     async def pool(self):
         self._ask("pool")
         return {"machines": []}
@@ -97,6 +105,9 @@ def client(api):
         ("POST", "/v1/runs/5/approve", ("approve", 5), 202),
         ("POST", "/v1/runs/5/rerun", ("rerun", 5), 202),
         ("POST", "/v1/drain", ("drain",), 202),
+        ("POST", "/v1/pause", ("pause", ""), 202),
+        ("POST", "/v1/pause?reason=a%20disk", ("pause", "a disk"), 202),
+        ("POST", "/v1/resume", ("resume",), 202),
     ],
 )
 async def test_each_path_asks_for_its_own(api, client, method, path, asked, status):
@@ -143,6 +154,7 @@ async def test_an_error_has_its_status_and_sentence(api, client, error, status):
         ("GET", "/v1/runs/x", 404),
         ("GET", "/v1/nothing", 404),
         ("GET", "/v1/drain", 405),
+        ("POST", f"/v1/pause?reason={'x' * 1001}", 400),
         ("POST", "/v1/status", 405),
     ],
 )
