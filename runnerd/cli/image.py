@@ -150,6 +150,26 @@ def remove(
     typer.echo(_removed(gone))
 
 
+@commands.command("rollback")
+def rollback(
+    name: Annotated[str, typer.Argument(help="A built image.")] = "default",
+    config: options.ConfigFile = None,
+    state: options.State = None,
+) -> None:
+    """Have machines boot from the generation before the current one again, once the daemon starts anew."""
+    from runnerd.machines import generations
+
+    if "/" in name or name.startswith("."):
+        fail(f"{name!r} cannot be the name of an image")
+    try:
+        back = generations.go_back(folder(options.load_config(config, state_directory=state)), name)
+    except generations.InUse as error:
+        fail(str(error), Code.NOT_GREEN)
+    except LookupError:
+        fail(f"there is no other whole generation of {name!r} to go back to: see `runnerd image verify`")
+    typer.echo(f"{back.name} {back.digest[:12]} {back.path}")
+
+
 @commands.command("prune")
 def prune(
     keep: Annotated[int, typer.Option("--keep", min=0, max=100, help="Older generations that stay.")] = 1,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from runnerd.machines.images import FILES, Image, current, load
+from runnerd.machines.images import FILES, Image, current, load, point
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -108,6 +108,19 @@ def remove(images: Path, name: str, digest: str | None = None, *, configured: bo
         if not all_of(images, name):
             shutil.rmtree(images / name, ignore_errors=True)
     return tuple(wanted)
+
+
+def go_back(images: Path, name: str) -> Generation:
+    """Make the generation before the current one current, and return it; the newer one stays on disk.
+
+    Raises LookupError when there is no other whole one, `InUse` while the image is being built.
+    """
+    with _alone(images, name):
+        for each in [each for each in all_of(images, name) if not each.current]:
+            if not faults(each):
+                point(images / name, each.digest)
+                return each
+    raise LookupError(name)
 
 
 def prune(images: Path, name: str, *, keep: int) -> tuple[Generation, ...]:

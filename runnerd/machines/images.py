@@ -300,13 +300,18 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
     except (OSError, ValueError, msgspec.DecodeError):
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
+    point(home, digest)
+    _prune(home, keep=digest)
+    return load(name, final)
+
+
+def point(home: Path, digest: str) -> None:
+    """Make a generation in the folder of its name the current one, at once and for good."""
     link = home / f".current-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(digest)
     link.replace(home / "current")
     _sync(home)
-    _prune(home, keep=digest)
-    return load(name, final)
 
 
 def _prune(home: Path, *, keep: str) -> None:

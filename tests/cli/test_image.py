@@ -171,3 +171,12 @@ def test_prune(invoke, generations_of: Callable[..., Path]) -> None:
     assert invoke("image", "prune", "--keep", "0").stdout.startswith("removed 1 ")
     assert invoke("image", "prune", "--keep", "0").stdout == "nothing to remove\n"
     assert (folder / "current" / "kernel").read_bytes() == b"three"
+
+
+def test_rollback(invoke, generations_of: Callable[..., Path]) -> None:
+    """Machines boot from the older generation again; without one the error says so."""
+    folder = generations_of("default", b"one", b"two")
+    assert invoke("image", "rollback").exit_code == 0
+    assert (folder / "current" / "kernel").read_bytes() == b"one"
+    assert invoke("image", "rollback", "absent").exit_code == 2
+    assert invoke("image", "rollback", "../x").exit_code == 2

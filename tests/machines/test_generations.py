@@ -96,3 +96,17 @@ def test_remove_refuses_what_is_configured_and_what_is_being_built(tmp_path, mad
     assert path.exists()
     assert [each.path for each in generations.remove(tmp_path, "default", configured=False)] == [path]
     assert not (tmp_path / "default").exists()
+
+
+def test_going_back_is_to_the_newest_that_is_whole(tmp_path, made):
+    """The one before becomes current and the newer one stays; a damaged one is passed over."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    (second / "rootfs").write_bytes(b"x")
+    assert generations.go_back(tmp_path, "default").path == first
+    newest = images.current(tmp_path)
+    assert newest is not None
+    assert newest.path == first
+    assert third.exists()
+    generations.prune(tmp_path, "default", keep=0)
+    with pytest.raises(LookupError):
+        generations.go_back(tmp_path, "default")

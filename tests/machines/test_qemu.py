@@ -147,6 +147,23 @@ async def test_a_machine_that_waits_rehearses_and_leaves_nothing(vm_driver, vm_t
     await leased_at_once.destroy()
 
 
+async def test_what_a_job_installs_lies_on_the_disk(vm_driver, vm_template):
+    """Where apt, pip and npm write, a job may write more than there is memory, up to the disk's end."""
+    machine = await fresh(vm_driver, vm_template)
+    script = """
+    set -e
+    for folder in /var/lib/apt /usr/lib/python3 /usr/local/lib; do
+        sudo mkdir -p $folder && sudo dd if=/dev/zero of=$folder/big bs=1M count=100 status=none
+    done
+    dd if=/dev/zero of=$HOME/big bs=1M count=20 status=none
+    awk '/MemTotal/ {print ($2 < 300000)}' /proc/meminfo
+    ! sudo dd if=/dev/zero of=/var/big bs=1M count=300 status=none 2>/dev/null
+    """
+    done, said = await run(machine, script)
+    assert (done, said) == (Exit(code=0, disk_full=True), "1\n")
+    await machine.destroy()
+
+
 async def test_every_clone_is_its_own_machine(vm_driver, vm_template):
     """Boot id, machine id and hostname differ from clone to clone and from the host's, as reported."""
     seen = set()
