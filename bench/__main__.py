@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench import acknowledge, flow, hostile, machines, parse, soak, status
+from bench import acknowledge, flow, hostile, machines, parse, pool, soak, status
 from bench.daemon import ensure_image
 from bench.results import Figures, machine, table, write
 
-GROUPS = ("parse", "machines", "flow", "status", "acknowledge")
+GROUPS = ("parse", "machines", "pool", "flow", "status", "acknowledge")
 
 
 def main(wanted: list[str]) -> None:
@@ -23,12 +23,14 @@ def main(wanted: list[str]) -> None:
         raise SystemExit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     groups = wanted or list(GROUPS)
     figures: Figures = {}
-    if {"machines", "flow"} & set(groups):
+    if {"machines", "pool", "flow"} & set(groups):
         ensure_image()
     if "parse" in groups:
         figures |= parse.measure() | hostile.measure()
     if "machines" in groups:
         figures |= machines.measure()
+    if "pool" in groups:
+        figures |= pool.measure()
     if "flow" in groups:
         bare = figures.get("bare_bash", {}).get("p50")
         figures |= flow.measure(bare)

@@ -38,7 +38,7 @@ async def _measure() -> Figures:
             pids[note.id] = note.pid
 
     figures: Figures = {}
-    async with _driver(journal) as driver:
+    async with open_driver(journal) as driver:
         template = await driver.build_template("default", SIZE)
 
         async def make() -> Machine:
@@ -73,14 +73,15 @@ async def _measure() -> Figures:
 
         machine = await make()
         await machine.put("/home/runner/work/_temp/true.sh", b"true")
-        figures["bare_bash"] = spread([await _bash(machine) for _ in range(STEPS + 5)][5:])
+        figures["bare_bash"] = spread([await bash(machine) for _ in range(STEPS + 5)][5:])
         await machine.destroy()
     figures["lease_warm"] = spread(await _leases(journal))
     return figures
 
 
 @asynccontextmanager
-async def _driver(journal: object = None) -> AsyncIterator[QemuDriver]:
+async def open_driver(journal: object = None) -> AsyncIterator[QemuDriver]:
+    """A driver with a state folder of its own, and the images and templates that are there."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as folder:
         async with open_qemu_driver(
             state=Path(folder),
@@ -91,13 +92,13 @@ async def _driver(journal: object = None) -> AsyncIterator[QemuDriver]:
             yield driver
 
 
-async def _bash(machine: Machine) -> float:
+async def bash(machine: Machine) -> float:
     """What the guest itself needs for a `run: true`: one bash, in ms."""
 
     async def ignore(stream: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
 
-    command = Command(argv=("bash", "-e", "/home/runner/work/_temp/true.sh"), env={"PATH": "/usr/bin:/bin"})
+    command = Command(argv=("bash", "-e", f"{machine.paths.temp}/true.sh"), env={"PATH": "/usr/bin:/bin"})
     started = time.perf_counter()
     assert (await machine.exec(command, ignore)).success
     return (time.perf_counter() - started) * 1000
@@ -107,7 +108,7 @@ async def _leases(journal: object) -> list[float]:
     """From asking the pool to having a machine, in ms, while one is warm."""
     mailbox: Mailbox[LeaseMachine] = Mailbox(8)
     rules = Rules(min_idle=2, memory=4096, builders=BUILDERS)
-    pool = PoolActor(mailbox, partial(_driver, journal), {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
+    pool = PoolActor(mailbox, partial(open_driver, journal), {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
     times = []
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
