@@ -43,6 +43,7 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
     """In the folder of machines and, by runnerd's names, in those for temporary files."""
     groups: int
     mounts: int
+    """In the folder of machines and in what is named after runnerd: others may mount meanwhile."""
     resident: float
     """MiB of this process; told, not judged."""
 
@@ -61,9 +62,15 @@ def traces(folder: Path) -> Traces:
         descriptors=len(os.listdir("/proc/self/fd")),
         files=sum(len(folders) + len(files) for _, folders, files in os.walk(folder)) + len(temporary),
         groups=_groups(),
-        mounts=len(Path("/proc/self/mounts").read_text().splitlines()),
+        mounts=mounts(Path("/proc/self/mounts").read_text(), folder),
         resident=_resident(),
     )
+
+
+def mounts(table: str, folder: Path) -> int:
+    """How many lines of a mount table are at or below the folder, or have runnerd's name in their place."""
+    places = [line.split()[1] for line in table.splitlines()]
+    return sum(place == str(folder) or f"{folder}/" in place or "/runnerd" in place for place in places)
 
 
 def _groups() -> int:

@@ -32,6 +32,13 @@ def test_everything_left_behind_is_found(tmp_path):
     assert "descriptors" not in before.left_since(after)
 
 
+def test_only_mounts_of_machines_count(tmp_path):
+    """What other programs mount meanwhile is none of our leaks."""
+    places = ("/proc", f"{tmp_path}/jail/root", f"{tmp_path}x", "/run/runnerd/a")
+    table = "".join(f"any {place} tmpfs rw 0 0\n" for place in places)
+    assert soak.mounts(table, tmp_path) == 2
+
+
 def test_the_command_says_what_was_found(capsys):
     """Each driver's line has its cycles and what is left; the status is 0 when nothing is."""
     assert soak.main(["--driver", "fake", "--cycles", "20"]) == 0
