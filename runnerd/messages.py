@@ -6,6 +6,8 @@ and a hint that is lost costs a moment, never a run. Bytes never travel here; fi
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from runnerd.machines.driver import Machine
@@ -56,6 +58,18 @@ class LeaseMachine(msgspec.Struct, frozen=True, tag=True):
 
     image: str
     job: int
+    reply: Reply[Machine]
+
+
+class RestoreMachine(msgspec.Struct, frozen=True, tag=True):
+    """Executor to pool: end a leased machine and lease me one that is as it was kept in a folder.
+
+    The reply is refused with `NoMachine` when that cannot be, and with `PoolRestarted`; the job has
+    no machine then.
+    """
+
+    machine: str
+    kept: Path
     reply: Reply[Machine]
 
 

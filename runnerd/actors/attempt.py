@@ -6,8 +6,10 @@ made, repeated and recorded, stands here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -17,8 +19,10 @@ from runnerd import log, metrics
 from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.jobs.runner import run_job
 from runnerd.jobs.spec import JobSpec
+from runnerd.machines import rewind
 from runnerd.machines.driver import Machine, NoMachine
-from runnerd.messages import LeaseMachine, OutboxChanged, PoolRestarted
+from runnerd.machines.rewinding import RewindingMachine
+from runnerd.messages import LeaseMachine, OutboxChanged, PoolRestarted, RestoreMachine
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
 from runnerd.store.changes import EndJob
 from runnerd.store.ledger import Ledger, LedgerUnavailable, StaleEpoch
@@ -59,6 +63,8 @@ class Site(Protocol):
     """Whether a job that no image claims is ours to fail, or not ours."""
     allow_emulated_forks: bool
     """Whether strangers' code may run on machines that are no security boundary."""
+    retries: rewind.Rules | None
+    """Which steps that fail are tried again; None where none are."""
 
     async def secrets_for(
         self, run: RunRecord, named: frozenset[str] | None, environment: str
@@ -289,9 +295,9 @@ class Attempts:
         with log.context(machine=machine.id):
             _log.info("job starts", repository=run.repository, name=row.name)
             async with self._site.open_log(run, row) as sink:
-                result = await run_job(
+                run_steps = partial(
+                    run_job,
                     spec,
-                    machine,
                     checkout=self._site.checkout,
                     log=sink,
                     observer=_Observer(self._ledger, row.id, spec.record.epoch),
@@ -301,10 +307,53 @@ class Attempts:
                     network=self._site.network,
                     clock=self._clock,
                 )
+                if self._site.retries is None:
+                    result = await run_steps(machine)
+                else:
+                    result = await self._with_rewind(
+                        self._site.retries, machine, spec, any((*masked, *secrets.values())), run_steps
+                    )
         metrics.job_duration_seconds.labels(conclusion=result.outcome.value).observe(self._clock() - started)
         if result.outcome is Outcome.CANCELLED and attempt.reason:
             return msgspec.structs.replace(result, reason=attempt.reason)
         return result
+
+    async def _with_rewind(
+        self,
+        rules: rewind.Rules,
+        machine: Machine,
+        spec: JobSpec,
+        has_secrets: bool,
+        run_steps: Callable[..., Awaitable[JobResult]],
+    ) -> JobResult:
+        """Run the steps on a machine that can be gone back to before one of them."""
+        denied = "the job was given a secret or a token" if has_secrets else ""
+        if spec.run.event.fork:
+            denied = "the run is a fork's"
+        inside = RewindingMachine(machine, partial(self._swap, spec.record))
+        prefix = f"{spec.workflow.path.rpartition('/')[2]}/{spec.record.name}"
+        kept = rewind.JobRewind(rules, inside, job=spec.record.id, prefix=prefix, denied=denied)
+        try:
+            return await run_steps(inside, rewind=kept)
+        finally:
+            await inside.destroy()
+            await kept.drop()
+
+    async def _swap(self, row: JobRecord, machine: Machine, kept: Path) -> Machine:
+        reply: Reply[Machine] = Reply()
+        await self._pool.send(RestoreMachine(machine.id, kept, reply))
+        try:
+            restored = await reply.wait(take_back=self._take_back)
+        except PoolRestarted as problem:
+            raise NoMachine(str(problem)) from problem
+        try:
+            if restored.identity is not None:
+                identity = restored.identity
+                await self._ledger.set_identity(row.id, row.epoch, identity.boot_id, identity.machine_id)
+        except BaseException:
+            await restored.destroy()
+            raise
+        return restored
 
 
 def _environment(written: Any, contexts: Mapping[str, Any]) -> str:

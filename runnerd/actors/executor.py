@@ -11,6 +11,7 @@ import trio
 from runnerd import log
 from runnerd.actors.attempt import Attempt, Attempts, Site, blame
 from runnerd.jobs.contexts import github_context
+from runnerd.machines.rewind import sweep
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord
 from runnerd.reading.process import Reader
@@ -81,6 +82,8 @@ class ExecutorActor:
         What a workflow or a machine does ends its job, or its run, and never this task. It crashes when the
         ledger fails; the next one goes on from what the ledger says.
         """
+        if self._site.retries is not None:
+            await trio.to_thread.run_sync(sweep, self._site.retries)
         recovery = await self._ledger.recover(self._clock())
         for run, job, _ in recovery.lost:
             _log.error("a job was lost with an earlier daemon", run=run, job=job)

@@ -18,6 +18,7 @@ from runnerd.messages import (
     PausePool,
     PoolDescription,
     PoolRestarted,
+    RestoreMachine,
     WaitingLine,
 )
 from runnerd.model import Pause
@@ -68,7 +69,7 @@ class PoolActor:
 
     def __init__(
         self,
-        mailbox: Mailbox[LeaseMachine | DescribePool | PausePool],
+        mailbox: Mailbox[LeaseMachine | RestoreMachine | DescribePool | PausePool],
         open_driver: OpenDriver,
         kinds: Mapping[str, Kind],
         rules: Rules,
@@ -114,7 +115,7 @@ class PoolActor:
                     # The tasks catch what a machine may do to them; anything else is a bug of ours and
                     # crashes the actor, whose supervisor starts it anew.
                     nursery.start_soon(self._reap_orphans, driver)
-                    nursery.start_soon(self._read_mailbox, driver)
+                    nursery.start_soon(self._read_mailbox, driver, nursery)
                     task_status.started()
                     await self._decide_and_act(driver, nursery)
                     nursery.cancel_scope.cancel()
@@ -122,13 +123,15 @@ class PoolActor:
             for _, request in self._waiting.values():
                 request.reply.refuse(PoolRestarted("the machine pool stopped"))
 
-    async def _read_mailbox(self, driver: Driver) -> None:
+    async def _read_mailbox(self, driver: Driver, nursery: trio.Nursery) -> None:
         async for message in self._mailbox:
             if isinstance(message, DescribePool):
                 message.reply.give(self._describe(driver))
             elif isinstance(message, PausePool):
                 self._pause = message.pause
                 self._ring()
+            elif isinstance(message, RestoreMachine):
+                nursery.start_soon(self._go_back, driver, message, nursery)
             elif message.image not in self._templates:
                 message.reply.refuse(NoMachine(f"no image is called {message.image!r}"))
             else:
@@ -214,6 +217,43 @@ class PoolActor:
             return
         if not request.reply.give(machine):
             await self._destroy(machine)
+
+    async def _go_back(self, driver: Driver, request: RestoreMachine, nursery: trio.Nursery) -> None:
+        """Put in a job's machine's place one as it was kept; the place stays taken meanwhile."""
+        old = self._machines.get(request.machine)
+        if old is None:
+            request.reply.refuse(NoMachine("its machine ended"))
+            return
+        image, job = self._slots[old.id].image, self._jobs[old.id]
+        self._tickets += 1
+        name = f"restore-{self._tickets}"
+        self._slots[name] = pool.Slot(name, image, pool.Stage.LEASED, self._clock())
+        try:
+            await self._destroy(old)
+            machine = await driver.restore(request.kept, key=None)
+            try:
+                await machine.thaw()
+                with trio.fail_after(LEASE_TIMEOUT):
+                    await machine.lease()
+            except BaseException:
+                await machine.destroy()
+                raise
+        except trio.Cancelled:
+            request.reply.refuse(PoolRestarted("the machine pool stopped"))
+            raise
+        except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
+            _log.error("a machine could not be gone back to", machine=old.id, problem=str(problem))
+            request.reply.refuse(NoMachine(str(problem) or "it took too long"))
+        else:
+            self._machines[machine.id] = machine
+            self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.LEASED, self._clock())
+            self._jobs[machine.id] = job
+            nursery.start_soon(self._watch, machine)
+            if not request.reply.give(machine):
+                await self._destroy(machine)
+        finally:
+            del self._slots[name]
+            self._ring()
 
     async def _watch(self, machine: Machine) -> None:
         """Free the place of a machine once it is gone, whoever ended it."""

@@ -279,6 +279,14 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
     cancel_minutes: Minutes = 5
 
 
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """`[retry]`: steps that go back to before themselves when they fail, and are tried again."""
+
+    steps: tuple[str, ...] = ()
+    times: Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")] = 1
+    limit: Positive = 8_589_934_592
+
+
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
     """`[logs]`: how many bytes of output are kept."""
 
@@ -336,6 +344,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     images: Mapping[str, Image] = msgspec.field(default_factory=_default_images)
     parser: Parser = Parser()
     executor: Executor = Executor()
+    retry: Retry = Retry()
     logs: Logs = Logs()
     reports: Reports = Reports()
     llm: Llm = Llm()

@@ -12,7 +12,7 @@ from runnerd.config import Config
 from runnerd.config.sections import Image
 from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
 from runnerd.machines.journal import Journal, MachineNote
-from runnerd.messages import DescribePool, LeaseMachine, PausePool
+from runnerd.messages import DescribePool, LeaseMachine, PausePool, RestoreMachine
 from runnerd.store.ledger import Ledger
 
 BOOT_TIMEOUT = 300.0
@@ -21,7 +21,7 @@ BOOT_TIMEOUT = 300.0
 LAUNCHER = Path("/run/runnerd-launcher.sock")
 """Where the launcher's unit listens."""
 
-PoolMessage = LeaseMachine | DescribePool | PausePool
+PoolMessage = LeaseMachine | RestoreMachine | DescribePool | PausePool
 """What the pool's mailbox carries."""
 
 Open = Callable[[Config, Journal, Path], AbstractAsyncContextManager[Driver]]

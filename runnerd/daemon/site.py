@@ -15,6 +15,7 @@ from runnerd.daemon.network import JobNetwork
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.machines.labels import image_for
+from runnerd.machines.rewind import Rules
 from runnerd.model import JobRecord, RunRecord
 from runnerd.store.logs import JobLog, log_path
 from runnerd.store.secrets import SecretError, Secrets
@@ -57,6 +58,12 @@ class Site:
         self.allow_emulated_forks = config.machines.allow_emulated_forks
         self.job_minutes = config.executor.default_timeout_minutes
         self.cancel_minutes = config.executor.cancel_minutes
+        self.retries: Rules | None = None
+        if config.retry.steps:
+            folder = state / "kept"
+            self.retries = Rules(
+                folder=folder, steps=config.retry.steps, times=config.retry.times, limit=config.retry.limit
+            )
         self._secrets = {name.upper(): value for name, value in (secrets or {}).items()}
         self._store = store
         self._forge = forge

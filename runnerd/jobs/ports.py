@@ -67,6 +67,22 @@ Write = Callable[[str], Awaitable[None]]
 """Takes one line for the log."""
 
 
+class Rewind(Protocol):
+    """Goes back to how the machine was before a step, so that the step can be tried again."""
+
+    def tries(self, step: str) -> int:
+        """How many times the step of this name may be run in all."""
+        ...
+
+    async def keep(self) -> None:
+        """Keep the machine as it is now. Raises `NotKept`, and `MachineLost`."""
+        ...
+
+    async def back(self) -> None:
+        """Have the machine be as it was kept; what was done since is gone. Raises `MachineLost`."""
+        ...
+
+
 class PolicyUnheld(Exception):
     """A job may not run here, because what it may reach cannot be limited as it must be; says why."""
 

@@ -20,7 +20,7 @@ from runnerd.jobs.evaluation import status_functions
 from runnerd.jobs.keys import StepFailed, default_name, environment_of, minutes_of
 from runnerd.jobs.masker import SHORT, Masker
 from runnerd.jobs.outcome import storable, unrunnable
-from runnerd.jobs.ports import Checkout, Clock, LogSink, Network, PolicyUnheld, StepObserver
+from runnerd.jobs.ports import Checkout, Clock, LogSink, Network, PolicyUnheld, Rewind, StepObserver
 from runnerd.jobs.problems import Problems
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import placed
@@ -46,6 +46,7 @@ async def run_job(
     network: Network | None = None,
     clock: Clock = time.time,
     masked: Collection[str] = (),
+    rewind: Rewind | None = None,
 ) -> JobResult:
     """Run the job's steps in a machine that was leased for it, and say how it ended.
 
@@ -53,12 +54,13 @@ async def run_job(
     every field of the result. Setting `cancel` stops the running step, unless its `if` holds for a
     cancelled job too; then `always()` and `cancelled()` steps still run, all within
     `cancel-timeout-minutes`. `network` is open for as long as steps run; None leaves the machine as it is.
+    `rewind` says which steps that fail are tried again, from the machine as it was before them.
 
     A lost machine makes the result `lost`, a process without an exit status `infra_error`, a job that
     cannot be started as written `startup_failure`. Raises only what `observer` and `log` raise, and
     `Cancelled`, after the running process was stopped.
     """
-    run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, network, clock, masked)
+    run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, network, clock, masked, rewind)
     try:
         return await run.whole()
     finally:
@@ -78,6 +80,7 @@ class _JobRun:
         network: Network | None,
         clock: Clock,
         masked: Collection[str],
+        rewind: Rewind | None,
     ) -> None:
         self.spec = msgspec.structs.replace(spec, debug=spec.debug or wants_debug(spec, secrets))
         self.steps = placed(spec.job.steps or ())
@@ -89,6 +92,7 @@ class _JobRun:
         self.secrets = secrets
         self.state = JobState(self.spec, secrets, machine.paths, machine.id)
         self.masker = Masker([*secrets.values(), *masked, str(self.state.github.get("token") or "")])
+        self.given = self.masker.count
         self.place = Workplace(machine, self.state.workspace, self.state.variables({}, {}))
         self.problems = Problems(self.place.read_file, self.place.is_file, self.state.workspace)
         self.record = Record(self.masker, observer, clock)
@@ -101,6 +105,8 @@ class _JobRun:
             clock=clock,
             limits=spec.limits,
             console=self.console,
+            rewind=rewind,
+            why_not_kept=self.why_not_kept,
         )
         self.background = Background(self.state, self.record, self.beside)
         self.turns: set[Turn] = set()
@@ -215,6 +221,14 @@ class _JobRun:
         if finish.outcome is Outcome.INFRA_ERROR:
             self.verdict = (Outcome.INFRA_ERROR, finish.reason)
         return finish
+
+    def why_not_kept(self) -> str:
+        """Why the machine is not to be gone back now: others work in it, or it may hold a secret."""
+        if len(self.turns) > 1:
+            return "steps run in the background"
+        return (
+            "the job has masked a value, which counts as a secret" if self.masker.count > self.given else ""
+        )
 
     @contextmanager
     def blamed(self) -> Iterator[None]:

@@ -11,14 +11,14 @@ import trio
 from runnerd.jobs.collection import collect
 from runnerd.jobs.console import Console
 from runnerd.jobs.keys import StepFailed
-from runnerd.jobs.ports import Clock, LogSink, StepObserver
+from runnerd.jobs.ports import Clock, LogSink, Rewind, StepObserver
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import Placed
 from runnerd.jobs.spec import JobLimits
 from runnerd.jobs.state import Effects, JobState
 from runnerd.jobs.step import Ended, StepRun
 from runnerd.jobs.workplace import Workplace
-from runnerd.machines.driver import MachineLost
+from runnerd.machines.driver import MachineLost, NotKept
 from runnerd.model import Outcome
 
 _COLLECT_SECONDS = 30.0
@@ -41,6 +41,9 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     limits: JobLimits
     console: Callable[[int], Console]
+    rewind: Rewind | None = None
+    why_not_kept: Callable[[], str] = str
+    """Why the machine is not to be gone back now; empty when it may be."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +67,7 @@ class Turn:
         self._run = run
         self._trouble = ""
         self._reason = "it was stopped"
+        self._stopped = False
         self._waiting, self._doing = trio.CancelScope(), trio.CancelScope()
 
     async def begins(self) -> bool:
@@ -96,6 +100,7 @@ class Turn:
     def stop(self, reason: str) -> None:
         """End the step as cancelled, for this reason, now or when it would begin."""
         self._reason = reason
+        self._stopped = True
         self._waiting.cancel()
         self._doing.cancel()
 
@@ -121,7 +126,19 @@ class Turn:
         ended = Ended(outcome=Outcome.CANCELLED, reason="the job was stopped")
         conclusion = ended.outcome
         try:
+            tries = await self._tries(console)
             ended = await self._perform(console, control)
+            for number_of_try in range(2, tries + 1):
+                if self._stopped or ended.outcome not in (Outcome.FAILURE, Outcome.TIMED_OUT):
+                    break
+                await console.warning(
+                    f"The step failed ({ended.reason or 'no reason was given'}): the machine goes back to "
+                    f"before it, and the step is tried again, try {number_of_try} of {tries}."
+                )
+                desk.record.add(number, console.annotations, "")
+                console = desk.console(number)
+                await self._back()
+                ended = await self._perform(console, control)
             conclusion = await self._concluded(console, ended)
         except MachineLost as error:
             conclusion = Outcome.LOST
@@ -136,6 +153,28 @@ class Turn:
         return Finish(
             outcome=ended.outcome, conclusion=conclusion, effects=ended.effects, reason=ended.reason
         )
+
+    async def _tries(self, console: Console) -> int:
+        """How many times the step may be run; for more than one the machine was kept as it is now."""
+        rewind = self._desk.rewind
+        tries = 1 if rewind is None or self.placed.control else rewind.tries(self.name)
+        if rewind is None or tries == 1:
+            return 1
+        try:
+            if reason := self._desk.why_not_kept():
+                raise NotKept(reason)
+            await rewind.keep()
+        except (NotKept, OSError) as problem:
+            await console.line(f"The step is not tried again if it fails: {problem}")
+            return 1
+        return tries
+
+    async def _back(self) -> None:
+        assert self._desk.rewind is not None
+        await self._desk.rewind.back()
+        self._doing = trio.CancelScope()  # one is entered once
+        if self._stopped:
+            self._doing.cancel()
 
     async def _perform(self, console: Console, control: Control) -> Ended:
         """Do a step whose `if` holds, within its time and until it is stopped."""

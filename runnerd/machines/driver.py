@@ -33,6 +33,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = True
     kill: bool = True
     snapshot: bool = False
+    snapshot_outlives: bool = True
+    """A machine can be gone back to after it ended."""
     egress: bool = False
     """The machine reaches nothing but the ports it was offered, so the host decides what it reaches."""
 

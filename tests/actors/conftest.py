@@ -84,6 +84,7 @@ class ExecutingHost:
         self.environment = {}
         self.foreign_is_failure = False
         self.allow_emulated_forks = False
+        self.retries = None
         self.logs = {}
 
     @asynccontextmanager
