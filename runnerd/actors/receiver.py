@@ -16,8 +16,9 @@ from runnerd.planning import intake
 from runnerd.store.ledger import Delivery, Ledger, LedgerUnavailable
 from runnerd.store.records import Repeated
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.web import guard, webhook
+from runnerd.web import guard, pages, webhook
 from runnerd.web.listeners import Listen
+from runnerd.web.pages import Page
 from runnerd.web.webhook import Answer, Raw, refusal
 
 RETRY_AFTER = 30
@@ -31,6 +32,8 @@ _log = log.get("receiver")
 
 class ReceiverActor:
     """The public face: `POST /webhook`, answered 202 once the delivery cannot be lost any more (I1).
+
+    Beside it are the pages that reports link to, where there is a `page` to give them.
 
     Whoever holds one signed body can send it under any id, for that is outside the signature: a body that
     came before is held until the `reconciler` has asked the forge, where there is one.
@@ -52,6 +55,7 @@ class ReceiverActor:
         body_timeout: float = 8.0,
         max_connections: int = 256,
         clock: Callable[[], float] = time.time,
+        page: Page | None = None,
     ) -> None:
         if not secrets or not all(secrets):
             raise ValueError("the receiver needs a webhook secret that is not empty")
@@ -65,6 +69,7 @@ class ReceiverActor:
         self._body_timeout = body_timeout
         self._max_connections = max_connections
         self._clock = clock
+        self._page = page
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` is set; deliveries in progress are still answered.
@@ -74,6 +79,8 @@ class ReceiverActor:
         app = webhook.app(
             self.accept, verify=self.verify, body_limit=self._body_limit, body_timeout=self._body_timeout
         )
+        if self._page is not None:
+            pages.add(app, self._page)
         listeners = await self._listen()
         _log.info("listening")
         await guard.serve(

@@ -16,6 +16,7 @@ import trio
 
 from runnerd import log, metrics
 from runnerd.forge import checks, reports
+from runnerd.forge.links import NO_LINKS, Links
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.messages import OutboxChanged
 from runnerd.model import JobRecord, RunRecord
@@ -57,7 +58,7 @@ class ReporterActor:
         forge: Forge | None,
         directory: Path,
         state_directory: Path,
-        public_url: str = "",
+        links: Links = NO_LINKS,
         comments: str = "auto",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,7 +67,7 @@ class ReporterActor:
         self._forge = forge
         self._directory = directory
         self._state_directory = state_directory
-        self._public_url = public_url
+        self._links = links
         self._comments = comments
         self._clock = clock
         self._edited: dict[tuple[str, int], float] = {}
@@ -175,10 +176,10 @@ class ReporterActor:
             return "there is no commit to report on"
         if await forge.has_checks(run.repository):
             tail = "" if job is None else (await self._tails(run, [job])).get(job.id, "")
-            check = checks.check_of(run, job, public_url=self._public_url, tail=tail)
+            check = checks.check_of(run, job, links=self._links, tail=tail)
             await forge.set_check(run.repository, run.event.report_sha, check)
             return ""
-        status = reports.status_of(run, job, public_url=self._public_url)
+        status = reports.status_of(run, job, links=self._links)
         await forge.set_status(
             run.repository,
             run.event.report_sha,
@@ -207,7 +208,7 @@ class ReporterActor:
         for other, jobs in newest:
             tails |= await self._tails(other, jobs)
         event = newest[0][0].event
-        marker, text = reports.comment_of(event, newest, public_url=self._public_url, tails=tails)
+        marker, text = reports.comment_of(event, newest, links=self._links, tails=tails)
         await forge.upsert_comment(run.repository, number, marker, text)
         self._forget_edits()
         self._edited[place] = self._clock()
@@ -246,7 +247,7 @@ class ReporterActor:
 
     async def _write(self, run: RunRecord, jobs: list[JobRecord], *, lasting: bool) -> None:
         tails = await self._tails(run, jobs)
-        data, markdown = reports.local_report(run, jobs, public_url=self._public_url, tails=tails)
+        data, markdown = reports.local_report(run, jobs, links=self._links, tails=tails)
         files = {f"{run.id}.md": markdown.encode("utf-8", "replace"), f"{run.id}.json": data}
         await trio.to_thread.run_sync(partial(_replace, self._directory, files, lasting=lasting))
 

@@ -26,9 +26,11 @@ from runnerd.actors.reporter import ReporterActor
 from runnerd.actors.timekeeper import TimekeeperActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
-from runnerd.daemon import drivers
+from runnerd.daemon import drivers, pages
+from runnerd.daemon.pages import Pages
 from runnerd.daemon.site import Site
 from runnerd.forge.delivery_list import DeliveryList, retention
+from runnerd.forge.links import NO_LINKS, Links
 from runnerd.forge.people import People
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.git.checkout import MirrorCheckout
@@ -180,6 +182,10 @@ class _Daemon:
             forge=forge,
             store=Secrets(config.state_directory / "secrets", _given_by_systemd()),
         )
+        self.links = NO_LINKS
+        if config.server.public_url:
+            key = pages.key(_folder(config.state_directory))
+            self.links = Links(public_url=config.server.public_url, key=key)
         self.people = People(forge, as_app=config.forge.as_app)
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(
@@ -224,6 +230,7 @@ class _Daemon:
             forge=self.forge,
             directory=self.config.state_directory / "reports",
             state_directory=self.config.state_directory,
+            links=self.links,
             comments=self.config.reports.comment,
         )
 
@@ -352,6 +359,7 @@ class _Daemon:
             body_limit=server.body_limit,
             body_timeout=server.body_timeout,
             max_connections=server.max_connections,
+            page=Pages(self.ledger, self.config.state_directory, self.links).page if self.links.key else None,
         )
 
     async def run(self) -> None:

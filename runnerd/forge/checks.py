@@ -17,6 +17,7 @@ import msgspec
 from runnerd.model import Annotation, JobRecord, Outcome, Phase, RunRecord
 
 from . import reports
+from .links import NO_LINKS, Links
 from .markdown import cut, fenced, inline, plain
 from .protocol import CheckReport
 
@@ -67,7 +68,9 @@ def subject_of(external_id: str) -> Subject | None:
     return Subject(run, job or None, parts[2])
 
 
-def check_of(run: RunRecord, job: JobRecord | None, *, public_url: str = "", tail: str = "") -> CheckReport:
+def check_of(
+    run: RunRecord, job: JobRecord | None, *, links: Links = NO_LINKS, tail: str = ""
+) -> CheckReport:
     """Render the check run of a job (None: of the run); `tail` is the end of its failing step's log."""
     subject = run if job is None else job
     outcome = subject.outcome if subject.phase is Phase.DONE else None
@@ -90,7 +93,7 @@ def check_of(run: RunRecord, job: JobRecord | None, *, public_url: str = "", tai
         title=_title(run, job),
         summary=_summary(run, job, tail),
         text="" if job is None or outcome is None else _text(job),
-        details_url=reports.address(run, job, public_url),
+        details_url=links.of(run.id, None if job is None else job.id),
         annotations=tuple(annotations),
         actions=_actions(outcome, green),
     )

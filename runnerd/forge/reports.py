@@ -13,6 +13,7 @@ import msgspec
 
 from runnerd.model import Event, JobRecord, Outcome, Phase, RunRecord, StepResult, status_name
 
+from .links import NO_LINKS, Links
 from .markdown import cut, fenced, inline, plain
 
 DESCRIPTION_LIMIT = 140
@@ -69,7 +70,7 @@ def conclusion(outcome: Outcome) -> str:
     return _CONCLUSIONS.get(outcome, outcome.value)
 
 
-def status_of(run: RunRecord, job: JobRecord | None, *, public_url: str = "") -> StatusReport:
+def status_of(run: RunRecord, job: JobRecord | None, *, links: Links = NO_LINKS) -> StatusReport:
     """Render the status of a job, or of a run that has no jobs to speak for it."""
     if job is None:
         context = status_name(run.workflow_name, "").rstrip(" /")
@@ -86,7 +87,7 @@ def status_of(run: RunRecord, job: JobRecord | None, *, public_url: str = "") ->
         context=_context(context),
         state=_state(subject),
         description=short(text, DESCRIPTION_LIMIT),
-        target_url=address(run, job, public_url),
+        target_url=links.of(run.id, None if job is None else job.id),
     )
 
 
@@ -99,7 +100,7 @@ def comment_of(
     event: Event,
     runs: Sequence[tuple[RunRecord, Jobs]],
     *,
-    public_url: str = "",
+    links: Links = NO_LINKS,
     tails: Tails | None = None,
 ) -> tuple[str, str]:
     """Render the comment of a pull request: its marker, and the whole text that starts with it.
@@ -110,7 +111,7 @@ def comment_of(
     lines = [marker, f"### runnerd: {_headline([run for run, _ in runs])}", ""]
     if event.report_sha:
         lines += [f"Commit {event.report_sha[:12]}", ""]
-    lines += _table(runs, public_url)
+    lines += _table(runs, links)
     for run, jobs in runs:
         if run.held and run.outcome is None:
             lines += [
@@ -129,17 +130,15 @@ def comment_of(
 
 
 def local_report(
-    run: RunRecord, jobs: Jobs, *, public_url: str = "", tails: Tails | None = None
+    run: RunRecord, jobs: Jobs, *, links: Links = NO_LINKS, tails: Tails | None = None
 ) -> tuple[bytes, str]:
     """Render one run as GitHub would get it, for the disk: JSON with every record, and Markdown."""
-    statuses = [status_of(run, job, public_url=public_url) for job in jobs] or [
-        status_of(run, None, public_url=public_url)
-    ]
+    statuses = [status_of(run, job, links=links) for job in jobs] or [status_of(run, None, links=links)]
     if run.gate and jobs:
-        statuses.append(status_of(run, None, public_url=public_url))
+        statuses.append(status_of(run, None, links=links))
     comment = None
     if run.event.number is not None:
-        comment = comment_of(run.event, [(run, jobs)], public_url=public_url, tails=tails)[1]
+        comment = comment_of(run.event, [(run, jobs)], links=links, tails=tails)[1]
     event = msgspec.structs.replace(run.event, payload={})
     report = {
         "repository": run.repository,
@@ -155,7 +154,7 @@ def local_report(
         "",
         ", ".join(inline(text) for text in (run.repository, run.event.name, run.event.ref, run.event.sha)),
         "",
-        *_table([(run, jobs)], public_url),
+        *_table([(run, jobs)], links),
     ]
     for job in jobs:
         lines += _details(run, job, (tails or {}).get(job.id, ""))
@@ -176,7 +175,7 @@ def _headline(runs: Sequence[RunRecord]) -> str:
     return "all skipped" if all(run.outcome is Outcome.SKIPPED for run in runs) else "successful"
 
 
-def _table(runs: Sequence[tuple[RunRecord, Jobs]], public_url: str) -> list[str]:
+def _table(runs: Sequence[tuple[RunRecord, Jobs]], links: Links) -> list[str]:
     lines = ["| | Workflow | Job | Result | Time |", "|---|---|---|---|---|"]
     for run, jobs in runs:
         workflow = inline(run.workflow_name, 100)
@@ -185,7 +184,7 @@ def _table(runs: Sequence[tuple[RunRecord, Jobs]], public_url: str) -> list[str]
             took = duration(run.started, run.ended)
             lines.append(f"| {sign(run.outcome)} | {workflow} | | {_word(run)}{reason} | {took} |")
         for job in jobs:
-            name, place = inline(job.name, 100), address(run, job, public_url)
+            name, place = inline(job.name, 100), links.of(run.id, job.id)
             name = f"[{name}]({place})" if place else name
             allowed = " (allowed to fail)" if job.allowed_to_fail and not _green(job) else ""
             took = duration(job.started, job.ended)
@@ -270,14 +269,6 @@ def duration(started: float | None, ended: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
-
-
-def address(run: RunRecord, job: JobRecord | None, public_url: str) -> str:
-    """Return where people see a run or a job; empty where they cannot."""
-    if not public_url:
-        return ""
-    place = f"{public_url.rstrip('/')}/runs/{run.id}"
-    return place if job is None else f"{place}/jobs/{job.id}"
 
 
 def _context(text: str) -> str:

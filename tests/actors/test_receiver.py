@@ -286,3 +286,19 @@ async def test_two_hooks_with_one_event_are_one_delivery(site):
     assert (again.status_code, again.json()["status"]) == (200, "duplicate")
     assert site.hints() == [DeliveryAccepted("d-1")]
     assert (await site.ledger.delivery("d-1")).hook_id == "1"
+
+
+async def test_pages_are_served_beside_the_webhook_where_there_are_any(tmp_path, nursery):
+    """With somebody to give them, and not without; deliveries are taken either way."""
+
+    async def page(run, job, seal):
+        return f"page of {run}" if seal == "s" else None
+
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await nursery.start(ledger.serve_writes)
+        for given, status in ((page, 200), (None, 404)):
+            async with receiving(ledger, page=given) as site:
+                answer = await site.client.get("/runs/5/s")
+                assert answer.status_code == status
+                assert ("page of 5" in answer.text) == (status == 200)
+                assert (await site.post(PUSH, delivery=f"d-{status}")).status_code in (200, 202)

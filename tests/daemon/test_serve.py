@@ -12,13 +12,15 @@ import sys
 import time
 from contextlib import asynccontextmanager, closing, contextmanager
 
+import httpx
 import pytest
 import trio
 
 from runnerd.cli.demo_daemon import clean_environment, free_ports
 from runnerd.config import load
-from runnerd.daemon import serve
+from runnerd.daemon import pages, serve
 from runnerd.daemon.serve import open_forge
+from runnerd.forge.links import Links
 from runnerd.forge.signature import sign
 from runnerd.machines.driver import NoMachine
 from runnerd.machines.fake import open_fake_driver
@@ -75,6 +77,7 @@ class Daemon:
 [server]
 port = {self.port}
 metrics = "127.0.0.1:{self.metrics}"
+public_url = "http://127.0.0.1:{self.port}"
 [webhook]
 secret = "{SECRET}"
 [machines]
@@ -213,6 +216,25 @@ def test_a_push_is_run_and_reported_and_the_daemon_drains(tmp_path, origin):
         assert (report["run"]["outcome"], outcomes(report)) == ("success", ["success"])
         assert (tmp_path / "state" / "reports" / "1.md").exists()
         assert not any((tmp_path / "state" / "machines").glob("process-*"))
+
+
+@pytest.mark.system
+def test_a_report_links_to_pages_of_the_daemon(tmp_path, origin):
+    """The run's page leads to its job's, which shows what it printed so far; a wrong seal shows nothing."""
+    folder, sha, mark = origin
+    with running(tmp_path, folder) as daemon:
+        assert daemon.ready().push(sha)[0] == 202
+        daemon.until(mark.exists, "the job's first step")
+        links = Links(public_url=f"http://127.0.0.1:{daemon.port}", key=pages.key(daemon.state))
+        run = httpx.get(links.of(1, None))
+        assert "slow: running" in run.text
+        job = next(line for line in run.text.splitlines() if "/jobs/" in line)
+        assert "Run echo started" in httpx.get(job).text
+        assert httpx.get(job + "0").status_code == 404
+        mark.with_suffix(".go").touch()
+        daemon.terminate()
+        assert daemon.ended() == 0
+    assert {status["target_url"] for status in daemon.report()["statuses"]} == {job}
 
 
 @pytest.mark.system

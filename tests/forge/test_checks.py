@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from runnerd.forge import checks
 from runnerd.forge.checks import check_of, external_id, subject_of
+from runnerd.forge.links import Links
 from runnerd.model import (
     Actor,
     Annotation,
@@ -178,11 +179,10 @@ def test_an_external_id_leads_back_to_its_run():
 
 def test_links_lead_somewhere_or_are_not_there():
     """Only with a public address."""
+    links = Links(public_url="https://ci.example", key=b"k" * 32)
     assert check_of(RUN, job()).details_url == ""
-    assert (
-        check_of(RUN, job(), public_url="https://ci.example").details_url
-        == "https://ci.example/runs/5/jobs/9"
-    )
+    assert check_of(RUN, job(), links=links).details_url == links.of(5, 9)
+    assert check_of(RUN, None, links=links).details_url == links.of(5, None)
 
 
 def test_a_repeated_body_that_nobody_confirmed_is_said():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from runnerd.forge.links import Links
 from runnerd.forge.reports import comment_marker, comment_of, conclusion, local_report, status_of
 from runnerd.model import Actor, Event, JobRecord, Outcome, Phase, Repository, RunRecord, StepResult
 
@@ -147,10 +148,11 @@ def test_a_status_fits_githubs_limits():
 
 
 def test_an_address_is_given_only_where_people_can_reach_it():
-    """The link is built from the configured public address and numbers."""
+    """A status links to its job, or to its run where it has none."""
+    links = Links(public_url="https://ci.example/", key=b"k" * 32)
     assert status_of(make_run(), make_job()).target_url == ""
-    report = status_of(make_run(), make_job(), public_url="https://ci.example/")
-    assert report.target_url == "https://ci.example/runs/5/jobs/9"
+    assert status_of(make_run(), make_job(), links=links).target_url == links.of(5, 9)
+    assert status_of(make_run(), None, links=links).target_url == links.of(5, None)
 
 
 def test_a_comment_shows_every_job_and_why_one_failed():
