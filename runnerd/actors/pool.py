@@ -51,6 +51,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_total: int = 0
     max_idle_age: float = 1200.0
     memory: int
+    vcpus: int = 0
+    """Processors that may be promised to all machines together; 0 sets no limit."""
     builders: int = 1
 
 
@@ -306,6 +308,7 @@ class PoolActor:
                 pool.Shelf(
                     image=name,
                     memory=kind.size.memory + driver.overhead,
+                    vcpus=kind.size.vcpus,
                     min_idle=rules.min_idle if kind.min_idle is None else kind.min_idle,
                     max_total=kind.max_total,
                     max_idle_age=rules.max_idle_age if kind.max_idle_age is None else kind.max_idle_age,
@@ -314,6 +317,7 @@ class PoolActor:
             ),
             max_total=rules.max_total,
             memory=rules.memory,
+            vcpus=rules.vcpus,
             builders=rules.builders,
         )
 

@@ -196,6 +196,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     min_idle: Count = 1
     max_total: Count = 0
     memory_reserve: Count = 1024
+    cpu_ratio: Annotated[float, Meta(gt=0, le=1000, description="a number above 0, up to 1000")] = 4.0
     max_idle_age: Seconds = 1200.0
     ready_timeout: Seconds = 2.0
     build_timeout: Seconds = 60.0

@@ -160,6 +160,11 @@ def pool_memory(config: Config, *, proc: Path = Path("/proc")) -> int:
     return max(0, total - config.pool.memory_reserve)
 
 
+def pool_vcpus(config: Config) -> int:
+    """vCPUs that may be promised to all machines together: so many for each core we may use, at least one."""
+    return max(1, int(config.pool.cpu_ratio * len(os.sched_getaffinity(0))))
+
+
 def builders() -> int:
     """How many machines are made at once: one for each core we may use."""
     return len(os.sched_getaffinity(0))

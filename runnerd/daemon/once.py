@@ -343,7 +343,11 @@ class _Once:
         return self._interrupted
 
     def _children(self) -> list[Child]:
-        rules = Rules(memory=drivers.pool_memory(self._config), builders=drivers.builders())
+        rules = Rules(
+            memory=drivers.pool_memory(self._config),
+            vcpus=drivers.pool_vcpus(self._config),
+            builders=drivers.builders(),
+        )
         kinds = drivers.machine_kinds(self._config)
         return [
             Child(name="writer", make=lambda: WriterActor(self._ledger), close=self._ledger.close),

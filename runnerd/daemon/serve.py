@@ -245,6 +245,7 @@ class _Daemon:
                 max_total=pool.max_total,
                 max_idle_age=pool.max_idle_age,
                 memory=drivers.pool_memory(self.config),
+                vcpus=drivers.pool_vcpus(self.config),
                 builders=drivers.builders(),
             ),
             paused=self.ledger.pause,

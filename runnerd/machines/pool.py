@@ -53,6 +53,7 @@ class Shelf(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     memory: int
     """What one of its machines takes: guest memory and the monitor's own. Never overcommitted."""
+    vcpus: int = 1
     min_idle: int = 1
     max_total: int = 0
     """Machines of it alive at once; 0 sets no limit of its own."""
@@ -68,6 +69,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Machines alive at once; 0 leaves it to memory alone."""
     memory: int
     """What all machines together may take."""
+    vcpus: int = 0
+    """Processors that may be promised to all machines together; 0 sets no limit."""
     builders: int = 1
     """Machines built at once: more than one per core only makes each later."""
     give_up_after: int = 3
@@ -139,8 +142,13 @@ def backoff(failures: int) -> float:
 def capacity(rules: Rules) -> int:
     """How many machines may be alive at once if all were of the largest kind."""
     largest = max((shelf.memory for shelf in rules.shelves), default=1)
-    by_memory = max(0, rules.memory // largest)
-    return min(by_memory, rules.max_total) if rules.max_total else by_memory
+    widest = max((shelf.vcpus for shelf in rules.shelves), default=1)
+    limits = [max(0, rules.memory // largest)]
+    if rules.vcpus:
+        limits.append(rules.vcpus // widest)
+    if rules.max_total:
+        limits.append(rules.max_total)
+    return min(limits)
 
 
 def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
@@ -156,6 +164,13 @@ def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
     free = rules.memory - sum(rules.shelf(s.image).memory for s in slots)
     if shelf.memory > free:
         return f"a machine needs {shelf.memory} MiB and {max(0, free)} MiB of {rules.memory} MiB are free"
+    promised = sum(rules.shelf(s.image).vcpus for s in slots)
+    if rules.vcpus and shelf.vcpus + promised > rules.vcpus:
+        left = max(0, rules.vcpus - promised)
+        return (
+            f"a machine needs {shelf.vcpus} vCPUs and {left} of the {rules.vcpus} that "
+            "[pool] cpu_ratio allows are free"
+        )
     return None
 
 
@@ -164,8 +179,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
     Who waits is served in the order of arrival, oldest warm machine first. A leased machine is never
     touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm,
-    within memory, the limits and the number of builders. Who came first also gets memory first: a small
-    machine is not built in the room that a larger one waits for. A warm machine past its age is replaced.
+    within memory, processors, the limits and the number of builders. Who came first also gets room first: a
+    small machine is not built where a larger one waits. A warm machine past its age is replaced.
     While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
@@ -180,8 +195,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         if slot is not None:
             warm.remove(slot)
             actions.append(Lease(who.ticket, slot.machine))
-        elif rules.shelf(who.image).memory > rules.memory:
-            actions.append(Refuse(who.ticket, _too_small(rules, who.image)))
+        elif reason := _too_small(rules, who.image):
+            actions.append(Refuse(who.ticket, reason))
         elif trouble is not None and trouble.count >= rules.give_up_after:
             actions.append(Refuse(who.ticket, trouble.reason))
         else:
@@ -276,7 +291,16 @@ def _surplus(building: Sequence[str], unserved: Sequence[str]) -> list[str]:
 
 
 def _too_small(rules: Rules, image: str) -> str:
-    return (
-        f"a machine of image {image} needs {rules.shelf(image).memory} MiB and the pool may use "
-        f"{rules.memory} MiB: make its memory smaller or [pool] memory_reserve lower"
-    )
+    """Why not one machine of this image fits into an empty pool; empty when one does."""
+    shelf = rules.shelf(image)
+    if shelf.memory > rules.memory:
+        return (
+            f"a machine of image {image} needs {shelf.memory} MiB and the pool may use "
+            f"{rules.memory} MiB: make its memory smaller or [pool] memory_reserve lower"
+        )
+    if rules.vcpus and shelf.vcpus > rules.vcpus:
+        return (
+            f"a machine of image {image} needs {shelf.vcpus} vCPUs and the pool may promise "
+            f"{rules.vcpus}: make its vcpus fewer or [pool] cpu_ratio higher"
+        )
+    return ""

@@ -151,6 +151,14 @@ def test_a_machine_is_built_by_each_core_that_may_be_used():
     assert 1 <= drivers.builders() <= 4096
 
 
+def test_processors_are_promised_by_the_ratio(monkeypatch, tmp_path):
+    """So many for each core we may use, rounded down, and never none at all."""
+    monkeypatch.setattr(drivers.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    for ratio, promised in ((4.0, 12), (1.5, 4), (0.1, 1)):
+        config = configured(tmp_path, pool__cpu_ratio=ratio)
+        assert drivers.pool_vcpus(config) == promised
+
+
 def test_launcher_is_used_where_it_is_needed(tmp_path):
     """A daemon without rights takes the unit's launcher where it is there; what is written decides else."""
     there = tmp_path / "l.sock"

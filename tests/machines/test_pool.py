@@ -17,6 +17,7 @@ from runnerd.machines.pool import (
     State,
     Waiting,
     backoff,
+    capacity,
     decide,
     hindrance,
     wake_at,
@@ -95,6 +96,28 @@ def test_a_machine_too_large_for_the_host_is_refused_with_the_numbers():
     (action,) = decide(State(waiting=(Waiting(1, "default", 0.0),)), rules, 0.0)
     assert isinstance(action, Refuse)
     assert "100 MiB" in action.reason
+
+
+def test_processors_are_promised_up_to_the_limit_and_named():
+    """Beside memory, the vCPUs of what is alive bound what is built; who waits learns which it was."""
+    shelf = Shelf(image="default", memory=1, vcpus=2, min_idle=0)
+    rules = Rules(memory=1000, vcpus=5, builders=8, shelves=(shelf,))
+    state = State(waiting=tuple(Waiting(n, "default", 0.0) for n in range(5)))
+    assert decide(state, rules, 0.0) == (Build("default"), Build("default"))
+    two = (warm("a"), warm("b"))
+    assert hindrance(two, rules, "default") == (
+        "a machine needs 2 vCPUs and 1 of the 5 that [pool] cpu_ratio allows are free"
+    )
+    assert capacity(rules) == 2
+
+
+def test_a_machine_with_more_processors_than_may_be_promised_is_refused_with_the_numbers():
+    """It would wait for ever: who asks is told which setting to change."""
+    rules = Rules(memory=1000, vcpus=3, shelves=(Shelf(image="default", memory=1, vcpus=4, min_idle=0),))
+    (action,) = decide(State(waiting=(Waiting(1, "default", 0.0),)), rules, 0.0)
+    assert isinstance(action, Refuse)
+    assert "needs 4 vCPUs and the pool may promise 3" in action.reason
+    assert "cpu_ratio" in action.reason
 
 
 def test_failed_builds_back_off_and_then_recover():
@@ -181,12 +204,13 @@ states = st.builds(
 )
 
 
-def shelves(image: str, memory: int):
+def shelves(image: str, memory: int, vcpus: int):
     """An image whose machines take so much, with any limits."""
     return st.builds(
         Shelf,
         image=st.just(image),
         memory=st.just(memory),
+        vcpus=st.just(vcpus),
         min_idle=st.integers(0, 2),
         max_total=st.integers(0, 3),
         max_idle_age=st.just(50.0),
@@ -196,7 +220,8 @@ def shelves(image: str, memory: int):
 rules = st.builds(
     Rules,
     memory=st.integers(0, 900),
-    shelves=st.tuples(shelves("a", 100), shelves("b", 250)),
+    vcpus=st.integers(0, 12),
+    shelves=st.tuples(shelves("a", 100, 3), shelves("b", 250, 2)),
     max_total=st.integers(0, 5),
     builders=st.integers(1, 3),
 )
@@ -262,6 +287,8 @@ class World:
                     self.waiting = [who for who in self.waiting if who.ticket != ticket]
         taken = sum(self.rules.shelf(slot.image).memory for slot in self.slots.values())
         assert taken <= self.rules.memory
+        promised = sum(self.rules.shelf(slot.image).vcpus for slot in self.slots.values())
+        assert not self.rules.vcpus or promised <= self.rules.vcpus
 
     def enter(self, machine: str, stage: Stage) -> None:
         slot = self.slots[machine]
