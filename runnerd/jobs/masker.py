@@ -98,28 +98,45 @@ class Stream:
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._held = ""
+        self._hide = 0
+        """Characters at the beginning of what is held that are masked in any case."""
+        self._joins = False
+        """Whether a mask was the last that came out, and what is held begins within the same."""
 
     def feed(self, piece: str) -> str:
         """Take the next piece, and return what is certain by now."""
-        text, self._held = self._held + piece, ""
-        cut = max(0, len(text) - max(0, self._masker.longest - 1))
+        text = self._held + piece
+        return self._release(text, max(0, len(text) - max(0, self._masker.longest - 1)))
+
+    def end(self) -> str:
+        """Return what was held back; the text is over, and another may begin."""
+        rest = self._release(self._held, len(self._held))
+        self._hide, self._joins = 0, False
+        return rest
+
+    def _release(self, text: str, cut: int) -> str:
+        """Return the text as far as `cut`, masked, and hold the rest."""
         places = self._masker.find(text)
         if places == [(0, len(text))]:
-            return MASK
+            # Little else than secrets. The beginning of one more may stand at its end all the same, and the
+            # end of one at the beginning of what is held.
+            self._held, self._hide = text[cut:], len(text) - cut
+            self._joins = (self._joins or cut > 0) and self._hide > 0
+            return MASK if cut else ""
+        if self._hide:
+            places.append((0, self._hide))
         # A secret across the cut is held whole; so is, with it, all that overlaps its beginning.
         cut = min([cut, *(start for start, end in places if start < cut < end)])
-        self._held = text[cut:]
         parts = []
         at = 0
         for start, end in _merged([(start, min(end, cut)) for start, end in places if start < cut]):
             parts += [text[at:start], MASK]
             at = end
+        if self._joins and cut:
+            del parts[:2]  # it goes on where the last mask ended
+        self._held, self._hide = text[cut:], max(0, self._hide - cut)
+        self._joins = self._joins and cut == 0
         return "".join([*parts, text[at:cut]])
-
-    def end(self) -> str:
-        """Return what was held back; the text is over, and another may begin."""
-        held, self._held = self._held, ""
-        return self._masker.mask(held)
 
 
 def _merged(places: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -122,6 +122,24 @@ def test_a_stream_holds_back_only_what_may_be_a_secret():
     assert first + second + stream.end() == "x" * 100 + "***" + "y" * 100
 
 
+@pytest.mark.parametrize("cut", range(0, 24, 3))
+def test_a_secret_after_nothing_but_secrets_is_masked_wherever_it_is_cut(cut):
+    """Where finding every secret would take too long, the next one's beginning is not forgotten."""
+    token = "ghp_REALSECRETVALUE0123"
+    stream = Masker(["0", token]).stream()
+    out = stream.feed("0" * 20_000 + token[:cut]) + stream.feed(token[cut:] + " tail") + stream.end()
+    assert out.replace("***", "") == " tail"
+
+
+def test_a_secret_that_begins_as_another_does_is_masked_whole():
+    """Also when the piece ended with the shorter one."""
+    stream = Masker(["passwd", "passwd-EXTENDED-SECRET"]).stream()
+    out = stream.feed("passwd") + stream.feed("-EXTENDED-SECRET and more") + stream.end()
+    assert out.replace("***", "") == " and more"
+    stream = Masker(["passwd", "passwd-EXTENDED-SECRET"]).stream()
+    assert (stream.feed("passwd") + stream.feed(" is") + stream.end()).replace("***", "") == " is"
+
+
 def test_a_stream_of_nothing_but_secrets_does_not_grow():
     """A secret repeated without end is passed on as it comes."""
     stream = Masker(["aa"]).stream()
