@@ -19,7 +19,7 @@ from runnerd.machines.rewind import Rules
 from runnerd.model import JobRecord, RunRecord
 from runnerd.store.logs import JobLog, log_path
 from runnerd.store.secrets import SecretError, Secrets
-from runnerd.trust.grants import granted, strangers
+from runnerd.trust.grants import granted, restricted
 
 _log = log.get("site")
 
@@ -81,7 +81,7 @@ class Site:
         self, run: RunRecord, named: frozenset[str] | None, environment: str
     ) -> Mapping[str, str]:
         """Those given for this host, and of those that are kept the ones whose rules hold; see `Site`."""
-        if strangers(run.event):
+        if restricted(run.event):
             return {}
         given = self._secrets
         if named is not None:

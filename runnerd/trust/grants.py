@@ -12,6 +12,10 @@ OF_THE_BASE = frozenset({"pull_request_target"})
 """Events about a fork's pull request that run the base repository's own files."""
 
 
+DEPENDABOT = "dependabot[bot]"
+"""An account that no person can have: names of people hold no brackets."""
+
+
 class Rule(Protocol):
     """When one secret may be had: each list that is not empty has to match."""
 
@@ -41,14 +45,23 @@ def strangers(event: Event) -> bool:
     return event.fork and event.name not in OF_THE_BASE
 
 
+def restricted(event: Event) -> bool:
+    """Whether what runs gets no secret and may only read: strangers' files, and what Dependabot proposes.
+
+    Its changes bring in code that nobody here has looked at
+    (docs.github.com, "Dependabot on GitHub Actions").
+    """
+    return strangers(event) or event.sender.login == DEPENDABOT
+
+
 def granted(
     names: frozenset[str], rules: Mapping[str, Rule], event: Event, environment: str
 ) -> frozenset[str]:
-    """Return those of some secrets (in upper case) that a job may have; of a stranger's none.
+    """Return those of some secrets (in upper case) that a job may have; of a restricted event's none.
 
     `rules` has them by name in any case; one without a rule is for every job of who may have it.
     """
-    if strangers(event):
+    if restricted(event):
         return frozenset()
     by_name = {name.upper(): rule for name, rule in rules.items()}
     return frozenset(name for name in names if _allows(by_name.get(name), event, environment))

@@ -1,4 +1,4 @@
-"""What the token of a job may: the workflow's `permissions`, and for strangers no more than reading."""
+"""What a job's token may: the workflow's `permissions`; of who is restricted no more than reading."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runnerd.model import Event
-from runnerd.trust.grants import strangers
+from runnerd.trust.grants import restricted
 from runnerd.workflow.calls import Scope
 from runnerd.workflow.model import Job
 from runnerd.workflow.reader.settings import PERMISSIONS
@@ -33,7 +33,7 @@ def token_permissions(scope: Scope, job: Job, event: Event) -> dict[str, str]:
                 for name, level in _levels(said).items()
                 if name in granted
             }
-    if strangers(event):
+    if restricted(event):
         granted = {name: "read" for name in granted if "read" in PERMISSIONS.get(name, ())}
     return granted
 

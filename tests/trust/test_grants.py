@@ -4,7 +4,7 @@ import pytest
 
 from runnerd.config.sections import SecretRule
 from runnerd.model import Actor, Event, Repository
-from runnerd.trust.grants import granted, strangers
+from runnerd.trust.grants import granted, restricted, strangers
 
 
 def event(**fields):
@@ -33,6 +33,16 @@ def test_a_fork_has_none_whatever_the_rules_say(name):
     stranger = event(name=name, fork=True, ref="refs/heads/main")
     assert strangers(stranger)
     assert granted(frozenset({"KEY"}), {"KEY": SecretRule()}, stranger, "production") == frozenset()
+
+
+@pytest.mark.parametrize("name", ["pull_request", "push", "pull_request_target"])
+def test_what_dependabot_proposes_has_none_either(name):
+    """It is no stranger whose run waits, but the code that it brings in is nobody's here."""
+    proposed = event(name=name, sender=Actor(id=9, login="dependabot[bot]"))
+    assert restricted(proposed)
+    assert not strangers(proposed)
+    assert granted(frozenset({"KEY"}), {}, proposed, "") == frozenset()
+    assert not restricted(event(sender=Actor(id=9, login="dependabot")))
 
 
 def test_pull_request_target_runs_the_bases_own_files():

@@ -9,12 +9,12 @@ from runnerd.workflow.calls import Scope
 from runnerd.workflow.model import Call
 
 
-def permissions(top="", job="", *, fork=False, name="pull_request"):
+def permissions(top="", job="", *, fork=False, name="pull_request", sender="ada"):
     text = f"on: push\n{top}\njobs:\n  a:\n    runs-on: x\n{job}\n    steps: [{{run: make}}]\n"
     workflow = load(text, path="ci.yml")
     event = Event(
         delivery="d", name=name, repository=Repository(id=5, full_name="o/r"),
-        sender=Actor(id=1, login="ada"), fork=fork,
+        sender=Actor(id=1, login=sender), fork=fork,
     )  # fmt: skip
     return token_permissions(Scope(workflow=workflow, contexts={}), workflow.jobs["a"], event)
 
@@ -48,6 +48,12 @@ def test_a_stranger_reads_at_most():
     assert permissions(wanted, fork=True) == {"contents": "read", "issues": "read"}
     assert "write" not in permissions("permissions: write-all", fork=True).values()
     assert permissions(wanted, fork=True, name="pull_request_target")["contents"] == "write"
+
+
+def test_what_dependabot_proposes_reads_at_most():
+    """It brings in code that nobody here has looked at."""
+    wanted = "permissions: {contents: write, issues: read}"
+    assert permissions(wanted, sender="dependabot[bot]") == {"contents": "read", "issues": "read"}
 
 
 @pytest.mark.parametrize(
