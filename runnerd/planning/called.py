@@ -13,6 +13,7 @@ from runnerd.git.process import GitError
 from runnerd.model import Event, Repository
 from runnerd.reading.process import Reader
 from runnerd.store.changes import NewCalled
+from runnerd.trust.grants import strangers
 from runnerd.workflow.model import Limits, Workflow, WorkflowErrors
 from runnerd.workflow.reader.reusable import Named, names, parts
 
@@ -90,6 +91,12 @@ class Finder:
             return own
         owner = full_name.partition("/")[0]
         shared = any(fnmatchcase(full_name.casefold(), each.casefold()) for each in self._shared)
+        if strangers(self._event) and not shared:
+            # What we may read there, the author of these files may not: not even whether it exists.
+            raise LookupError(
+                "a pull request from a fork may call workflows of its base repository, and of repositories "
+                "that the operator of runnerd named ([parser] shared_workflows)"
+            )
         if owner.casefold() != own.owner.casefold() and not shared:
             raise LookupError(
                 f"{own.full_name} may call workflows of its own owner and of repositories that the operator "

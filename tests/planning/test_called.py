@@ -1,5 +1,6 @@
 """Reusable workflows found in the mirrors, pinned, and refused where they are not for the caller."""
 
+import msgspec
 import pytest
 
 from runnerd.model import Repository
@@ -54,6 +55,23 @@ async def test_anothers_workflow_is_not_for_everybody(remote, mirrors, site):
     site.shared_workflows = ("Acme/*",)
     [run] = (await Planner(mirrors, site).plan(event)).runs
     assert run.outcome is None
+
+
+async def test_a_strangers_file_learns_nothing_of_other_repositories(remote, mirrors):
+    """Not even of the same owner's, which may be private: one sentence, whatever is there."""
+    event = msgspec.structs.replace(
+        pushed(remote, c=CALLED, ci=calls("x")), name="pull_request", number=7, fork=True
+    )
+    finder = Finder(mirrors, event, event.sha)
+    said = set()
+    for repository, ref in (("octo/ci", "main"), ("octo/ci", "gone"), ("octo/none", "main")):
+        with pytest.raises(LookupError) as refused:
+            await finder.find(f"{repository}/{PATH}@{ref}")
+        said.add(str(refused.value))
+    assert len(said) == 1
+    assert (await finder.find(f"{event.repository.full_name}/{PATH}@main")).text == CALLED
+    shared = Finder(mirrors, event, event.sha, shared=("octo/*",))
+    assert (await shared.find(f"octo/ci/{PATH}@main")).text == CALLED
 
 
 async def test_a_workflow_that_is_not_there_fails_the_run(remote, mirrors, site):
