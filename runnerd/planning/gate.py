@@ -72,7 +72,7 @@ class Gate:
             for run in held
             if run.event.repository.id == event.repository.id
             and run.event.number == asked.number
-            and run.event.report_sha.startswith(asked.sha)
+            and run.event.report_sha == asked.sha
         ]
         if not meant:
             return {}
@@ -80,13 +80,9 @@ class Gate:
         if permission not in MAY_APPROVE:
             return {}
         approval = Approval(
-            sha=meant[0].event.report_sha, login=event.sender.login, id=event.sender.id, permission=permission
+            sha=asked.sha, login=event.sender.login, id=event.sender.id, permission=permission
         )
-        return {
-            run.id: approval
-            for run in meant
-            if run.event.report_sha == approval.sha and not await self._people.why_void(run)
-        }
+        return {run.id: approval for run in meant if not await self._people.why_void(run)}
 
 
 def expired(event: Event, open_runs: Iterable[RunRecord]) -> list[int]:

@@ -24,7 +24,7 @@ MAY_APPROVE = frozenset({"admin", "write"})
 """Permissions, as GitHub's API names them, of who may approve."""
 
 _INSIDERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
-_COMMAND = re.compile(r"/runnerd approve ([0-9a-f]{7,64})\s*")
+_COMMAND = re.compile(r"/runnerd approve ([0-9a-f]{40}|[0-9a-f]{64})\s*")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     sha: str
-    """The commit's id or its beginning: an approval is for what was looked at, not for what came after."""
+    """The commit's whole id: two commits with one beginning are made in minutes, and one was looked at."""
 
 
 def why_approval(event: Event, setting: Setting) -> str:

@@ -82,9 +82,11 @@ def comment(body=f"/runnerd approve {SHA}", *, action="created", issue=None, sen
 
 
 def test_a_comment_names_the_commit_it_approves():
-    """Its whole id or seven digits of it."""
+    """By its whole id, of SHA-1 or SHA-256."""
     assert wish(comment()) == Wish(number=9, sha=SHA)
-    assert wish(comment(f"  /runnerd approve {SHA[:7]}\r\n")) == Wish(number=9, sha=SHA[:7])
+    assert wish(comment(f"  /runnerd approve {SHA}\r\n")) == Wish(number=9, sha=SHA)
+    long = "0123456789abcdef" * 4
+    assert wish(comment(f"/runnerd approve {long}")) == Wish(number=9, sha=long)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,8 @@ def test_a_comment_names_the_commit_it_approves():
         comment(performed_via_github_app={"id": 1}),
         comment(issue={"number": 9}),
         comment("/runnerd approve"),
-        comment("/runnerd approve 012345"),
+        comment(f"/runnerd approve {SHA[:7]}"),
+        comment(f"/runnerd approve {SHA[:39]}"),
         comment(f"/RUNNERD APPROVE {SHA}"),
         comment(f"please /runnerd approve {SHA}"),
         comment(f"> /runnerd approve {SHA}"),
@@ -108,7 +111,7 @@ def test_a_comment_names_the_commit_it_approves():
     ],
 )
 def test_everything_else_approves_nothing(event):
-    """Edited comments, bots, Apps, a login under another number, issues, quotes, no commit."""
+    """Edited comments, bots, Apps, a login under another number, issues, quotes, half a commit."""
     assert wish(event) is None
 
 
