@@ -206,6 +206,9 @@ def _pull_request(name: str, payload: dict[str, Any], delivery: str, exact: bool
     if pull.head is not UNSET and pull.base is not UNSET:
         head, base = pull.head, pull.base
         fork = head.repo is None or base.repo is None or head.repo.id != base.repo.id
+        # Gitea lets whoever may read push a pull request without a fork (AGit), and its head is then a ref
+        # of the base repository: no branch that somebody could write to.
+        fork = fork or (head.ref or "").startswith("refs/")
         head_ref, head_sha = branch(head.ref, "head.ref"), sha(head.sha, "head.sha")
         base_ref, base_sha = branch(base.ref, "base.ref"), sha(base.sha, "base.sha")
     repository = shapes.repository(event.repository, exact)

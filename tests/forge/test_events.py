@@ -77,6 +77,12 @@ def test_fork_is_told_by_the_repositories_ids(payloads, head, base, fork):
     assert event("pull_request", payloads.pull_request(pull_request=sides)).fork is fork
 
 
+def test_a_pull_request_pushed_without_a_fork_counts_as_one(payloads):
+    """Gitea takes `refs/for/main` from whoever may read (AGit): its head is a ref of the base repository."""
+    sides = {"head": payloads.side("refs/pull/7/head", "c" * 40, 5), "base": payloads.side("m", "d" * 40, 5)}
+    assert event("pull_request", payloads.pull_request(pull_request=sides)).fork
+
+
 def test_merged_pull_request_runs_on_its_base_branch(payloads):
     """When a pull request was merged its merge ref is gone: the merged commit runs on the base branch."""
     merged = payloads.pull_request(
