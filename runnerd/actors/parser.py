@@ -181,7 +181,7 @@ class ParserActor:
             if reason := self._gate.why_nothing(event, pressed=press is not None):
                 await self._ledger.ignore_delivery(delivery, reason)
                 return
-            if press is None and (reason := await self._gate.why_no_answer(event)):
+            if reason := await self._gate.why_no_answer(event):
                 await self._ledger.ignore_delivery(delivery, reason)
                 return
             if press is not None:

@@ -1,8 +1,10 @@
 """The parser and what people press at check runs: a run again or its end, once for each press."""
 
 from runnerd.forge import checks
+from runnerd.forge.people import People
 from runnerd.messages import CancelRun, RunCreated
 from runnerd.model import Outcome, Phase
+from runnerd.planning.gate import Gate
 from runnerd.store.changes import EndRun, SkipJob
 
 from .conftest import CI, repository
@@ -64,6 +66,27 @@ async def test_cancel_ends_the_run(planning):
     assert (record.state, record.reason) == ("ignored", f"asked for the end of run {run.id}")
     assert (await planning.ledger.run(run.id)).cancel_requested
     assert await planning.told(1) == [CancelRun(run.id)]
+
+
+class KnowsItself(People):
+    """Knows the account of this runner's App."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    async def is_our_bot(self, actor):
+        return actor.login == "our-runner[bot]"
+
+
+async def test_our_own_app_presses_nothing(planning):
+    """A job with `checks: write` could otherwise run itself again without end."""
+    planning.gate = Gate(KnowsItself())
+    run = await started(planning)
+    await ended(planning, run)
+    ours = {"id": 8, "login": "our-runner[bot]"}
+    record, _, _ = await planning.plan("check_run", press(run, sender=ours))
+    assert (record.state, record.reason) == ("ignored", "our-runner[bot] is this runner's own account")
+    assert len(await planning.ledger.runs(9)) == 1
 
 
 async def test_another_repositorys_press_moves_nothing(planning):
