@@ -229,7 +229,7 @@ def test_a_report_links_to_pages_of_the_daemon(tmp_path, origin):
         run = httpx.get(links.of(1, None))
         assert "slow: running" in run.text
         job = next(line for line in run.text.splitlines() if "/jobs/" in line)
-        assert "Run echo started" in httpx.get(job).text
+        daemon.until(lambda: "Run echo started" in httpx.get(job).text, "the job's log")
         assert httpx.get(job + "0").status_code == 404
         mark.with_suffix(".go").touch()
         daemon.terminate()
