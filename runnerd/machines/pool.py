@@ -74,7 +74,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     builders: int = 1
     """Machines built at once: more than one per core only makes each later."""
     give_up_after: int = 3
-    """Failed builds in a row after which those who wait are told why instead of waiting on."""
+    """Failed builds in a row after which those who wait are told why, until one more is due to be tried."""
 
     def shelf(self, image: str) -> Shelf:
         """The limits of an image; raises LookupError for one there is not."""
@@ -197,7 +197,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             actions.append(Lease(who.ticket, slot.machine))
         elif reason := _too_small(rules, who.image):
             actions.append(Refuse(who.ticket, reason))
-        elif trouble is not None and trouble.count >= rules.give_up_after:
+        elif trouble is not None and trouble.count >= rules.give_up_after and now < trouble.retry_at:
             actions.append(Refuse(who.ticket, trouble.reason))
         else:
             unserved.append(who.image)

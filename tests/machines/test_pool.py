@@ -1,5 +1,6 @@
 """Pool decisions: who gets a machine, what is built, what is retired, within memory."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,13 +130,19 @@ def test_failed_builds_back_off_and_then_recover():
 
 
 def test_who_waits_on_a_broken_image_is_told_why_and_the_pool_goes_on_trying():
-    """A broken image cannot wedge the pool: waiters are refused with the reason."""
+    """Waiters are refused with the reason; who asks when a build is due again waits for that, also where
+    none is kept warm: an image that was mended is used without a restart.
+    """
     state = State(
         failing=(Failing("default", 3, 10.0, "kernel panic"),),
         waiting=(Waiting(1, "default", 0.0),),
     )
     assert decide(state, RULES, 9.0) == (Refuse(1, "kernel panic"),)
-    assert decide(state, RULES, 11.0) == (Refuse(1, "kernel panic"), Build("default"))
+    assert decide(state, RULES, 11.0) == (Build("default"), Build("default"))
+    [shelf] = [msgspec.structs.replace(each, min_idle=0) for each in RULES.shelves if each.image == "default"]
+    cold = msgspec.structs.replace(RULES, shelves=(shelf,))
+    assert decide(state, cold, 9.0) == (Refuse(1, "kernel panic"),)
+    assert decide(state, cold, 11.0) == (Build("default"),)
 
 
 def test_an_old_warm_machine_is_replaced():
