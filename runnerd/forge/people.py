@@ -74,6 +74,8 @@ class People:
     async def why_void(self, run: RunRecord) -> str:
         """Why a run's commit cannot be approved: its pull request is closed, or has moved on; else empty.
 
+        What is about the closing itself may be approved after it.
+
         Empty as well where there is no forge to ask. What the forge does not say now counts as a reason.
         """
         number = run.event.number
@@ -85,7 +87,8 @@ class People:
         except (ForgeDenied, ForgeUnavailable) as problem:
             return f"the forge does not say how pull request {number} stands: {problem}"
         head = pull.get("head")
-        if pull.get("state") != "open":
+        fitting = ("open", "closed") if run.event.action == "closed" else ("open",)
+        if pull.get("state") not in fitting:
             return f"pull request {number} is closed"
         if not isinstance(head, Mapping) or head.get("sha") != run.event.report_sha:
             return f"pull request {number} has newer commits than {run.event.report_sha[:12]}"

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from runnerd.forge.people import People
@@ -45,6 +46,16 @@ async def test_an_approval_is_for_an_open_pull_request_at_this_commit(answer, re
     """Whatever else the forge answers, or fails to, counts as a reason against it."""
     assert reason in await People(OneAnswer(answer)).why_void(RUN)
     assert bool(await People(OneAnswer(answer)).why_void(RUN)) is bool(reason)
+
+
+async def test_what_is_about_the_closing_can_be_approved_after_it():
+    """A run held for that would stay open for ever; its commit has to be the same all the same."""
+    run = msgspec.structs.replace(RUN, event=msgspec.structs.replace(RUN.event, action="closed"))
+    closed = {"state": "closed", "head": {"sha": "a" * 40}}
+    assert await People(OneAnswer(closed)).why_void(run) == ""
+    moved = {"state": "closed", "head": {"sha": "b" * 40}}
+    assert "newer commits" in await People(OneAnswer(moved)).why_void(run)
+    assert "is closed" in await People(OneAnswer([])).why_void(run)
 
 
 async def test_without_a_forge_the_operator_decides():
