@@ -70,12 +70,20 @@ async def locate(event: Event, mirrors: Mirrors, *, merges: bool, nudge: Nudge |
 
 
 async def _deployment(event: Event, mirrors: Mirrors) -> Event:
-    """The payload has a short name: a branch where there is one, else a tag, else none."""
+    """The payload has a short name: a branch that has the commit, else a tag of it, else none.
+
+    Who deploys names commit and ref apart: a branch's name is not had for a commit that is not on it.
+    """
     short = event.ref.removeprefix("refs/heads/")
-    candidates = [f"refs/heads/{short}", f"refs/tags/{short}"] if event.ref.startswith("refs/heads/") else []
-    await mirrors.fetch(event.repository, event.sha, *candidates)
-    found = [ref for ref in candidates if await mirrors.resolve(event.repository, ref)]
-    return msgspec.structs.replace(event, ref=found[0] if found else "" if candidates else event.ref)
+    if short == event.ref:
+        await mirrors.fetch(event.repository, event.sha)
+        return event
+    branch, tag = f"refs/heads/{short}", f"refs/tags/{short}"
+    await mirrors.fetch(event.repository, event.sha, branch, tag)
+    tip, tagged = [await mirrors.resolve(event.repository, ref) for ref in (branch, tag)]
+    if tip and await mirrors.is_ancestor(event.repository, event.sha, tip):
+        return msgspec.structs.replace(event, ref=branch)
+    return msgspec.structs.replace(event, ref=tag if tagged == event.sha else "")
 
 
 async def _pull_request(event: Event, mirrors: Mirrors, *, merges: bool, nudge: Nudge | None) -> Event:

@@ -43,6 +43,21 @@ async def test_a_deployments_ref_is_a_branch_or_a_tag_or_none(remote, mirrors, n
     assert (got.sha, got.ref) == (sha, ref)
 
 
+async def test_a_deployment_has_no_ref_that_its_commit_is_not_on(remote, mirrors):
+    """Else any commit could be called main, and have what only main may have; older ones of it can."""
+    older = remote.commit()
+    remote.commit("main goes on")
+    elsewhere = remote.branch("topic", a="1")
+    remote.git("tag", "v1", older)
+    for sha, given, ref in (
+        (older, "refs/heads/main", "refs/heads/main"),
+        (elsewhere, "refs/heads/main", ""),
+        (elsewhere, "refs/heads/v1", ""),
+    ):
+        event = remote.event("deployment", sha=sha, report_sha=sha, ref=given)
+        assert (await locate(event, mirrors, merges=True)).ref == ref
+
+
 async def test_a_pull_request_builds_the_merge_commit_of_its_head_and_base(remote, mirrors):
     """The merge commit with these two parents is built, and the head's message and commit are reported on."""
     base = remote.commit()
