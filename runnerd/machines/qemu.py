@@ -23,6 +23,7 @@ from runnerd.machines import accelerator as accelerators
 from runnerd.machines import cgroups, disks, host, molds, reaper, snapshots, template, tsc, vm, vmm
 from runnerd.machines.box import QemuBox
 from runnerd.machines.channel import Channel
+from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Capabilities, Command, MachineLost, NoMachine, Size, Template
 from runnerd.machines.images import Image, current
@@ -236,15 +237,9 @@ class QemuDriver:
         mold = self._molds.get(template.key)
         if mold is None or mold.frozen is None:
             raise NoMachine(f"the template {template.key} is not loaded: build it first")
-        troubles = []
-        for _ in range(2):
-            try:
-                with mold.in_use():
-                    return await self._clone(mold, mold.frozen)
-            except _TROUBLE as error:
-                _log.warning("a clone did not get ready", image=mold.image.name, reason=str(error))
-                troubles.append(str(error))
-        raise NoMachine(f"no clone of the image {mold.image.name!r} got ready: {'; then: '.join(troubles)}")
+        with mold.in_use():
+            clone = partial(self._clone, mold, mold.frozen)
+            return await tried_twice(clone, image=mold.image.name, trouble=_TROUBLE)
 
     async def restore(self, snapshot: Path, *, key: bytes | None) -> AgentMachine:
         """See `Driver.restore`."""

@@ -21,6 +21,7 @@ import trio
 from runnerd import log
 from runnerd.machines import accelerator, disks, host, molds, reaper
 from runnerd.machines.channel import Channel
+from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Command, MachineLost, NoMachine, Paths, Size, Template
 from runnerd.machines.firecracker import jail, monitor, requests, template, versions, vmlinux, vsock
@@ -185,14 +186,8 @@ class FirecrackerDriver:
         image = self._images_of.get(template.key)
         if image is None or template.path is None:
             raise NoMachine(f"the template {template.key} is not loaded: build it first")
-        troubles = []
-        for _ in range(2):
-            try:
-                return await self._clone(image, template.path, template.size)
-            except _TROUBLE as error:
-                _log.warning("a clone did not get ready", image=image.name, reason=str(error))
-                troubles.append(str(error))
-        raise NoMachine(f"no clone of the image {image.name!r} got ready: {'; then: '.join(troubles)}")
+        clone = partial(self._clone, image, template.path, template.size)
+        return await tried_twice(clone, image=image.name, trouble=_TROUBLE)
 
     async def restore(self, snapshot: Path, *, key: bytes | None) -> AgentMachine:
         """Refused: it keeps no machine that has begun its work."""
