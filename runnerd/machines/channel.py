@@ -48,6 +48,8 @@ ROOM = 8
 """Data frames waiting for the stream before senders wait."""
 CONNECTIONS = 64
 """Connections an agent may have at the same time."""
+UNREAD = 4096
+"""Frames without data that may wait for the stream: an agent that makes the host answer reads the answers."""
 RESEND = 1.0
 """Seconds without an answer after which the HELLO is sent again, behind a filler."""
 
@@ -198,13 +200,11 @@ class Channel:
 
     def send(self, frame: bytes) -> None:
         """Queue a control frame; it goes out before all data."""
-        self._urgent.append(frame)
-        self._work.unpark_all()
+        self._queue(self._urgent, frame)
 
     def send_in_order(self, frame: bytes) -> None:
         """Queue a small frame behind the data queued before it."""
-        self._bulk.append(frame)
-        self._work.unpark_all()
+        self._queue(self._bulk, frame)
 
     async def send_data(self, frame: bytes) -> None:
         """Queue a data frame when there is room; senders take turns. Raises MachineLost."""
@@ -213,6 +213,12 @@ class Channel:
             await self._room.park()
         self._check()
         self.send_in_order(frame)
+
+    def _queue(self, queue: deque[bytes], frame: bytes) -> None:
+        queue.append(frame)
+        self._work.unpark_all()
+        if len(self._urgent) + len(self._bulk) > UNREAD:
+            self.close("it does not read what it is sent")
 
     def _check(self) -> None:
         if self.ended:

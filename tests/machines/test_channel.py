@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from runnerd.machines import frames
-from runnerd.machines.channel import CONNECTIONS, Channel
+from runnerd.machines.channel import CONNECTIONS, UNREAD, Channel
 from runnerd.machines.driver import Connection, MachineLost
 from runnerd.machines.frames import DATA, EOF, EXIT, HELLO, MORE, PING, PONG, REQ, RES, RESET, WINDOW
 
@@ -234,6 +234,29 @@ async def test_connections_above_the_bound_are_a_breach(peer: Peer) -> None:
         await peer.send(REQ, 0x80000000 | (CONNECTIONS + 1) << 2, b'{"op": "accept", "port": 80}')
         await peer.channel.lost.wait()
     assert "more than 64 connections" in peer.channel.reason
+
+
+async def test_agent_that_never_reads_is_lost() -> None:
+    """Connections opened and ended without end fill no memory of the host's: what is unread is bounded."""
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    channel = Channel(ours, nonce=lambda: "n")
+
+    async def at_once(_stream: trio.abc.Stream) -> None:
+        pass
+
+    channel._handlers[80] = at_once
+    async with trio.open_nursery() as nursery:
+        await nursery.start(channel.run)
+        await theirs.send_all(frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "n", "protocol": 2}'))
+        accepted = 0
+        while not channel.ended and accepted < UNREAD + 10:
+            accepted += 1
+            stream = 0x80000000 | accepted << 2
+            await theirs.send_all(frames.pack(REQ, stream, b'{"op": "accept", "port": 80}'))
+            await trio.testing.wait_all_tasks_blocked()
+            if not channel.ended:
+                await theirs.send_all(frames.pack(EXIT, stream, b'{"code": 0}'))
+    assert channel.reason == "it does not read what it is sent"
 
 
 async def test_random_frames_never_do_more_than_lose_the_machine() -> None:
