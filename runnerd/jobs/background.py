@@ -6,16 +6,17 @@ job with the wait; a failure fails the wait, and the job in the end; what was ca
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import trio
 
 from runnerd.jobs.console import Console
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import Placed
-from runnerd.jobs.state import JobState
+from runnerd.jobs.standing import Beside
+from runnerd.jobs.state import Finish, JobState
 from runnerd.jobs.step import Ended
-from runnerd.jobs.turn import Finish, Turn
+from runnerd.jobs.turn import Turn
 from runnerd.model import Outcome
 
 AT_ONCE = 10
@@ -25,10 +26,15 @@ Take = Callable[[Turn, bool], Awaitable[Finish | None]]
 
 
 class _Running:
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, key: str, name: str, turn: Turn | None, finish: Finish | None = None) -> None:
+        self.key = key
+        self.name = name
         self.turn = turn
+        """None for a step that ended before the job was gone on with."""
+        self.finish = finish
         self.over = trio.Event()
-        self.finish: Finish | None = None
+        if finish is not None:
+            self.over.set()
 
 
 class Background:
@@ -44,8 +50,25 @@ class Background:
 
     async def start(self, turn: Turn, nursery: trio.Nursery) -> None:
         """Let a step run; it begins when there is a place for it, in the order of the file."""
-        running = self._steps[turn.number] = _Running(turn)
-        await nursery.start(self._run, running)
+        running = self._steps[turn.number] = _Running(turn.placed.step.id, turn.name, turn)
+        await nursery.start(self._run, running, turn)
+
+    @property
+    def ended(self) -> tuple[Beside, ...]:
+        """The steps that are over."""
+        return tuple(
+            Beside(number=number, finish=running.finish, settled=number in self._settled)
+            for number, running in self._steps.items()
+            if running.finish is not None
+        )
+
+    def resume(self, ended: Iterable[Beside], steps: Sequence[Placed], names: Mapping[int, str]) -> None:
+        """Have steps that ended before; none may have been started yet. `names` is by number."""
+        for each in ended:
+            key = steps[each.number - 1].step.id
+            self._steps[each.number] = _Running(key, names[each.number], None, each.finish)
+            if each.settled:
+                self._settled.add(each.number)
 
     async def control(self, placed: Placed, console: Console) -> Ended:
         """Do what a `wait`, a `wait-all` or a `cancel` asks for."""
@@ -55,14 +78,14 @@ class Background:
             await console.line("There is no background step to wait for.")
             return Ended(outcome=Outcome.SUCCESS)
         doing = "Cancelling" if step.cancel is not None else "Waiting for"
-        await console.line(f"{doing}: {', '.join(self._steps[n].turn.name for n in numbers)}")
+        await console.line(f"{doing}: {', '.join(self._steps[n].name for n in numbers)}")
         if step.cancel is not None:
             await self._cancel(numbers)
         else:
             await self._wait(numbers)
         finishes = self._settle(numbers)
         for number, finish in zip(numbers, finishes, strict=True):
-            await console.line(f"  {self._steps[number].turn.name}: {finish.conclusion}")
+            await console.line(f"  {self._steps[number].name}: {finish.conclusion}")
         if step.cancel is not None:
             return Ended(outcome=Outcome.SUCCESS)
         return await self._waited(placed, numbers, finishes, console)
@@ -76,8 +99,7 @@ class Background:
             if running.finish is not None:
                 self._state.count(running.finish.conclusion)
 
-    async def _run(self, running: _Running, *, task_status: trio.TaskStatus) -> None:
-        turn = running.turn
+    async def _run(self, running: _Running, turn: Turn, *, task_status: trio.TaskStatus) -> None:
         task_status.started()  # it queues before its starter goes on
         has_place = await turn.place(self._places)
         try:
@@ -98,7 +120,7 @@ class Background:
     async def _cancel(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             running = self._steps[number]
-            if not running.over.is_set():
+            if running.turn is not None and not running.over.is_set():
                 self._record.excused.add(number)
                 running.turn.stop("a later step cancelled it")
         await self._wait(numbers)
@@ -113,8 +135,7 @@ class Background:
             finishes.append(finish)
             if number not in self._settled:
                 self._settled.add(number)
-                key = running.turn.placed.step.id
-                self._state.show(key, finish.effects, finish.outcome, finish.conclusion)
+                self._state.show(running.key, finish.effects, finish.outcome, finish.conclusion)
         return finishes
 
     async def _waited(
@@ -123,7 +144,7 @@ class Background:
         """A wait ends as the worst of what it waited for."""
         for number, finish in zip(numbers, finishes, strict=True):
             if not finish.conclusion.green and finish.conclusion is not Outcome.CANCELLED:
-                reason = f"the background step {self._steps[number].turn.name!r} failed: {finish.reason}"
+                reason = f"the background step {self._steps[number].name!r} failed: {finish.reason}"
                 await console.error(reason[0].upper() + reason[1:])
                 return Ended(outcome=Outcome.FAILURE, reason=reason)
         cancelled = {n for n, finish in zip(numbers, finishes, strict=True) if not finish.conclusion.green}

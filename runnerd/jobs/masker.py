@@ -34,16 +34,21 @@ class Masker:
         self._forms: tuple[str, ...] = ()
         self.longest = 0
         """Characters of the longest form."""
-        self.count = 0
-        """Values added."""
+        self.values: list[str] = []
+        """Those added, in their order."""
         for secret in secrets:
             self.add(secret)
+
+    @property
+    def count(self) -> int:
+        """How many values were added."""
+        return len(self.values)
 
     def add(self, value: str) -> None:
         """Mask this value from now on."""
         if not value.strip():
             return
-        self.count += 1
+        self.values.append(value)
         forms = dict.fromkeys((*self._forms, *_forms(value)))
         self._forms = tuple(forms)
         self.longest = max(map(len, forms))

@@ -68,14 +68,27 @@ Write = Callable[[str], Awaitable[None]]
 
 
 class Rewind(Protocol):
-    """Goes back to how the machine was before a step, so that the step can be tried again."""
+    """Keeps the machine as it is before a step, and goes back so that the step can be tried again."""
 
     def tries(self, step: str) -> int:
         """How many times the step of this name may be run in all."""
         ...
 
-    async def keep(self) -> None:
-        """Keep the machine as it is now. Raises `NotKept`, and `MachineLost`."""
+    def wants(self, number: int, status: str) -> bool:
+        """Whether the machine is to be kept before a step that is not tried again, by the job's status."""
+        ...
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked for it, and is told when nothing is kept."""
+        ...
+
+    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool) -> None:
+        """Keep the machine as it is now, before the step of this number, beside how the job stands.
+
+        `masked`: the job has masked a value, which counts as a secret. Raises `NotKept`, `OSError` and
+        `MachineLost`.
+        """
         ...
 
     async def back(self) -> None:

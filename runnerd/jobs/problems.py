@@ -53,6 +53,15 @@ class Problems:
         """Whether there is any matcher."""
         return bool(self._matchers)
 
+    @property
+    def matchers(self) -> tuple[Matcher, ...]:
+        """Those of the job, in the order they were added."""
+        return tuple(self._matchers)
+
+    def resume(self, matchers: Sequence[Matcher]) -> None:
+        """Have these matchers, which were a job's once; none may have been added yet."""
+        self._matchers = list(matchers)
+
     async def add(self, path: str) -> None:
         """Take the matchers of a file of the machine; raises `BadMatcher`, OSError and ValueError."""
         matchers = read_matchers(await self._read(posixpath.join(self._workspace, path), _FILE))

@@ -69,6 +69,26 @@ class Record:
         if summary.strip():
             self._summaries[number] = summary
 
+    @property
+    def summaries(self) -> dict[int, str]:
+        """Each step's summary, masked."""
+        return {number: self.hidden(text) for number, text in self._summaries.items()}
+
+    async def resume(
+        self,
+        results: Iterable[StepResult],
+        annotations: Iterable[Annotation],
+        summaries: Mapping[int, str],
+        excused: Iterable[int],
+    ) -> None:
+        """Have what a job had come to once, and tell of each step that ended then."""
+        self.annotations += annotations
+        self._summaries |= summaries
+        self.excused |= set(excused)
+        for result in results:
+            self._results[result.number] = result
+            await self._observer.step_ended(result)
+
     def judged(self) -> tuple[Outcome, str]:
         """Return the outcome and its reason that follow from the steps: the first that failed tells."""
         for step in self.results:

@@ -25,11 +25,12 @@ from runnerd.jobs.problems import Problems
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import placed
 from runnerd.jobs.spec import JobSpec, wants_debug
-from runnerd.jobs.state import JobState
+from runnerd.jobs.standing import Standing, encode
+from runnerd.jobs.state import Finish, JobState
 from runnerd.jobs.step import StepRun
-from runnerd.jobs.turn import Desk, Finish, Turn
+from runnerd.jobs.turn import Desk, Turn
 from runnerd.jobs.workplace import Unusable, Workplace
-from runnerd.machines.driver import Machine, MachineLost
+from runnerd.machines.driver import Machine, MachineLost, NotKept
 from runnerd.model import JobResult, Outcome
 from runnerd.workflow import ExpressionError, interpolate, value_of
 
@@ -47,6 +48,7 @@ async def run_job(
     clock: Clock = time.time,
     masked: Collection[str] = (),
     rewind: Rewind | None = None,
+    standing: Standing | None = None,
 ) -> JobResult:
     """Run the job's steps in a machine that was leased for it, and say how it ended.
 
@@ -54,7 +56,9 @@ async def run_job(
     every field of the result. Setting `cancel` stops the running step, unless its `if` holds for a
     cancelled job too; then `always()` and `cancelled()` steps still run, all within
     `cancel-timeout-minutes`. `network` is open for as long as steps run; None leaves the machine as it is.
-    `rewind` says which steps that fail are tried again, from the machine as it was before them.
+    `rewind` keeps the machine before steps, and says which of those that fail are tried again from there.
+    With `standing` the job goes on in a machine that was kept before a step: what came earlier stays as it
+    was, and nothing of it runs again; one that does not fit the job makes the result `infra_error`.
 
     A lost machine makes the result `lost`, a process without an exit status `infra_error`, a job that
     cannot be started as written `startup_failure`. Raises only what `observer` and `log` raise, and
@@ -62,7 +66,7 @@ async def run_job(
     """
     run = _JobRun(spec, machine, checkout, log, observer, secrets, cancel, network, clock, masked, rewind)
     try:
-        return await run.whole()
+        return await run.whole(standing)
     finally:
         await run.problems.close()
 
@@ -106,8 +110,10 @@ class _JobRun:
             limits=spec.limits,
             console=self.console,
             rewind=rewind,
-            why_not_kept=self.why_not_kept,
+            keep=self.keep,
         )
+        self.complained = False
+        """Whether the log says that the machine is not kept, and why."""
         self.background = Background(self.state, self.record, self.beside)
         self.turns: set[Turn] = set()
         """Those that are being taken, or queue for it."""
@@ -117,18 +123,25 @@ class _JobRun:
         """What observer or log raised; kept so that it leaves plainly, in no group."""
         self.everything = trio.CancelScope()
 
-    async def whole(self) -> JobResult:
+    async def whole(self, standing: Standing | None) -> JobResult:
         if self.cancel.is_set():
             return self.result(Outcome.CANCELLED, "it was cancelled before it began")
         if reason := unrunnable(self.spec):
             await self.log.begin_step(0)
             await self.console(0).error(reason)
             return self.result(Outcome.STARTUP_FAILURE, reason)
+        if standing is not None and (problem := standing.unfit(len(self.steps))):
+            reason = f"the job cannot go on from what was kept: {problem}"
+            await self.log.begin_step(0)
+            await self.console(0).error(reason)
+            return self.result(Outcome.INFRA_ERROR, reason)
+        for value in () if standing is None else standing.masks:
+            self.masker.add(value)
         with self.everything:
             async with trio.open_nursery() as nursery:
                 with self.blamed():
                     try:
-                        await self.begin(nursery)
+                        await self.begin(nursery, standing)
                     except MachineLost as error:
                         await self.end_early(Outcome.LOST, f"the machine was lost: {error}")
                 nursery.cancel_scope.cancel()
@@ -143,13 +156,13 @@ class _JobRun:
             reason += " (the end of the machine's console is in the job's log)"
         return self.result(outcome, reason, outputs)
 
-    async def begin(self, nursery: trio.Nursery) -> None:
+    async def begin(self, nursery: trio.Nursery, standing: Standing | None) -> None:
         """Set the job up, then run its steps, watched from the side."""
         await self.introduce()
         contexts = self.state.contexts({})
         try:
             for written in (self.spec.workflow.env, self.spec.job.env):
-                self.state.environment |= environment_of(written, contexts, {})
+                self.state.provide(environment_of(written, contexts, {}))
             timeout = self.minutes("timeout-minutes", self.spec.job.timeout_minutes)
             grace = self.minutes("cancel-timeout-minutes", self.spec.job.cancel_timeout_minutes)
         except (ExpressionError, StepFailed) as error:
@@ -165,7 +178,8 @@ class _JobRun:
                 if self.network is not None:
                     opened = self.network.open(self.machine, self.spec.run, self.say)
                     self.state.host_environment = await around.enter_async_context(opened)
-                await self.place.prepare(len(self.steps), dict(self.state.github.get("event") or {}))
+                if standing is None:
+                    await self.place.prepare(len(self.steps), dict(self.state.github.get("event") or {}))
             except PolicyUnheld as error:
                 await self.end_early(Outcome.STARTUP_FAILURE, str(error))
             except OSError as error:
@@ -174,17 +188,24 @@ class _JobRun:
                 await self.end_early(Outcome.INFRA_ERROR, str(error))
             else:
                 self.state.github["event_path"] = self.place.event_path
-                await self.all_steps(nursery)
+                if standing is not None:
+                    await self.resume(standing)
+                await self.all_steps(nursery, 1 if standing is None else standing.before)
 
-    async def all_steps(self, nursery: trio.Nursery) -> None:
-        """Take the steps in their order, until the machine is no more."""
-        for step in self.steps:
+    async def all_steps(self, nursery: trio.Nursery, first: int) -> None:
+        """Take the steps in their order from the `first` on, until the machine is no more."""
+        for step in self.steps[first - 1 :]:
             run = StepRun(self.spec, step, self.state, self.place, self.machine, self.checkout)
             turn = Turn(self.desk, step, run)
             self.turns.add(turn)
             if not await turn.begins():
                 self.turns.discard(turn)
-            elif step.background:
+                continue
+            why_not = await turn.keep()
+            if why_not and not self.complained and self.desk.rewind is not None and self.desk.rewind.asked:
+                self.complained = True
+                await self.say(f"The machine is not kept as it is before the step {turn.name!r}: {why_not}")
+            if step.background:
                 await self.background.start(turn, nursery)
             else:
                 await self.front(turn)
@@ -222,13 +243,48 @@ class _JobRun:
             self.verdict = (Outcome.INFRA_ERROR, finish.reason)
         return finish
 
-    def why_not_kept(self) -> str:
-        """Why the machine is not to be gone back now: others work in it, or it may hold a secret."""
+    async def keep(self, number: int, name: str) -> None:
+        """Keep the machine and how the job stands before a step; see `Rewind.keep`."""
+        assert self.desk.rewind is not None
         if len(self.turns) > 1:
-            return "steps run in the background"
-        return (
-            "the job has masked a value, which counts as a secret" if self.masker.count > self.given else ""
+            raise NotKept("steps run in the background")
+        if self.state.status == "cancelled":
+            raise NotKept("the job was cancelled")
+        masked = self.masker.count > self.given
+        await self.desk.rewind.keep(number, name, encode(self.standing(number)), masked=masked)
+
+    def standing(self, before: int) -> Standing:
+        """How the job stands before a step, while none runs."""
+        return Standing(
+            run=self.spec.run.id,
+            job=self.spec.record.id,
+            before=before,
+            shown=self.state.shown(self.masker.reveals),
+            masks=tuple(self.masker.values[self.given :]),
+            matchers=self.problems.matchers,
+            beside=self.background.ended,
+            results=self.record.results,
+            # Those of the set-up are made anew by the next one.
+            annotations=tuple(each for each in self.record.annotations if each.step),
+            summaries=self.record.summaries,
+            excused=tuple(self.record.excused),
+            shells=self.place.shells,
+            used=self.place.used,
         )
+
+    async def resume(self, standing: Standing) -> None:
+        """Stand as the job did; the log says of each earlier step how it ended."""
+        self.state.resume(standing.shown)
+        self.problems.resume(standing.matchers)
+        self.place.resume(standing.shells, used=standing.used)
+        names = {result.number: result.name for result in standing.results}
+        self.background.resume(standing.beside, self.steps, names)
+        for result in standing.results:
+            await self.log.begin_step(result.number)
+            said = f"{result.name}: {result.conclusion}, as it was in job {standing.job}"
+            await self.console(result.number).line(said)
+            await self.log.end_step(result.number)
+        await self.record.resume(standing.results, standing.annotations, standing.summaries, standing.excused)
 
     @contextmanager
     def blamed(self) -> Iterator[None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from runnerd.jobs import contexts
 from runnerd.jobs.environment_files import prepend
+from runnerd.jobs.outcome import storable
 from runnerd.jobs.spec import JobSpec
 from runnerd.machines.driver import Paths
 from runnerd.model import Outcome
@@ -26,6 +27,38 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
     """Written to GITHUB_PATH, in the order written."""
 
 
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """How a step ended: its outcome, and its conclusion after `continue-on-error`."""
+
+    outcome: Outcome
+    conclusion: Outcome
+    effects: Effects = Effects()
+    reason: str = ""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """One step in the `steps` context."""
+
+    outputs: dict[str, str]
+    outcome: str
+    conclusion: str
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job has come to, to be kept; see `JobState`."""
+
+    status: str
+    given: Mapping[str, str] = {}
+    """The job's own `env`, without what holds a secret."""
+    written: Mapping[str, str] = {}
+    """What steps wrote to GITHUB_ENV."""
+    paths: tuple[str, ...] = ()
+    """What they wrote to GITHUB_PATH, as it stands in PATH."""
+    steps: Mapping[str, Seen] = {}
+    kept: int = 0
+    """Characters of all outputs so far."""
+
+
 class JobState:
     """Grows step by step. `status` is what `success()` and its kin ask: success, failure or cancelled."""
 
@@ -41,6 +74,8 @@ class JobState:
         self._secrets = dict(secrets)
         self._paths = paths
         self._runner = contexts.runner_context(paths, name, debug=spec.debug)
+        self._given: dict[str, str] = {}
+        self._written: dict[str, str] = {}
         self._path: list[str] = []
         self._steps: dict[str, dict[str, Any]] = {}
         self._kept = 0
@@ -49,6 +84,11 @@ class JobState:
     def workspace(self) -> str:
         """GITHUB_WORKSPACE."""
         return str(self.github["workspace"])
+
+    def provide(self, environment: Mapping[str, str]) -> None:
+        """Add variables that the workflow or the job itself gives to every step."""
+        self._given |= environment
+        self.environment |= environment
 
     def contexts(self, environment: Mapping[str, str], action: str = "") -> dict[str, Any]:
         """Return every context a step's expressions may name, given its `env` and `github.action`."""
@@ -78,6 +118,7 @@ class JobState:
     def show(self, key: str, effects: Effects, outcome: Outcome, conclusion: Outcome) -> None:
         """Let later steps see what a step did: its variables, its paths and, under its id, how it ended."""
         self.environment |= effects.variables
+        self._written |= effects.variables
         self._path = prepend(self._path, list(effects.paths))
         if key:
             self._steps[key] = {
@@ -85,6 +126,27 @@ class JobState:
                 "outcome": _SHOWN.get(outcome, str(outcome)),
                 "conclusion": _SHOWN.get(conclusion, str(conclusion)),
             }
+
+    def shown(self, reveals: Callable[[str], bool]) -> Shown:
+        """Return what there is to keep; `reveals` tells of a text whether it holds a secret."""
+        return Shown(
+            status=self.status,
+            given={name: storable(value) for name, value in self._given.items() if not reveals(value)},
+            written=dict(self._written),
+            paths=tuple(self._path),
+            steps=msgspec.convert(self._steps, dict[str, Seen]),
+            kept=self._kept,
+        )
+
+    def resume(self, shown: Shown) -> None:
+        """Be as it was kept; what was provided anew takes the place of what was given then."""
+        self.status = shown.status
+        given = {name: value for name, value in shown.given.items() if name not in self.environment}
+        self.environment = {**self.environment, **given, **shown.written}
+        self._written = dict(shown.written)
+        self._path = list(shown.paths)
+        self._steps = {key: msgspec.structs.asdict(seen) for key, seen in shown.steps.items()}
+        self._kept = shown.kept
 
     def count(self, conclusion: Outcome) -> None:
         """Let a step's conclusion count for the job's status. A cancelled step does not make it a failure."""

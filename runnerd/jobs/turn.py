@@ -15,7 +15,7 @@ from runnerd.jobs.ports import Clock, LogSink, Rewind, StepObserver
 from runnerd.jobs.record import Record
 from runnerd.jobs.sequence import Placed
 from runnerd.jobs.spec import JobLimits
-from runnerd.jobs.state import Effects, JobState
+from runnerd.jobs.state import Effects, Finish, JobState
 from runnerd.jobs.step import Ended, StepRun
 from runnerd.jobs.workplace import Workplace
 from runnerd.machines.driver import MachineLost, NotKept
@@ -42,17 +42,8 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     limits: JobLimits
     console: Callable[[int], Console]
     rewind: Rewind | None = None
-    why_not_kept: Callable[[], str] = str
-    """Why the machine is not to be gone back now; empty when it may be."""
-
-
-class Finish(msgspec.Struct, frozen=True, kw_only=True):
-    """How a turn ended: the step's outcome, and its conclusion after `continue-on-error`."""
-
-    outcome: Outcome
-    conclusion: Outcome
-    effects: Effects = Effects()
-    reason: str = ""
+    keep: Callable[[int, str], Awaitable[None]]
+    """Keeps the machine as it is before the step of this number and name; raises as `Rewind.keep` does."""
 
 
 class Turn:
@@ -68,6 +59,8 @@ class Turn:
         self._trouble = ""
         self._reason = "it was stopped"
         self._stopped = False
+        self._tries = 1
+        self._untried = ""
         self._waiting, self._doing = trio.CancelScope(), trio.CancelScope()
 
     async def begins(self) -> bool:
@@ -116,6 +109,29 @@ class Turn:
         await self._put(Outcome.CANCELLED, Outcome.CANCELLED, self._reason)
         return Finish(outcome=Outcome.CANCELLED, conclusion=Outcome.CANCELLED, reason=self._reason)
 
+    async def keep(self) -> str:
+        """Keep the machine as it is before the step, where that is wanted; return why it was not kept.
+
+        Raises `MachineLost`.
+        """
+        desk = self._desk
+        if desk.rewind is None:
+            return ""
+        tries = 1 if self.placed.control else desk.rewind.tries(self.name)
+        # In the background it would run on while others are kept.
+        beside = self.placed.background
+        if tries == 1 and (beside or not desk.rewind.wants(self.number, desk.state.status)):
+            return ""
+        try:
+            if beside:
+                raise NotKept("it runs in the background")
+            await desk.keep(self.number, self.name)
+        except (NotKept, OSError) as problem:
+            self._untried = str(problem) if tries > 1 else ""
+            return str(problem)
+        self._tries = tries
+        return ""
+
     async def take(self, control: Control) -> Finish:
         """Do the step, and record how it ended whatever ends it. Raises `MachineLost`."""
         desk, number = self._desk, self.number
@@ -126,14 +142,15 @@ class Turn:
         ended = Ended(outcome=Outcome.CANCELLED, reason="the job was stopped")
         conclusion = ended.outcome
         try:
-            tries = await self._tries(console)
+            if self._untried:
+                await console.line(f"The step is not tried again if it fails: {self._untried}")
             ended = await self._perform(console, control)
-            for number_of_try in range(2, tries + 1):
+            for number_of_try in range(2, self._tries + 1):
                 if self._stopped or ended.outcome not in (Outcome.FAILURE, Outcome.TIMED_OUT):
                     break
                 await console.warning(
                     f"The step failed ({ended.reason or 'no reason was given'}): the machine goes back to "
-                    f"before it, and the step is tried again, try {number_of_try} of {tries}."
+                    f"before it, and the step is tried again, try {number_of_try} of {self._tries}."
                 )
                 desk.record.add(number, console.annotations, "")
                 console = desk.console(number)
@@ -153,21 +170,6 @@ class Turn:
         return Finish(
             outcome=ended.outcome, conclusion=conclusion, effects=ended.effects, reason=ended.reason
         )
-
-    async def _tries(self, console: Console) -> int:
-        """How many times the step may be run; for more than one the machine was kept as it is now."""
-        rewind = self._desk.rewind
-        tries = 1 if rewind is None or self.placed.control else rewind.tries(self.name)
-        if rewind is None or tries == 1:
-            return 1
-        try:
-            if reason := self._desk.why_not_kept():
-                raise NotKept(reason)
-            await rewind.keep()
-        except (NotKept, OSError) as problem:
-            await console.line(f"The step is not tried again if it fails: {problem}")
-            return 1
-        return tries
 
     async def _back(self) -> None:
         assert self._desk.rewind is not None

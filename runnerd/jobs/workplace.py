@@ -62,6 +62,11 @@ class Workplace:
         except (OSError, ValueError) as error:
             raise Unusable(f"the machine's folders could not be made: {error}") from error
 
+    def resume(self, shells: Mapping[str, str], *, used: bool) -> None:
+        """The machine was prepared before, and is as a job left it: nothing is made anew."""
+        self.shells = dict(shells)
+        self.used = used
+
     def files(self, step: int) -> dict[str, str]:
         """Return the path of each of a step's files, by variable."""
         return {variable: f"{self._folder}/{name}_{step}" for variable, name in FILES.items()}

@@ -51,8 +51,19 @@ class JobRewind:
         """How many times the step of this name may be run in all."""
         return self._rules.tries(f"{self._prefix}/{step}")
 
-    async def keep(self) -> None:
+    def wants(self, number: int, status: str) -> bool:
+        """Whether the machine is to be kept before a step that is not tried again: never."""
+        return False
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked for it beside those who want steps tried again."""
+        return False
+
+    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool) -> None:
         """Keep the machine as it is now, instead of what was kept before. Raises NotKept."""
+        if masked:
+            raise NotKept("the job has masked a value, which counts as a secret")
         if self._denied:
             raise NotKept(self._denied)
         if not self._machine.capabilities.snapshot:
