@@ -50,15 +50,17 @@ class OutboxChanged(msgspec.Struct, frozen=True, tag=True):
 
 
 class LeaseMachine(msgspec.Struct, frozen=True, tag=True):
-    """Executor to pool: give me a machine of this image.
+    """Executor to pool: give me a machine of this image, or one that is as it was kept in a folder.
 
-    The reply is refused with `NoMachine` when there will be none, and with `PoolRestarted` when the pool
-    went down while the request waited, so that it may be sent again.
+    The reply is refused with `NoMachine` when there will be none (what was kept is harmed, gone or of
+    another template), and with `PoolRestarted` when the pool went down while the request waited, so that it
+    may be sent again. The folder stays as it is: each lease of it is a copy.
     """
 
     image: str
     job: int
     reply: Reply[Machine]
+    kept: Path | None = None
 
 
 class RestoreMachine(msgspec.Struct, frozen=True, tag=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import msgspec
 import trio
@@ -23,6 +24,7 @@ from runnerd.messages import (
 )
 from runnerd.model import Pause
 from runnerd.supervise.mailbox import Mailbox
+from runnerd.supervise.reply import Reply
 
 _log = log.get("pool")
 
@@ -60,8 +62,14 @@ async def _never_paused() -> Pause | None:
     return None
 
 
+def _no_key() -> bytes | None:
+    return None
+
+
 class PoolActor:
     """The pool of machines. `paused` tells at each start whether the operator has it paused.
+
+    `snapshot_key` reads the key of what was kept encrypted, each time anew; it may raise OSError.
 
     When it stops or crashes every machine it made is destroyed with its driver: those jobs end as
     `lost`, and who waited is told `PoolRestarted`.
@@ -78,7 +86,9 @@ class PoolActor:
         *,
         clock: Callable[[], float] = trio.current_time,
         paused: Callable[[], Awaitable[Pause | None]] = _never_paused,
+        snapshot_key: Callable[[], bytes | None] = _no_key,
     ) -> None:
+        self._snapshot_key = snapshot_key
         self._ask_paused = paused
         self._pause: Pause | None = None
         self._mailbox = mailbox
@@ -138,7 +148,7 @@ class PoolActor:
                 message.reply.refuse(NoMachine(f"no image is called {message.image!r}"))
             else:
                 self._tickets += 1
-                who = pool.Waiting(self._tickets, message.image, self._clock())
+                who = pool.Waiting(self._tickets, message.image, self._clock(), kept=message.kept is not None)
                 self._waiting[who.ticket] = (who, message)
                 self._ring()
         self._draining = True
@@ -170,6 +180,11 @@ class PoolActor:
                 self._enter(machine, pool.Stage.LEASED)
                 self._jobs[machine] = request.job
                 nursery.start_soon(self._hand_over, self._machines[machine], request)
+            case pool.Restore(ticket):
+                who, request = self._waiting.pop(ticket)
+                assert request.kept is not None, "only who asks for a kept machine waits for one"
+                name = self._place(who.image, request.job)
+                nursery.start_soon(self._restore, driver, name, request.kept, request.reply, nursery)
             case pool.Retire(machine, reason):
                 _log.info("machine retired", machine=machine, reason=reason)
                 nursery.start_soon(self._destroy, self._machines[machine])
@@ -226,14 +241,35 @@ class PoolActor:
         if old is None:
             request.reply.refuse(NoMachine("its machine ended"))
             return
-        image, job = self._slots[old.id].image, self._jobs[old.id]
+        name = self._place(self._slots[old.id].image, self._jobs[old.id])
+        await self._restore(driver, name, request.kept, request.reply, nursery, instead_of=old)
+
+    def _place(self, image: str, job: int) -> str:
+        """Take a place for a machine that is leased before it is there; returns the place's name."""
         self._tickets += 1
         name = f"restore-{self._tickets}"
         self._slots[name] = pool.Slot(name, image, pool.Stage.LEASED, self._clock())
+        self._jobs[name] = job
+        return name
+
+    async def _restore(
+        self,
+        driver: Driver,
+        name: str,
+        kept: Path,
+        reply: Reply[Machine],
+        nursery: trio.Nursery,
+        instead_of: Machine | None = None,
+    ) -> None:
+        """Bring a kept machine back into the place that was taken for it, and give it away."""
+        image, job = self._slots[name].image, self._jobs[name]
         try:
-            await self._destroy(old)
-            machine = await driver.restore(request.kept, key=None)
+            if instead_of is not None:
+                await self._destroy(instead_of)
+            machine = await driver.restore(kept, key=self._snapshot_key())
             try:
+                if machine.image != (wanted := self._kinds[image].image or image):
+                    raise NoMachine(f"what was kept is a machine of image {machine.image}, not of {wanted}")
                 await machine.thaw()
                 with trio.fail_after(LEASE_TIMEOUT):
                     await machine.lease()
@@ -241,20 +277,20 @@ class PoolActor:
                 await machine.destroy()
                 raise
         except trio.Cancelled:
-            request.reply.refuse(PoolRestarted("the machine pool stopped"))
+            reply.refuse(PoolRestarted("the machine pool stopped"))
             raise
         except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
-            _log.error("a machine could not be gone back to", machine=old.id, problem=str(problem))
-            request.reply.refuse(NoMachine(str(problem) or "it took too long"))
+            _log.error("a kept machine could not be brought back", job=job, problem=str(problem))
+            reply.refuse(NoMachine(str(problem) or "it took too long"))
         else:
             self._machines[machine.id] = machine
             self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.LEASED, self._clock())
             self._jobs[machine.id] = job
             nursery.start_soon(self._watch, machine)
-            if not request.reply.give(machine):
+            if not reply.give(machine):
                 await self._destroy(machine)
         finally:
-            del self._slots[name]
+            del self._slots[name], self._jobs[name]
             self._ring()
 
     async def _watch(self, machine: Machine) -> None:
@@ -339,9 +375,7 @@ class PoolActor:
                 for slot in self._slots.values()
             ),
             waiting=tuple(
-                WaitingLine(
-                    job=request.job, image=who.image, age=now - who.since, why=self._why(who.image, rules)
-                )
+                WaitingLine(job=request.job, image=who.image, age=now - who.since, why=self._why(who, rules))
                 for who, request in self._waiting.values()
             ),
             trouble=tuple(
@@ -352,15 +386,16 @@ class PoolActor:
             paused=None if self._pause is None else _said(self._pause),
         )
 
-    def _why(self, image: str, rules: pool.Rules) -> str:
+    def _why(self, who: pool.Waiting, rules: pool.Rules) -> str:
         if self._pause is not None:
             return _said(self._pause)
-        if image in self._failing:
-            return self._failing[image].reason
         slots = tuple(self._slots.values())
-        if any(slot.image == image and slot.stage is pool.Stage.BUILDING for slot in slots):
-            return "a machine is being made"
-        return pool.hindrance(slots, rules, image) or "those who came first are served first"
+        if not who.kept:
+            if who.image in self._failing:
+                return self._failing[who.image].reason
+            if any(slot.image == who.image and slot.stage is pool.Stage.BUILDING for slot in slots):
+                return "a machine is being made"
+        return pool.hindrance(slots, rules, who.image) or "those who came first are served first"
 
     def _ring(self) -> None:
         self._bell.set()

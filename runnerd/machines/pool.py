@@ -45,6 +45,8 @@ class Waiting(msgspec.Struct, frozen=True):
     ticket: int
     image: str
     since: float
+    kept: bool = False
+    """No warm machine will do: one that was kept in a folder is to be brought back."""
 
 
 class Shelf(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +119,12 @@ class Lease(msgspec.Struct, frozen=True):
     machine: str
 
 
+class Restore(msgspec.Struct, frozen=True):
+    """Bring back the kept machine that who waits with this ticket asked for; it is leased from the start."""
+
+    ticket: int
+
+
 class Retire(msgspec.Struct, frozen=True):
     """Destroy this warm machine, for this reason."""
 
@@ -131,7 +139,7 @@ class Refuse(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Build | Lease | Retire | Refuse
+Action = Build | Lease | Restore | Retire | Refuse
 
 
 def backoff(failures: int) -> float:
@@ -180,7 +188,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     Who waits is served in the order of arrival, oldest warm machine first. A leased machine is never
     touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm,
     within memory, processors, the limits and the number of builders. Who came first also gets room first: a
-    small machine is not built where a larger one waits. A warm machine past its age is replaced.
+    small machine is not built where a larger one waits. A kept machine is brought back as soon as there is
+    room for one more, whatever the builders do. A warm machine past its age is replaced.
     While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
@@ -188,10 +197,10 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     building = [s.image for s in state.slots if s.stage is Stage.BUILDING]
     failing = {f.image: f for f in state.failing}
 
-    unserved: list[str] = []
+    unserved: list[Waiting] = []
     for who in () if state.paused else state.waiting:
-        slot = next((s for s in warm if s.image == who.image), None)
-        trouble = failing.get(who.image)
+        slot = None if who.kept else next((s for s in warm if s.image == who.image), None)
+        trouble = None if who.kept else failing.get(who.image)
         if slot is not None:
             warm.remove(slot)
             actions.append(Lease(who.ticket, slot.machine))
@@ -200,7 +209,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         elif trouble is not None and trouble.count >= rules.give_up_after and now < trouble.retry_at:
             actions.append(Refuse(who.ticket, trouble.reason))
         else:
-            unserved.append(who.image)
+            unserved.append(who)
 
     leaving = {s.machine for s in state.slots if s.stage is Stage.LEAVING}
     for slot in list(warm):
@@ -217,24 +226,37 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
     alive = list(state.slots)
 
-    def order(image: str) -> None:
-        alive.append(Slot(f"ordered-{len(alive)}", image, Stage.BUILDING, now))
-        building.append(image)
-        actions.append(Build(image))
+    def order(image: str, restore: Restore | None = None) -> None:
+        stage = Stage.BUILDING if restore is None else Stage.LEASED
+        alive.append(Slot(f"ordered-{len(alive)}", image, stage, now))
+        if restore is None:
+            building.append(image)
+        actions.append(Build(image) if restore is None else restore)
 
     idle = [s.image for s in warm] + _surplus(building, unserved)
-    for image in _missing(unserved, building):
-        shelf = rules.shelf(image)
-        full = shelf.max_total and sum(s.image == image for s in alive) >= shelf.max_total
-        if full or tried_later(image):
+    for who in _missing(unserved, building):
+        image = who.image
+        if not who.kept and tried_later(image):
             continue  # what others wait for does not hang on this one
+        shelf = rules.shelf(image)
+        if shelf.max_total and sum(s.image == image for s in alive) >= shelf.max_total:
+            its_own = [s for s in warm if who.kept and s.image == image and s.machine not in leaving]
+            for machine in _spare(alive, its_own, leaving, rules, image):
+                leaving.add(machine)
+                actions.append(Retire(machine, "makes room for a kept machine"))
+            continue
         if hindrance(alive, rules, image) is not None:
-            for machine in _spare(alive, warm, leaving, rules, image):
-                actions.append(Retire(machine, "makes room for another image"))
+            idlers = [s for s in warm if s.machine not in leaving]
+            reason = f"makes room for {'a kept machine' if who.kept else 'another image'}"
+            for machine in _spare(alive, idlers, leaving, rules, image):
+                actions.append(Retire(machine, reason))
             return tuple(actions)
-        if len(building) >= rules.builders:
+        if who.kept:
+            order(image, Restore(who.ticket))
+        elif len(building) >= rules.builders:
             return tuple(actions)
-        order(image)
+        else:
+            order(image)
     for shelf in rules.shelves if not state.draining else ():
         for _ in range(shelf.min_idle - idle.count(shelf.image)):
             if len(building) >= rules.builders or tried_later(shelf.image):
@@ -269,24 +291,24 @@ def wake_at(state: State, rules: Rules, now: float) -> float | None:
     return min(times, default=None)
 
 
-def _missing(unserved: Sequence[str], building: Sequence[str]) -> list[str]:
-    """The images that somebody waits for and nobody builds yet."""
+def _missing(unserved: Sequence[Waiting], building: Sequence[str]) -> list[Waiting]:
+    """Those for whom no machine is on its way yet."""
     coming = list(building)
     missing = []
-    for image in unserved:
-        if image in coming:
-            coming.remove(image)
+    for who in unserved:
+        if not who.kept and who.image in coming:
+            coming.remove(who.image)
         else:
-            missing.append(image)
+            missing.append(who)
     return missing
 
 
-def _surplus(building: Sequence[str], unserved: Sequence[str]) -> list[str]:
+def _surplus(building: Sequence[str], unserved: Sequence[Waiting]) -> list[str]:
     """The machines being built that nobody waits for."""
     left = list(building)
-    for image in unserved:
-        if image in left:
-            left.remove(image)
+    for who in unserved:
+        if not who.kept and who.image in left:
+            left.remove(who.image)
     return left
 
 

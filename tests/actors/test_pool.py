@@ -1,6 +1,7 @@
 """The pool actor: warm machines ready, leases served in order, nothing leaked whatever dies."""
 
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -64,6 +65,7 @@ class DriverOfEmptyMachines:
         self.alive: set[str] = set()
         self.machines: list[MachineWithoutInside] = []
         self.reaped = 0
+        self.keys: list[bytes | None] = []
 
     @asynccontextmanager
     async def open(self):
@@ -83,6 +85,14 @@ class DriverOfEmptyMachines:
         self.alive.add(machine.id)
         return machine
 
+    async def restore(self, snapshot: Path, *, key: bytes | None) -> MachineWithoutInside:
+        self.keys.append(key)
+        if not snapshot.name.startswith("whole"):
+            raise NoMachine("the snapshot cannot be gone back to: the disk is not complete")
+        machine = await self.clone(await self.build_template("default", SIZE))
+        machine.image = snapshot.name.removeprefix("whole-")
+        return machine
+
     async def adopt_or_reap(self) -> int:
         self.reaped += 1
         return 0
@@ -99,11 +109,13 @@ class Running:
     def __init__(self, driver, **rules) -> None:
         self.mailbox = Mailbox(16)
         limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
-        self.actor = PoolActor(self.mailbox, driver.open, {"default": Kind(size=SIZE)}, Rules(**limits))
+        given = {name: limits.pop(name) for name in ("snapshot_key",) if name in limits}
+        kinds = {"default": Kind(size=SIZE)}
+        self.actor = PoolActor(self.mailbox, driver.open, kinds, Rules(**limits), **given)
 
-    async def lease(self, job: int = 1, image: str = "default"):
+    async def lease(self, job: int = 1, image: str = "default", kept: Path | None = None):
         reply = Reply()
-        await self.mailbox.send(LeaseMachine(image, job, reply))
+        await self.mailbox.send(LeaseMachine(image, job, reply, kept))
         return await reply.wait()
 
     async def describe(self):
@@ -371,3 +383,77 @@ async def test_a_pool_that_starts_anew_is_still_paused(nursery, autojump_clock, 
     await mailbox.send(PausePool(None))
     await trio.sleep(1)
     assert driver.made == 1
+
+
+async def test_a_kept_machine_is_leased_as_it_was(nursery, autojump_clock, driver):
+    """It is thawed and leased as any, has its place and its job, and its end frees the place."""
+    pool = Running(driver, min_idle=0)
+    await nursery.start(pool.actor.run)
+    machine = await pool.lease(7, kept=Path("whole-default"))
+    assert machine.leased
+    assert driver.keys == [None]
+    lines = (await pool.describe()).machines
+    assert [(line.machine, line.stage, line.job) for line in lines] == [(machine.id, "leased", 7)]
+    await machine.destroy()
+    await trio.sleep(1)
+    assert (await pool.describe()).machines == ()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [("harmed", "the disk is not complete"), ("whole-other", "of image other, not of default")],
+)
+async def test_who_wants_a_machine_that_cannot_come_back_is_told_why(
+    nursery, autojump_clock, driver, kept, why
+):
+    """What was kept is harmed or of another image: nothing of it stays, and nothing is built in its stead."""
+    pool = Running(driver, min_idle=0)
+    await nursery.start(pool.actor.run)
+    with pytest.raises(NoMachine, match=why):
+        await pool.lease(kept=Path(kept))
+    assert driver.alive == set()
+    described = await pool.describe()
+    assert (described.machines, described.trouble) == ((), ())
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_kept_machine_waits_for_room_and_is_unlocked_with_the_key_of_that_time(
+    nursery, autojump_clock, driver
+):
+    """The wait is named while every place is taken; the key is read when it is needed."""
+    keys = iter([b"1" * 32, b"2" * 32])
+    pool = Running(driver, min_idle=0, max_total=1, snapshot_key=lambda: next(keys))
+    await nursery.start(pool.actor.run)
+    first = await pool.lease(1, kept=Path("whole-default"))
+    reply = Reply()
+    await pool.mailbox.send(LeaseMachine("default", 2, reply, Path("whole-default")))
+    await trio.sleep(60)
+    (line,) = (await pool.describe()).waiting
+    assert (line.job, line.why) == (2, "all 1 machines that the pool may have are taken")
+    await first.destroy()
+    assert (await reply.wait()).leased
+    assert driver.keys == [b"1" * 32, b"2" * 32]
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_a_kept_machine_is_told_when_the_pool_goes_down(nursery, autojump_clock, driver):
+    """While it is being brought back as while it waits for room."""
+    driver.thaw_time = 1000.0
+    pool = Running(driver, min_idle=0, max_total=1)
+    told = []
+
+    async def ask(job):
+        with pytest.raises(PoolRestarted):
+            await pool.lease(job, kept=Path("whole-default"))
+        told.append(job)
+
+    async with trio.open_nursery() as life:
+        await life.start(pool.actor.run)
+        nursery.start_soon(ask, 1)
+        nursery.start_soon(ask, 2)
+        await trio.sleep(1)
+        life.cancel_scope.cancel()
+    await wait_all_tasks_blocked()
+    assert sorted(told) == [1, 2]
+    assert driver.alive == set()

@@ -10,6 +10,7 @@ from runnerd.machines.pool import (
     Failing,
     Lease,
     Refuse,
+    Restore,
     Retire,
     Rules,
     Shelf,
@@ -183,6 +184,62 @@ def test_an_idle_machine_makes_room_for_another_image():
     assert decide(state, rules, 1.0) == (Retire("a", "makes room for another image"),)
 
 
+def kept(ticket: int, image: str = "default", since: float = 0.0) -> Waiting:
+    return Waiting(ticket, image, since, kept=True)
+
+
+def test_who_wants_a_kept_machine_takes_no_warm_one_and_waits_for_no_builder():
+    """It is brought back beside what is warm; who came after it still gets the warm one."""
+    building = tuple(Slot(f"b{n}", "other", Stage.BUILDING, 0.0) for n in range(2))
+    state = State(slots=(warm("a"), *building), waiting=(kept(1), Waiting(2, "default", 0.0)))
+    assert decide(state, limits(builders=2), 1.0) == (Lease(2, "a"), Restore(1))
+
+
+def test_a_kept_machine_comes_back_whatever_builds_of_its_image_do():
+    """It is not built, so neither failed builds nor one under way have to do with it."""
+    state = State(
+        slots=(Slot("b", "default", Stage.BUILDING, 0.0),),
+        waiting=(kept(1),),
+        failing=(Failing("default", 3, 10.0, "kernel panic"),),
+    )
+    assert decide(state, limits(), 1.0) == (Restore(1),)
+
+
+def test_a_kept_machine_waits_for_room_in_its_turn():
+    """Idle machines make the room; who came later gets none of it, and who came first is served first."""
+    rules = limits("other", memory=200)
+    taken = Slot("l", "default", Stage.LEASED, 0.0)
+    state = State(slots=(taken, warm("a", "other")), waiting=(kept(1), Waiting(2, "default", 0.0)))
+    assert decide(state, rules, 1.0) == (Retire("a", "makes room for a kept machine"),)
+    leaving = Slot("a", "other", Stage.LEAVING, 1.0)
+    assert decide(State(slots=(taken, leaving), waiting=state.waiting), rules, 1.0) == ()
+    assert decide(State(slots=(taken,), waiting=state.waiting), rules, 1.0) == (Restore(1),)
+    first = State(slots=(taken,), waiting=(Waiting(2, "default", 0.0), kept(3)))
+    assert decide(first, rules, 1.0) == (Build("default"),)
+
+
+def test_a_kept_machine_goes_before_an_idle_one_where_its_image_may_have_no_more():
+    """An idle machine it cannot use does not keep it waiting for ever; a second one stays."""
+    rules = limits("default", max_total=0, builders=9)
+    rules = msgspec.structs.replace(
+        rules, shelves=tuple(msgspec.structs.replace(s, max_total=2, min_idle=2) for s in rules.shelves[:1])
+    )
+    state = State(slots=(warm("a"), warm("b", since=1.0)), waiting=(kept(1),))
+    assert decide(state, rules, 2.0) == (Retire("a", "makes room for a kept machine"),)
+    state = State(slots=(Slot("a", "default", Stage.LEAVING, 2.0), warm("b")), waiting=(kept(1),))
+    assert decide(state, rules, 2.0) == ()
+    assert decide(State(slots=(warm("b"),), waiting=(kept(1),)), rules, 2.0) == (Restore(1),)
+
+
+def test_a_kept_machine_waits_while_the_pool_is_paused_and_comes_while_it_drains():
+    """As a build for somebody who waits does; one that can never fit is refused with the numbers."""
+    assert decide(State(waiting=(kept(1),), paused=True), limits(), 0.0) == ()
+    assert decide(State(waiting=(kept(1),), draining=True), limits(), 0.0) == (Restore(1),)
+    (action,) = decide(State(waiting=(kept(1),)), limits(memory=64), 0.0)
+    assert isinstance(action, Refuse)
+    assert "100 MiB" in action.reason
+
+
 def test_backoff_doubles_up_to_a_minute():
     """Half a second, doubling, never more than a minute."""
     assert [backoff(n) for n in (1, 2, 3)] == [0.5, 1.0, 2.0]
@@ -201,7 +258,11 @@ states = st.builds(
     slots=st.lists(slots, max_size=6).map(tuple),
     waiting=st.lists(
         st.builds(
-            Waiting, ticket=st.integers(1, 1000), image=st.sampled_from(["a", "b"]), since=st.floats(0, 9)
+            Waiting,
+            ticket=st.integers(1, 1000),
+            image=st.sampled_from(["a", "b"]),
+            since=st.floats(0, 9),
+            kept=st.booleans(),
         ),
         max_size=5,
         unique_by=lambda w: w.ticket,
@@ -247,18 +308,30 @@ def test_no_decision_breaks_a_promise(state, rules, now):
         if isinstance(action, Retire):
             assert stage[action.machine] is Stage.WARM
     assert not state.paused or all(isinstance(a, Retire) for a in actions)
-    tickets = [a.ticket for a in actions if isinstance(a, Lease | Refuse)]
+    tickets = [a.ticket for a in actions if isinstance(a, Lease | Refuse | Restore)]
     assert len(tickets) == len(set(tickets))
+    asked = {who.ticket: who for who in state.waiting}
     alive = list(state.slots)
+    for action in actions:
+        if isinstance(action, Build | Restore):
+            image = action.image if isinstance(action, Build) else asked[action.ticket].image
+            assert hindrance(alive, rules, image) is None
+            alive.append(Slot("new", image, Stage.BUILDING, now))
+        if isinstance(action, Lease | Restore):
+            assert asked[action.ticket].kept == isinstance(action, Restore)
+            mine = asked[action.ticket]
+            before = state.waiting[: state.waiting.index(mine)]
+            alike = [who.ticket for who in before if (who.image, who.kept) == (mine.image, mine.kept)]
+            assert all(tickets.index(ticket) < tickets.index(action.ticket) for ticket in alike)
     builds = [a.image for a in actions if isinstance(a, Build)]
-    for image in builds:
-        assert hindrance(alive, rules, image) is None
-        alive.append(Slot("new", image, Stage.BUILDING, now))
     already = sum(s.stage is Stage.BUILDING for s in state.slots)
     assert not builds or already + len(builds) <= rules.builders
 
 
-steps = st.lists(st.sampled_from(["ask a", "ask b", "end", "built", "broken", "gone", "later"]), max_size=40)
+steps = st.lists(
+    st.sampled_from(["ask a", "ask b", "back a", "back b", "end", "built", "broken", "gone", "later"]),
+    max_size=40,
+)
 
 
 class World:
@@ -287,6 +360,12 @@ class World:
                     self.enter(machine, Stage.LEASED)
                     self.leased.add(machine)
                     self.waiting = [who for who in self.waiting if who.ticket != ticket]
+                case Restore(ticket):
+                    (who,) = (who for who in self.waiting if who.ticket == ticket)
+                    name = f"k{ticket}"
+                    self.slots[name] = Slot(name, who.image, Stage.LEASED, self.now)
+                    self.leased.add(name)
+                    self.waiting.remove(who)
                 case Retire(machine):
                     assert machine not in self.leased
                     self.enter(machine, Stage.LEAVING)
@@ -307,9 +386,9 @@ class World:
 
     def happen(self, step: str) -> None:
         self.now += 1.0
-        if step.startswith("ask"):
+        if step.startswith(("ask", "back")):
             self.count += 1
-            self.waiting.append(Waiting(self.count, step[-1], self.now))
+            self.waiting.append(Waiting(self.count, step[-1], self.now, kept=step.startswith("back")))
         elif step == "later":
             self.now += 60.0
         elif step == "end" and (slot := self.oldest(Stage.LEASED)):
