@@ -16,7 +16,7 @@ from bench.results import Figures, single, spread
 from runnerd.actors.pool import Kind, PoolActor, Rules
 from runnerd.machines.driver import Command, Machine, Size
 from runnerd.machines.journal import MachineNote
-from runnerd.machines.qemu import QemuDriver, open_qemu_driver
+from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply

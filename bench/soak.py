@@ -152,7 +152,7 @@ def opener(driver: str) -> OpenDriver:
         from runnerd.machines.process import open_process_driver
 
         return lambda folder: open_process_driver(root=folder / "machines")
-    from runnerd.machines.qemu import open_qemu_driver
+    from runnerd.machines.qemu.driver import open_qemu_driver
 
     return lambda folder: open_qemu_driver(
         state=folder, images=STATE / "images", snapshots=STATE / "snapshots"

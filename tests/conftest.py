@@ -17,7 +17,7 @@ from runnerd.machines import host, images
 from runnerd.machines.distribution import Debian
 from runnerd.machines.driver import Size, Template
 from runnerd.machines.pyz import pack
-from runnerd.machines.qemu import QemuDriver, open_qemu_driver
+from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.recipe import Recipe
 
 VM_SIZE = Size(vcpus=1, memory=256, disk=512)

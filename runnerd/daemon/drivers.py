@@ -36,7 +36,7 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
     """
     name = config.machines.driver_name
     if name == "qemu":
-        from runnerd.machines.qemu import open_qemu_driver
+        from runnerd.machines.qemu.driver import open_qemu_driver
 
         return open_qemu_driver(
             state=own,

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import trio
 
-from runnerd.machines import vmm
 from runnerd.machines.console import Console
 from runnerd.machines.launcher import Launcher, LaunchFailed, recipe_order
+from runnerd.machines.qemu import vmm
 
 ALIVE = b"runnerd-probe: alive"
 """What `init.sh` says when it was started as a probe."""

@@ -15,8 +15,8 @@ from typing import Annotated
 import msgspec
 import trio
 
-from runnerd.machines import vmm
 from runnerd.machines.driver import Size
+from runnerd.machines.qemu import vmm
 
 PACKET = 1 << 16
 """Bytes of one message at most."""

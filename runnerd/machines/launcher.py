@@ -20,8 +20,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import trio
 
-from runnerd.machines import host, vmm
+from runnerd.machines import host
 from runnerd.machines.cgroups import Groups
+from runnerd.machines.qemu import vmm
 
 FIRST_UID = 0x7F00_0000
 UIDS = 0x10000

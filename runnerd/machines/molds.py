@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from runnerd.machines import disks, vmm
+from runnerd.machines import disks
 from runnerd.machines.disks import MIB, Golden, write_all
 from runnerd.machines.images import Image
+from runnerd.machines.qemu import vmm
 from runnerd.machines.template import Frozen, memory_file
 
 _FILES = {"kernel": "kernel", "initrd": "initrd", "agent_root": "agent", "image": "rootfs"}

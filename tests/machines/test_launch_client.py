@@ -13,10 +13,11 @@ import msgspec
 import pytest
 import trio
 
-from runnerd.machines import disks, launch_server, vmm
+from runnerd.machines import disks, launch_server
 from runnerd.machines.driver import Size
 from runnerd.machines.launch_client import GONE, LaunchClient, open_launch_client
 from runnerd.machines.launcher import LaunchFailed, Order, born, open_launcher, recipe_order
+from runnerd.machines.qemu import vmm
 
 RECIPE = vmm.Recipe(
     accelerator="tcg", size=Size(vcpus=1, memory=64, disk=64), tsc_khz=1, purpose=vmm.Purpose.CLONE
@@ -173,7 +174,8 @@ DAEMON = """
 import os, sys, trio
 from pathlib import Path
 import msgspec
-from runnerd.machines import disks, vmm
+from runnerd.machines import disks
+from runnerd.machines.qemu import vmm
 from runnerd.machines.driver import Size
 from runnerd.machines.launch_client import open_launch_client
 from runnerd.machines.launcher import recipe_order

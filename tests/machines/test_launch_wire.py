@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from runnerd.machines import launch_wire as wire
-from runnerd.machines import vmm
 from runnerd.machines.driver import Size
 from runnerd.machines.launch_wire import Malformed
+from runnerd.machines.qemu import vmm
 
 RECIPE = vmm.Recipe(
     accelerator="tcg", size=Size(vcpus=1, memory=256, disk=64), tsc_khz=1, purpose=vmm.Purpose.CLONE

@@ -5,11 +5,12 @@ import os
 import msgspec
 import pytest
 
-from runnerd.machines import molds, vmm
+from runnerd.machines import molds
 from runnerd.machines.disks import MIB, Golden
 from runnerd.machines.driver import Size
 from runnerd.machines.images import Image
 from runnerd.machines.molds import Mold
+from runnerd.machines.qemu import vmm
 from runnerd.machines.template import Frozen, memory_file
 
 SPEC = vmm.Spec(qemu="/usr/bin/qemu", accelerator="tcg", size=Size(memory=64), tsc_khz=2_596_120)

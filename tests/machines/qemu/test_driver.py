@@ -12,11 +12,11 @@ import pytest
 import trio
 
 from runnerd.machines import reaper
-from runnerd.machines.box import LAYOUT
 from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, Size, Template
 from runnerd.machines.journal import MachineNote
 from runnerd.machines.launcher import born, open_launcher, strays
-from runnerd.machines.qemu import QemuDriver, open_qemu_driver
+from runnerd.machines.qemu.box import LAYOUT
+from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.remote import AgentMachine
 
 pytestmark = pytest.mark.vm
@@ -61,7 +61,7 @@ async def fresh(driver: QemuDriver, template: Template) -> AgentMachine:
 
 def process_of(driver: QemuDriver, machine: AgentMachine):
     """The QEMU process of a machine."""
-    return driver._boxes[machine.id].vm.process
+    return driver._machines.boxes[machine.id].vm.process
 
 
 async def test_a_clone_runs_a_job_and_leaves_nothing(vm_driver, vm_template, tmp_path):
@@ -319,7 +319,7 @@ async def test_what_a_crashed_daemon_left_is_reaped(vm_driver, vm_template, tmp_
     machine = await fresh(vm_driver, vm_template)
     lost = await fresh(vm_driver, vm_template)
     # As after a crash: the process lives, and nobody knows of it.
-    vm_driver._names.discard(reaper.mark(tmp_path) + lost.id)
+    vm_driver._machines.names.discard(reaper.mark(tmp_path) + lost.id)
     pid = process_of(vm_driver, lost).pid
     assert reaper.reap(reaper.mark(tmp_path / "elsewhere")) == []
     assert await vm_driver.adopt_or_reap() == 1

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from runnerd.machines import disks
-from runnerd.machines.box import QemuBox
 from runnerd.machines.driver import Capabilities, Size
+from runnerd.machines.qemu.box import QemuBox
 
 
 class StoppedVm:

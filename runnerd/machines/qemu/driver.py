@@ -1,7 +1,7 @@
-"""The default driver: every machine is a QEMU of its own, cloned from a template that was booted once.
+"""Every machine is a QEMU of its own, cloned from a template that was booted once.
 
-Needs only distribution packages. Uses KVM where that really works and software emulation otherwise, which is
-no security boundary and says so in its capabilities.
+Uses KVM where that really works and software emulation otherwise, which is no security boundary and says
+so in its capabilities.
 """
 
 from __future__ import annotations
@@ -9,29 +9,31 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import trio
 
 from runnerd import log
 from runnerd.machines import accelerator as accelerators
-from runnerd.machines import cgroups, disks, host, molds, reaper, snapshots, template, tsc, vm, vmm
-from runnerd.machines.box import QemuBox
+from runnerd.machines import cgroups, disks, host, molds, reaper, snapshots, template, tsc
 from runnerd.machines.channel import Channel
 from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
-from runnerd.machines.driver import Capabilities, Command, MachineLost, NoMachine, Size, Template
+from runnerd.machines.driver import Capabilities, MachineLost, NoMachine, Size, Template
 from runnerd.machines.images import Image, current
-from runnerd.machines.journal import Journal, MachineNote, unwritten
+from runnerd.machines.journal import Journal, unwritten
 from runnerd.machines.launch_client import open_launch_client
-from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher, recipe_order
+from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
 from runnerd.machines.molds import Mold
-from runnerd.machines.qmp import QmpError, migrate
+from runnerd.machines.qemu import vmm
+from runnerd.machines.qemu.box import QemuBox
+from runnerd.machines.qemu.freezing import warm
+from runnerd.machines.qemu.qmp import QmpError, migrate
+from runnerd.machines.qemu.starter import DRIVER, Starter, explained
 from runnerd.machines.rehearsal import rehearse
 from runnerd.machines.remote import AgentMachine
 from runnerd.machines.sealed import Unsealed
@@ -40,34 +42,11 @@ from runnerd.machines.template import Frozen
 
 _log = log.get(__name__)
 
-_PATIENCE = 5.0
-"""Seconds for the journal when a machine is gone: its end waits for nobody longer."""
-
 _AWAKE = 5.0
 """Seconds in which a machine that was kept in the middle of its work answers again."""
 
 _TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
 """What starting a machine may fail with; anything else is a fault of this program."""
-
-_WARM = (
-    (
-        "/bin/bash",
-        "--noprofile",
-        "--norc",
-        "-eo",
-        "pipefail",
-        "-c",
-        "ls -la / | cat; date; uname -a; mkdir -p /tmp",
-    ),
-    ("/bin/sh", "-e", "-c", "echo $PATH; env; test -e /; sleep 0"),
-    ("/usr/bin/git", "--version"),
-    ("/usr/bin/git", "config", "--list"),
-    ("/usr/bin/python3", "-c", "import json, os, pathlib, re, subprocess, sys"),
-    ("/usr/bin/tar", "--version"),
-)
-"""What a template does before it is frozen, so that its clones have these programs in memory at once."""
-
-_WARM_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/runner", "LANG": "C.UTF-8"}
 
 
 @asynccontextmanager
@@ -155,7 +134,7 @@ async def _version(qemu: str) -> str:
 class QemuDriver:
     """See `open_qemu_driver` and `driver.Driver`."""
 
-    name = "qemu"
+    name = DRIVER
 
     def __init__(
         self,
@@ -180,7 +159,6 @@ class QemuDriver:
         self._images = images
         self._snapshots = snapshots
         self._launcher = launcher
-        self._journal = journal
         self._clock = clock
         self._random = random
         self._ready_timeout = ready_timeout
@@ -189,9 +167,9 @@ class QemuDriver:
         self._disks = state / "machines"
         self._building = trio.Lock()
         self._molds: dict[str, Mold] = {}
-        self._boxes: dict[str, QemuBox] = {}
-        self._names: set[str] = set()
-        """Of all machines from before their start to after their end, as `-name` says them."""
+        self._machines = Starter(
+            nursery, qemu=qemu, launcher=launcher, mark=self._mark, journal=journal, random=random
+        )
         self._probes: set[str] = set()
         self._accelerator: vmm.Accelerator | None = None
         if wanted != "auto":
@@ -259,7 +237,9 @@ class QemuDriver:
     async def adopt_or_reap(self) -> int:
         """See `Driver.adopt_or_reap`. A machine is cheap to make and hard to trust again: all are ended."""
         names = await trio.to_thread.run_sync(
-            lambda: reaper.reap(self._mark, spare=self._names.__contains__, groups=self._launcher.groups)
+            lambda: reaper.reap(
+                self._mark, spare=self._machines.names.__contains__, groups=self._launcher.groups
+            )
         )
         for name in names:
             _log.warning("ended a machine that an earlier daemon left", machine=name)
@@ -267,9 +247,7 @@ class QemuDriver:
 
     async def close(self) -> None:
         """End every machine and let go of every template; safe to call twice."""
-        async with trio.open_nursery() as nursery:
-            for box in tuple(self._boxes.values()):
-                nursery.start_soon(box.destroy)
+        await self._machines.close()
         for mold in self._molds.values():
             mold.close()
         self._molds.clear()
@@ -333,7 +311,8 @@ class QemuDriver:
             with mold.machine_files(memory) as files:
                 box = await self._start(mold, vmm.Purpose.TEMPLATE, files)
                 try:
-                    channel = await self._warm(box)
+                    machine, channel = self._inhabited(box, hello_deadline=self._build_timeout)
+                    await warm(machine, box, channel, timeout=self._build_timeout)
                     await box.vm.qmp.negotiate(deadline=5.0)
                     await box.vm.qmp.command("stop")
                     # Only now: an agent whose port was closed naps between its looks at it.
@@ -350,35 +329,13 @@ class QemuDriver:
         finally:
             os.close(state)
 
-    async def _warm(self, box: QemuBox) -> Channel:
-        """Wait for the agent, put the job's root together, run what jobs run, and bring all to rest."""
-        channel = Channel(box.vm.agent)
-        self._nursery.start_soon(channel.run)
-        machine = AgentMachine(
-            box,
-            channel,
-            entropy=self._random,
-            now=self._clock,
-            probes=self._probes,
-            hello_deadline=self._build_timeout,
-        )
-        await machine.thaw()
-        for argv in _WARM:
-            try:
-                await machine.exec(Command(argv=argv, env=_WARM_ENVIRONMENT), _ignored)
-            except (OSError, ValueError):
-                pass  # an image without this program
-        # Rehearsed on a mounted root, as every clone will do it.
-        await machine.thaw()
-        await self._explained(box, channel.call("quiesce", deadline=self._build_timeout))
-        return channel
-
     async def _clone(self, mold: Mold, frozen: Frozen) -> AgentMachine:
         with mold.machine_files(frozen.memory) as files:
             box = await self._start(mold, vmm.Purpose.CLONE, files)
         try:
-            channel = Channel(box.vm.agent)
-            self._nursery.start_soon(channel.run)
+            machine, channel = self._inhabited(
+                box, rehearsal=rehearse if self.capabilities.emulated else None
+            )
             state = frozen.open_state()
             try:
                 await box.vm.qmp.negotiate(deadline=self._ready_timeout)
@@ -386,18 +343,11 @@ class QemuDriver:
             finally:
                 os.close(state)
             await box.vm.qmp.command("cont", deadline=self._ready_timeout)
-            await self._explained(box, channel.connect(self._ready_timeout))
+            await explained(box, channel.connect(self._ready_timeout))
         except BaseException:
             await box.destroy()
             raise
-        return AgentMachine(
-            box,
-            channel,
-            entropy=self._random,
-            now=self._clock,
-            probes=self._probes,
-            rehearsal=rehearse if self.capabilities.emulated else None,
-        )
+        return machine
 
     async def _restore(self, mold: Mold, folder: Path, kept: Snapshot, key: bytes | None) -> AgentMachine:
         memory = template.memory_file("runnerd-restored", kept.size.memory * MIB)
@@ -411,81 +361,24 @@ class QemuDriver:
         finally:
             os.close(memory)
         try:
-            channel = Channel(box.vm.agent)
-            self._nursery.start_soon(channel.run)
+            machine, channel = self._inhabited(box)
             await box.vm.qmp.negotiate(deadline=self._ready_timeout)
             await box.load_memory(folder, key, kept.memory)
             await box.vm.qmp.command("cont", deadline=self._ready_timeout)
-            await self._explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
+            await explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
         except BaseException:
             await box.destroy()
             raise
-        return AgentMachine(box, channel, entropy=self._random, now=self._clock, probes=self._probes)
+        return machine
 
     async def _start(self, mold: Mold, purpose: vmm.Purpose, files: Mapping[str, int]) -> QemuBox:
-        """Start QEMU and write down that it runs; it serves until its box is destroyed."""
-        id = f"{mold.image.name}-{self._random(5).hex()}"
-        name = self._mark + id
-        note = MachineNote(id=id, driver=self.name, image=mold.image.name, state="starting")
-        self._names.add(name)
-        job, upper = os.dup(files["job"]), os.dup(files["upper"])
-        try:
-            await self._journal(note)
-            machine = await vm.start(
-                self._launcher,
-                order=recipe_order(mold.spec.recipe(purpose), self._qemu, name),
-                files=files,
-            )
-        except BaseException:
-            os.close(job)
-            os.close(upper)
-            with trio.CancelScope(shield=True):
-                await self._gone(id)
-            raise
-        box = self._boxes[id] = QemuBox(
-            id=id,
-            image=mold.image.name,
-            capabilities=self.capabilities,
-            vm=machine,
-            job=job,
-            upper=upper,
-            template=mold.key,
-            size=mold.spec.size,
-            gone=self._gone,
+        return await self._machines.start(mold, purpose, files, self.capabilities)
+
+    def _inhabited(self, box: QemuBox, **fields: Any) -> tuple[AgentMachine, Channel]:
+        """The machine behind a box's agent, whose channel is served until it ends."""
+        channel = Channel(box.vm.agent)
+        self._nursery.start_soon(channel.run)
+        machine = AgentMachine(
+            box, channel, entropy=self._random, now=self._clock, probes=self._probes, **fields
         )
-        self._nursery.start_soon(machine.run)
-        process = machine.process
-        started = process.born / os.sysconf("SC_CLK_TCK")
-        running = msgspec.structs.replace(
-            note, state="running", pid=process.pid, uid=process.uid, started=started
-        )
-        try:
-            await self._journal(running)
-        except BaseException:
-            await box.destroy()
-            raise
-        return box
-
-    async def _gone(self, id: str) -> None:
-        """A machine's process and files are gone."""
-        box = self._boxes.pop(id, None)
-        self._names.discard(self._mark + id)
-        image = box.image if box else id.rpartition("-")[0]
-        try:
-            with trio.move_on_after(_PATIENCE):
-                await self._journal(MachineNote(id=id, driver=self.name, image=image, state="gone"))
-        except Exception:
-            # What stays in the journal is looked for, and not found, at the next start.
-            _log.exception("the end of a machine could not be written down", machine=id)
-
-    async def _explained(self, box: QemuBox, asking: Awaitable[Any]) -> None:
-        """Wait for an agent's answer; its loss is told with what is known of the machine."""
-        try:
-            await asking
-        except MachineLost as error:
-            known = box.postmortem()
-            raise MachineLost(f"{error} ({known})" if known else str(error)) from error
-
-
-async def _ignored(stream: str, data: bytes) -> None:
-    """What a template's programs print concerns nobody."""
+        return machine, channel

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from runnerd.machines import vm
 from runnerd.machines.launcher import Order, open_launcher
-from runnerd.machines.vm import Vm
+from runnerd.machines.qemu import vm
+from runnerd.machines.qemu.vm import Vm
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from runnerd.machines.driver import Command, Exit, NoMachine, NotKept, Window
-from runnerd.machines.qemu import QemuDriver
+from runnerd.machines.qemu.driver import QemuDriver
 from runnerd.machines.remote import AgentMachine
 
 pytestmark = pytest.mark.vm

@@ -7,8 +7,8 @@ import socket
 import pytest
 import trio
 
-from runnerd.machines import qmp
-from runnerd.machines.qmp import Qmp, QmpError, migrate
+from runnerd.machines.qemu import qmp
+from runnerd.machines.qemu.qmp import Qmp, QmpError, migrate
 
 GREETING = (
     b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}\r\n'

@@ -12,7 +12,7 @@ import trio
 
 from runnerd.machines.console import Console
 from runnerd.machines.launcher import Launcher, Order, Vmm
-from runnerd.machines.qmp import Event, Qmp
+from runnerd.machines.qemu.qmp import Event, Qmp
 
 _TOLD = {
     "GUEST_PANICKED": "its kernel panicked",

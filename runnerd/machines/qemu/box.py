@@ -14,10 +14,10 @@ import trio
 from runnerd.machines import disks, sealed, snapshots
 from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Capabilities, NotKept, Paths, Size
-from runnerd.machines.qmp import QmpError, migrate
+from runnerd.machines.qemu.qmp import QmpError, migrate
+from runnerd.machines.qemu.vm import Vm
 from runnerd.machines.remote import Layout
 from runnerd.machines.snapshots import Snapshot
-from runnerd.machines.vm import Vm
 
 _MIGRATION = 10.0
 """Seconds in which a machine's memory is written or read, and a second more for each `_PACE` MiB of it."""

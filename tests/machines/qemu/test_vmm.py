@@ -2,9 +2,9 @@
 
 import pytest
 
-from runnerd.machines import vmm
 from runnerd.machines.driver import Size
-from runnerd.machines.vmm import Purpose, Spec
+from runnerd.machines.qemu import vmm
+from runnerd.machines.qemu.vmm import Purpose, Spec
 
 SPEC = Spec(qemu="/usr/bin/qemu", accelerator="tcg", size=Size(vcpus=2, memory=512), tsc_khz=2_596_120)
 

@@ -12,7 +12,7 @@ import trio
 
 from runnerd.machines.driver import Command, MachineLost, NoMachine
 from runnerd.machines.launcher import born
-from runnerd.machines.qemu import open_qemu_driver
+from runnerd.machines.qemu.driver import open_qemu_driver
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="the launcher is for root")]
 
@@ -42,7 +42,7 @@ async def test_machines_of_a_separate_launcher(vm_image, state_directory, vm_tem
                 await machine.lease()
                 done = await machine.exec(Command(argv=("/bin/true",), env=SIZE), ignore)
                 assert done.success
-            processes = [driver._boxes[machine.id].vm.process for machine in machines]
+            processes = [driver._machines.boxes[machine.id].vm.process for machine in machines]
             assert len({process.uid for process in processes} - {0}) == 2
             os.kill(processes[0].pid, signal.SIGKILL)
             with trio.fail_after(10):
