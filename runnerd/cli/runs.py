@@ -13,6 +13,7 @@ from runnerd.cli import options
 from runnerd.cli.control import daemon
 from runnerd.cli.follow import Follower, follow
 from runnerd.cli.output import Code, clean, duration, fail, show_json, span, table
+from runnerd.workflow.meant import Named, Unclear, meant
 
 RunId = Annotated[
     int, typer.Argument(metavar="RUN", help="A run's number, as `runnerd runs` lists it.", min=1)
@@ -170,16 +171,12 @@ def standing(run: Mapping[str, Any]) -> str:
 
 
 def chosen(jobs: list[Mapping[str, Any]], wanted: str) -> int:
-    """Return the id of the one job that is meant by its name, its key or its number."""
-    exact = [job for job in jobs if wanted in (str(job["id"]), job["name"])]
-    found = exact or [job for job in jobs if job["key"] == wanted]
-    if len(found) == 1:
-        return int(found[0]["id"])
-    names = ", ".join(f"{job['id']} ({clean(job['name'])})" for job in found or jobs)
-    fail(
-        f"{wanted!r} means {'several jobs' if found else 'no job'} of this run: choose of {names}",
-        Code.NOTHING,
-    )
+    """Return the number of the one job that is meant by its number, its name or its key."""
+    named = [Named(job["id"], job["key"], clean(job["name"])) for job in jobs]
+    try:
+        return meant(wanted, named, what="job", whole="this run").number
+    except Unclear as unclear:
+        fail(str(unclear), Code.NOTHING)
 
 
 def tree(run: Mapping[str, Any], jobs: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -197,7 +197,7 @@ def test_logs_of_no_job(invoke, daemon: Answering) -> None:
     """A name that means no job or several is status 4 with the choice; so is a run without jobs."""
     result = invoke("logs", "7", "test")
     assert result.exit_code == 4
-    assert "means several jobs of this run: choose of 2 (test (a)), 3 (test (b))" in result.stderr
+    assert "means several jobs of this run: there are 2 (test (a)), 3 (test (b))" in result.stderr
     result = invoke("logs", "7", "deploy")
     assert (result.exit_code, "means no job" in result.stderr) == (4, True)
     daemon.jobs = []
