@@ -121,8 +121,8 @@ class PoolActor:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
                 for name, kind in self._kinds.items():
                     self._templates[name] = await driver.build_template(kind.image or name, kind.size)
-                if driver.capabilities.emulated:
-                    _log.warning("machines are emulated in software: for trusted code and tests only")
+                if notice := driver.capabilities.notice:
+                    _log.warning(notice)
                 async with trio.open_nursery() as nursery:
                     # The tasks catch what a machine may do to them; anything else is a bug of ours and
                     # crashes the actor, whose supervisor starts it anew.

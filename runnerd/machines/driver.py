@@ -30,6 +30,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """False only for `process`: code runs as the daemon's user, or nearly."""
     emulated: bool = False
     """Software emulation: no security boundary by QEMU's own word; for trusted code and tests."""
+    separate: bool = True
+    """What runs a machine is a user of its own on this host, which owns nothing else."""
     stream: bool = True
     kill: bool = True
     snapshot: bool = False
@@ -37,6 +39,24 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """A machine can be gone back to after it ended."""
     egress: bool = False
     """The machine reaches nothing but the ports it was offered, so the host decides what it reaches."""
+
+    @property
+    def notice(self) -> str:
+        """What these machines lack in isolation, for people; empty when nothing."""
+        if not self.isolated:
+            return (
+                "jobs run as processes of this host, with nothing between them and it: for your own code only"
+            )
+        said = []
+        if self.emulated:
+            said.append(
+                "machines are emulated in software, which is no security boundary: for trusted code only"
+            )
+        if not self.separate:
+            said.append(
+                "machines run as the daemon's own user: code that broke out could do all the daemon can"
+            )
+        return "; ".join(said)
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ import trio
 
 from runnerd.machines import agentroot, container, distribution, initrd, kernel, layers, nodejs, oci
 from runnerd.machines.distribution import BuildFailed, Packages
+from runnerd.machines.driver import NoMachine
 from runnerd.machines.recipe import CLEANING, HOOKS, Recipe
 
 Progress = Callable[[str], None]
@@ -72,6 +73,14 @@ def current(images: Path, name: str = "default") -> Image | None:
         return load(name, path)
     except (OSError, ValueError, msgspec.DecodeError):
         return None
+
+
+def wanted(images: Path, name: str) -> Image:
+    """The same for who needs one: raises NoMachine with the cure when there is none."""
+    image = current(images, name)
+    if image is None:
+        raise NoMachine(f"there is no image {name!r} in {images}: build it with `runnerd image build {name}`")
+    return image
 
 
 def _built(images: Path, name: str) -> tuple[Image, ...]:

@@ -26,6 +26,23 @@ def test_isolation_must_be_said() -> None:
         Capabilities()
 
 
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"isolated": False}, ["as processes of this host"]),
+        ({"isolated": True, "emulated": True}, ["emulated in software"]),
+        ({"isolated": True, "separate": False}, ["as the daemon's own user"]),
+        ({"isolated": True, "emulated": True, "separate": False}, ["emulated", "own user"]),
+        ({"isolated": True}, []),
+    ],
+)
+def test_what_isolation_lacks_is_said(lacking: dict[str, bool], said: list[str]) -> None:
+    """One sentence for people per thing that is missing, and none where nothing is."""
+    notice = Capabilities(**lacking).notice
+    assert all(words in notice for words in said)
+    assert bool(notice) is bool(said)
+
+
 def test_paths_are_those_of_a_hosted_runner() -> None:
     """Workflows find home, workspace, temp and tools where GitHub's runners have them."""
     paths = Paths()

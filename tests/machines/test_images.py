@@ -9,6 +9,7 @@ import trio
 
 from runnerd.machines import images, nodejs
 from runnerd.machines.distribution import Archive, BuildFailed
+from runnerd.machines.driver import NoMachine
 from runnerd.machines.recipe import Recipe
 
 MODULES = "./lib/modules/6.1.0/kernel"
@@ -219,3 +220,11 @@ async def test_what_fails_its_trial_does_not_take_over(build, tmp_path):
         await build(agent=b"another", trial=refuse)
     assert images.current(tmp_path / "images") == before
     assert [path.name for path in before.path.parent.glob("?" * 64)] == [before.digest]
+
+
+async def test_who_needs_an_image_is_told_how_it_is_built(build, tmp_path):
+    """The newest one, or an error that names it, the folder and the command."""
+    with pytest.raises(NoMachine, match=r"no image 'default' in .*: build it with `runnerd image build def"):
+        images.wanted(tmp_path / "images", "default")
+    image = await build()
+    assert images.wanted(tmp_path / "images", "default") == image

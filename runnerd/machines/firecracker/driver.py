@@ -30,7 +30,7 @@ from runnerd.machines.firecracker.box import CAPABILITIES, LAYOUT, FirecrackerBo
 from runnerd.machines.firecracker.jail import Jail
 from runnerd.machines.firecracker.monitor import JailFailed, Monitor
 from runnerd.machines.firecracker.versions import Refused, Version
-from runnerd.machines.images import Image, current
+from runnerd.machines.images import Image, wanted
 from runnerd.machines.journal import Journal, MachineNote, unwritten
 from runnerd.machines.launcher import FIRST_UID, LaunchFailed, free_uid
 from runnerd.machines.remote import AgentMachine, Layout
@@ -204,11 +204,7 @@ class FirecrackerDriver:
                 nursery.start_soon(box.destroy)
 
     async def _build_template(self, name: str, size: Size) -> Template:
-        image = await trio.to_thread.run_sync(current, self._images, name)
-        if image is None:
-            raise NoMachine(
-                f"there is no image {name!r} in {self._images}: build it with `runnerd image build`"
-            )
+        image = await trio.to_thread.run_sync(wanted, self._images, name)
         for folder in (self._jails, self._snapshots):
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
         key = template.key(

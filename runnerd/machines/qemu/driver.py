@@ -24,7 +24,7 @@ from runnerd.machines.channel import Channel
 from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Capabilities, MachineLost, NoMachine, Size, Template
-from runnerd.machines.images import Image, current
+from runnerd.machines.images import Image, wanted
 from runnerd.machines.journal import Journal, unwritten
 from runnerd.machines.launch_client import open_launch_client
 from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
@@ -181,26 +181,13 @@ class QemuDriver:
     def capabilities(self) -> Capabilities:
         """What these machines can do. Until KVM was seen to work they count as emulated."""
         emulated = self._accelerator != "kvm"
-        return Capabilities(isolated=True, emulated=emulated, snapshot=True, egress=True)
+        separate = self._launcher.separate
+        return Capabilities(isolated=True, emulated=emulated, separate=separate, snapshot=True, egress=True)
 
     @property
     def overhead(self) -> int:
         """MiB a machine costs beside its guest memory."""
         return vmm.OVERHEAD[self._accelerator or "tcg"]
-
-    @property
-    def notice(self) -> str:
-        """What this host's machines lack in isolation, for people; empty when nothing."""
-        said = []
-        if self.capabilities.emulated:
-            said.append(
-                "machines are emulated in software, which is no security boundary: for trusted code only"
-            )
-        if not self._launcher.separate:
-            said.append(
-                "machines run as the daemon's own user: code that broke out could do all the daemon can"
-            )
-        return "; ".join(said)
 
     async def build_template(self, image: str, size: Size) -> Template:
         """See `Driver.build_template`."""
@@ -253,11 +240,7 @@ class QemuDriver:
         self._molds.clear()
 
     async def _build_template(self, name: str, size: Size) -> Template:
-        image = await trio.to_thread.run_sync(current, self._images, name)
-        if image is None:
-            raise NoMachine(
-                f"there is no image {name!r} in {self._images}: build it with `runnerd image build`"
-            )
+        image = await trio.to_thread.run_sync(wanted, self._images, name)
         for folder in (self._disks, self._snapshots):
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
         if self._accelerator is None:

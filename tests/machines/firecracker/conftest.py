@@ -62,7 +62,7 @@ def images(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     image = Image(name="default", digest="d" * 64, path=folder, parts=parts)
     monkeypatch.setattr(
-        "runnerd.machines.firecracker.driver.current",
+        "runnerd.machines.images.current",
         lambda images, name: image if name == "default" else None,
     )
     return short / "images"

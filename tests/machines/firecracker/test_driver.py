@@ -197,7 +197,7 @@ async def test_nothing_is_kept(opened: Opened, tmp_path: Path) -> None:
 async def test_absent_image_is_no_machine(opened: Opened) -> None:
     """The command that builds the image is in the sentence."""
     async with opened() as driver:
-        with pytest.raises(NoMachine, match="build it with `runnerd image build`"):
+        with pytest.raises(NoMachine, match="build it with `runnerd image build other`"):
             await driver.build_template("other", SIZE)
         machine = await ready(driver)
         assert not machine.lost.is_set()

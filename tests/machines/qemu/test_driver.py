@@ -362,13 +362,13 @@ async def test_an_unprivileged_daemon_says_what_it_costs(vm_image, state_directo
         machine = await fresh(driver, template)
         assert (await run(machine, "id -u"))[1] == "1001\n"
         assert process_of(driver, machine).uid == os.geteuid()
-        assert "as the daemon's own user" in driver.notice
+        assert "as the daemon's own user" in driver.capabilities.notice
 
 
 async def test_without_an_image_there_is_no_machine(tmp_path):
     """A driver without images says which one is missing, and how it is built."""
     async with open_qemu_driver(state=tmp_path) as driver:
-        with pytest.raises(NoMachine, match=r"no image 'default' .* `runnerd image build`"):
+        with pytest.raises(NoMachine, match=r"no image 'default' .* `runnerd image build default`"):
             await driver.build_template("default", Size())
         assert driver.capabilities.isolated
     assert LAYOUT.upper == "serial:upper"

@@ -34,7 +34,7 @@ async def test_machines_of_a_separate_launcher(vm_image, state_directory, vm_tem
         async with open_qemu_driver(
             state=tmp_path, **folders, launcher_socket=tmp_path / "l.sock", ready_timeout=10.0
         ) as driver:
-            assert "own user" not in driver.notice
+            assert "own user" not in driver.capabilities.notice
             template = await driver.build_template(vm_template.image, vm_template.size)
             machines = [await driver.clone(template) for _ in range(2)]
             for machine in machines:
