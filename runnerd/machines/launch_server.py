@@ -119,6 +119,8 @@ class _Client:
     async def _start(self, request: wire.Start, descriptors: Sequence[int]) -> Vmm:
         if len(descriptors) != len(request.descriptors):
             raise Malformed(f"{len(descriptors)} descriptors came for {len(request.descriptors)} names")
+        if request.name in self._machines:
+            raise LaunchFailed(f"a machine named {request.name} has not ended yet")
         if len(self._machines) >= MACHINES:
             raise LaunchFailed(f"there are {MACHINES} machines already")
         named = dict(zip(request.descriptors, descriptors, strict=True))

@@ -302,13 +302,14 @@ class _Process:
             self.release()
 
     def release(self) -> None:
-        """Give back what the monitor held on the host."""
+        """Give back what the monitor held on the host; once, for its name may be another's by then."""
+        if self._pidfd < 0:
+            return
         self._forget(self._name)
         if self._groups is not None:
             self._groups.leave(self._name)
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        os.close(self._pidfd)
+        self._pidfd = -1
 
 
 def born(pid: int) -> int | None:

@@ -96,7 +96,7 @@ async def test_end_is_told(client: LaunchClient, tmp_path: Path) -> None:
 async def test_refusal_is_told(client: LaunchClient, tmp_path: Path) -> None:
     """A name that is taken, and an order that is no machine, are refused with words; the client goes on."""
     machine = await client.start(order(tmp_path, "runnerd-1"))
-    with pytest.raises(LaunchFailed, match="already running"):
+    with pytest.raises(LaunchFailed, match="has not ended yet"):
         await client.start(order(tmp_path, "runnerd-1"))
     with pytest.raises(LaunchFailed, match="machines only"):
         await client.start(Order(name="x", argv=("/bin/sh",), descriptors={}, memory=1))

@@ -13,7 +13,9 @@ import trio
 
 from runnerd.machines import launch_server
 from runnerd.machines import launch_wire as wire
+from runnerd.machines.driver import Size
 from runnerd.machines.launcher import LaunchFailed
+from runnerd.machines.qemu import vmm
 
 
 class NeverStarts:
@@ -67,3 +69,74 @@ def test_socket_is_its_owners_and_a_groups(tmp_path: Path) -> None:
         with launch_server.listen(tmp_path / "l.sock", group=group):
             found = (tmp_path / "l.sock").stat()
             assert stat.S_IMODE(found.st_mode) == mode
+
+
+class Lingering:
+    """A machine that has ended, and whose `stop` takes until `gone` is set."""
+
+    pid = uid = born = 1
+
+    def __init__(self) -> None:
+        self.gone = trio.Event()
+
+    async def wait(self) -> int:
+        return -9
+
+    async def stop(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self.gone.wait()
+
+
+class StartsLingering:
+    """A launcher whose machines end at once, but are not gone before they are told."""
+
+    separate = True
+    groups = None
+
+    def __init__(self) -> None:
+        self.started: list[Lingering] = []
+
+    async def start(self, order):
+        self.started.append(Lingering())
+        return self.started[-1]
+
+
+async def test_name_is_free_when_its_machine_is_gone(tmp_path: Path) -> None:
+    """A name is refused while the machine that had it still ends, so that no machine is lost sight of."""
+    size = Size(vcpus=1, memory=64, disk=0)
+    recipe = vmm.Recipe(accelerator="tcg", size=size, tsc_khz=0, purpose=vmm.Purpose.PROBE)
+    wanted = vmm.descriptors_of(vmm.Purpose.PROBE)
+    listener = launch_server.listen(tmp_path / "l.sock")
+    launcher = StartsLingering()
+
+    async def ask(client: socket.socket, number: int) -> None:
+        request = wire.Start(number=number, name="a", recipe=recipe, descriptors=wanted)
+        with open(os.devnull) as null:
+            socket.send_fds(client, [msgspec.json.encode(request)], [null.fileno()] * len(wanted))
+
+    async def hear(client: socket.socket) -> object:
+        with trio.fail_after(10):
+            data = await trio.to_thread.run_sync(client.recv, 1000)
+        return msgspec.json.decode(data, type=wire.Reply)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            lambda task_status: launch_server.serve(
+                listener, launcher, qemu="/bin/false", users=[os.geteuid()], task_status=task_status
+            )
+        )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.connect(str(tmp_path / "l.sock"))
+            await ask(client, 1)
+            assert isinstance(await hear(client), wire.Started)
+            await ask(client, 2)
+            refused = await hear(client)
+            assert isinstance(refused, wire.Refused) and "has not ended yet" in refused.reason
+            launcher.started[0].gone.set()
+            assert isinstance(await hear(client), wire.Ended)
+            await ask(client, 3)
+            assert isinstance(await hear(client), wire.Started)
+            launcher.started[1].gone.set()
+            assert isinstance(await hear(client), wire.Ended)
+        nursery.cancel_scope.cancel()
+    listener.close()

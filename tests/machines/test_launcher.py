@@ -144,6 +144,28 @@ async def test_leaving_the_launcher_ends_its_processes():
     assert proc(second.pid, "stat") == ""
 
 
+async def test_stopping_twice_leaves_the_next_of_that_name_alone():
+    """A machine that ended long ago cannot take the name, the user or the group from its successor."""
+    left = []
+
+    class Noting:
+        def enter(self, name, pid, limit):
+            pass
+
+        def leave(self, name):
+            left.append(name)
+            return True
+
+    async with open_launcher(groups=Noting()) as opened:
+        first = await opened.start(order("/bin/sleep", "60", name="a"))
+        await first.stop()
+        await opened.start(order("/bin/sleep", "60", name="a"))
+        await first.stop()
+        assert left == ["a"]
+        with pytest.raises(LaunchFailed, match="already running"):
+            await opened.start(order("/bin/sleep", "60", name="a"))
+
+
 async def test_a_group_that_cannot_be_entered_ends_the_process():
     """A machine whose memory cannot be bounded is not started."""
 
