@@ -109,10 +109,11 @@ async def test_name_is_free_when_its_machine_is_gone(tmp_path: Path) -> None:
     listener = launch_server.listen(tmp_path / "l.sock")
     launcher = StartsLingering()
 
-    async def ask(client: socket.socket, number: int) -> None:
+    def ask(client: socket.socket, number: int) -> None:
         request = wire.Start(number=number, name="a", recipe=recipe, descriptors=wanted)
-        with open(os.devnull) as null:
-            socket.send_fds(client, [msgspec.json.encode(request)], [null.fileno()] * len(wanted))
+        null = os.open(os.devnull, os.O_RDONLY)
+        socket.send_fds(client, [msgspec.json.encode(request)], [null] * len(wanted))
+        os.close(null)
 
     async def hear(client: socket.socket) -> object:
         with trio.fail_after(10):
@@ -127,14 +128,15 @@ async def test_name_is_free_when_its_machine_is_gone(tmp_path: Path) -> None:
         )
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
             client.connect(str(tmp_path / "l.sock"))
-            await ask(client, 1)
+            ask(client, 1)
             assert isinstance(await hear(client), wire.Started)
-            await ask(client, 2)
+            ask(client, 2)
             refused = await hear(client)
-            assert isinstance(refused, wire.Refused) and "has not ended yet" in refused.reason
+            assert isinstance(refused, wire.Refused)
+            assert "has not ended yet" in refused.reason
             launcher.started[0].gone.set()
             assert isinstance(await hear(client), wire.Ended)
-            await ask(client, 3)
+            ask(client, 3)
             assert isinstance(await hear(client), wire.Started)
             launcher.started[1].gone.set()
             assert isinstance(await hear(client), wire.Ended)
