@@ -256,6 +256,16 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     queued: float | None = None
     started: float | None = None
     ended: float | None = None
+    resumes: str = ""
+    """`JOB/STEP`: it goes on as that job was before that step, in a machine that was kept then."""
+    carried: str = ""
+    """`RUN/JOB`: it did not run in this attempt of its run, and stands here as it ended in that one."""
+
+    @property
+    def logged(self) -> tuple[int, int]:
+        """The run and the job under whose numbers its log lies."""
+        run, _, job = self.carried.partition("/")
+        return (int(run), int(job)) if job else (self.run, self.id)
 
 
 def status_name(workflow: str, job: str) -> str:

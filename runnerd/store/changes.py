@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -57,6 +58,17 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     gate: str = ""
     """Why it may not start before somebody approves it."""
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs of a run that has ended run again in its next attempt; the others are carried over."""
+
+    jobs: frozenset[int] = frozenset()
+    """Those that run again as they were expanded, by the number they have in the run that has ended."""
+    anew: tuple[NewJob, ...] = ()
+    """Those that are expanded or make their calls once more, each in place of all its legs or called jobs."""
+    resumes: Mapping[int, str] = msgspec.field(default_factory=dict)
+    """Of which jobs the next attempt goes on from a step, as `JobRecord.resumes` has it."""
 
 
 class WorkflowNote(msgspec.Struct, frozen=True, kw_only=True):

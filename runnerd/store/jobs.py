@@ -44,7 +44,7 @@ _visible = (
     .order_by(jobs.c.id)
 )
 
-_UNTOUCHED: dict[str, Any] = {
+UNTOUCHED: dict[str, Any] = {
     "outcome": None,
     "reason": "",
     "step_started": False,
@@ -85,7 +85,7 @@ def write(connection: sa.Connection, run: int, new: Sequence[NewJob], now: float
     if not new:
         return
     position = {key: index for index, key in enumerate(dict.fromkeys(job.key for job in new))}
-    rows = [_row(run, position[job.key], job) for job in new]
+    rows = [planned(run, position[job.key], job) for job in new]
     connection.execute(_insert, rows)
     visible = connection.execute(_visible, {"run": run}).scalars()
     outbox.owe_first(connection, run, visible, Kind.JOB, ReportState.QUEUED, now)
@@ -101,7 +101,7 @@ def expand(connection: sa.Connection, run: int, key: str, legs: Sequence[NewJob]
         raise ValueError(f"job {key} of run {run} needs at least one leg, each its own and numbered")
     connection.execute(sa.delete(jobs).where(jobs.c.id == row.id))
     for leg in legs:
-        key_of_row = connection.execute(_insert, _row(run, row.position, leg)).inserted_primary_key
+        key_of_row = connection.execute(_insert, planned(run, row.position, leg)).inserted_primary_key
         assert key_of_row is not None
         outbox.owe_first(connection, run, [key_of_row[0]], Kind.JOB, ReportState.QUEUED, now)
 
@@ -119,7 +119,7 @@ def enter(
     connection.execute(sa.delete(jobs).where(jobs.c.id == row.id))
     connection.execute(sa.insert(calls), [{"run": run, **msgspec.structs.asdict(call)} for call in made])
     # At one place: within it they stand in the order in which they were written.
-    connection.execute(_insert, [_row(run, row.position, job) for job in new])
+    connection.execute(_insert, [planned(run, row.position, job) for job in new])
 
 
 def calls_of(connection: sa.Connection, run: int) -> list[Call]:
@@ -178,7 +178,7 @@ def claim(
     if job.phase is not Phase.QUEUED or called_off or run.phase is Phase.DONE:
         return None
     phase = step(_name(job), job.phase, Phase.RUNNING)
-    fresh = {**_UNTOUCHED, "machine": machine, "started": now}
+    fresh = {**UNTOUCHED, "machine": machine, "started": now}
     _set(connection, id, phase=phase, epoch=job.epoch + 1, **fresh)
     runs.start(connection, run, now)
     outbox.owe(connection, job.run, id, Kind.JOB, ReportState.IN_PROGRESS, now)
@@ -189,7 +189,7 @@ def retry(connection: sa.Connection, id: int, epoch: int, reason: str, now: floa
     """Put a running job back into the queue; its attempt is over."""
     job = fenced(connection, id, epoch)
     phase = step(_name(job), job.phase, Phase.QUEUED)
-    _set(connection, id, phase=phase, queued=now, **{**_UNTOUCHED, "reason": reason})
+    _set(connection, id, phase=phase, queued=now, **{**UNTOUCHED, "reason": reason})
     outbox.owe(connection, job.run, id, Kind.JOB, ReportState.QUEUED, now)
 
 
@@ -230,15 +230,18 @@ def running(connection: sa.Connection) -> list[JobRecord]:
     return [JobRecord(**row) for row in connection.execute(_running).mappings()]
 
 
-def _row(run: int, position: int, job: NewJob) -> dict[str, Any]:
+def planned(run: int, position: int, job: NewJob) -> dict[str, Any]:
+    """The row of a job that begins its life; those of a file's job have its place in the file in common."""
     return {
-        **_UNTOUCHED,
+        **UNTOUCHED,
         **msgspec.structs.asdict(job),
         "run": run,
         "position": position,
         "phase": Phase.WAITING,
         "epoch": 0,
         "queued": None,
+        "resumes": "",
+        "carried": "",
     }
 
 

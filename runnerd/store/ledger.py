@@ -28,7 +28,7 @@ from runnerd.store import (
     schedules,
     transition,
 )
-from runnerd.store.changes import Change, NewRun, WorkflowNote
+from runnerd.store.changes import Again, Change, NewRun, WorkflowNote
 from runnerd.store.deliveries import Accepted, Held
 from runnerd.store.errors import CannotOpen, IllegalTransition, LedgerUnavailable, StaleEpoch
 from runnerd.store.groups import Member
@@ -281,12 +281,15 @@ class Ledger:
         """
         await self._write(partial(approvals.approve, id=run, approval=approval, now=self._clock()))
 
-    async def rerun(self, run: int) -> int:
+    async def rerun(self, run: int, part: Again | None = None) -> int:
         """Write the next attempt of a run, with its jobs as they were planned; returns the new id.
 
-        Raises `IllegalTransition` when the run has not ended or never had a job.
+        With `part` only some jobs run again. All others are carried over with all that is known of them, as
+        they ended, and are not reported anew; so are the calls that are not made again.
+        Raises `IllegalTransition` when the run has not ended or never had a job, and with `part` when there
+        is a newer attempt, when a job of it is not the run's, or none is named.
         """
-        return await self._write(partial(runs.rerun, id=run, now=self._clock()))
+        return await self._write(partial(runs.rerun, id=run, now=self._clock(), part=part))
 
     async def rerun_for(self, delivery: str, ids: Sequence[int]) -> list[int]:
         """Settle a delivery that asks for runs to be run again, and write their next attempts, in one piece.

@@ -147,4 +147,5 @@ def _leg(row: JobRecord) -> graph.LegState:
         outcome=row.outcome,
         outputs=row.outputs,
         allowed_to_fail=row.allowed_to_fail,
+        carried=bool(row.carried),
     )

@@ -9,8 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from runnerd.model import CalledFile, Event, Outcome, Phase, RunRecord
-from runnerd.store import deliveries, jobs, outbox
-from runnerd.store.changes import NewRun, WorkflowNote
+from runnerd.store import again, deliveries, jobs, outbox
+from runnerd.store.changes import Again, NewRun, WorkflowNote
 from runnerd.store.columns import clean
 from runnerd.store.engine import insert_new
 from runnerd.store.errors import IllegalTransition
@@ -112,13 +112,19 @@ def plan(
     return [_write(connection, delivery, run, now) for run in planned]
 
 
-def rerun(connection: sa.Connection, id: int, now: float) -> int:
+def rerun(connection: sa.Connection, id: int, now: float, part: Again | None = None) -> int:
     """Write the next attempt of a run that has ended; see `Ledger.rerun`."""
     old = known(connection, id)
     if old.phase is not Phase.DONE:
         raise IllegalTransition(f"run {id} is {old.phase} and cannot be run again before it has ended")
     same = (runs.c.delivery == old.delivery, runs.c.workflow_path == old.workflow_path)
     last = connection.execute(sa.select(sa.func.max(runs.c.attempt)).where(*same)).scalar_one()
+    if part is not None and last != old.attempt:
+        newest = _newest(connection, id)
+        raise IllegalTransition(
+            f"run {id} is attempt {old.attempt}, and jobs of the newest one alone can be run again: "
+            f"that is run {newest.id}, attempt {last}"
+        )
     plan, repository = connection.execute(
         sa.select(runs.c.plan, runs.c.repository_id).where(runs.c.id == id)
     ).one()
@@ -129,7 +135,10 @@ def rerun(connection: sa.Connection, id: int, now: float) -> int:
     row.update(created=now, started=None, ended=None, plan=plan, repository_id=repository)
     del row["id"]
     run = _insert_run(connection, row)
-    jobs.write(connection, run, plan, now)
+    if part is None:
+        jobs.write(connection, run, plan, now)
+    else:
+        again.write(connection, id, run, part, now)
     _owe_gate(connection, run, old.gate, now)
     _comment(connection, run, old.event, ReportState.QUEUED, now)
     return run
@@ -140,8 +149,8 @@ def rerun_for(connection: sa.Connection, delivery: str, ids: Sequence[int], now:
     if not deliveries.settle(connection, delivery, DeliveryState.PLANNED, "a run is run again"):
         return []
     newest = {run.id: run for run in (_newest(connection, id) for id in ids)}
-    again = [id for id, run in newest.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
-    return [rerun(connection, id, now) for id in again]
+    ready = [id for id, run in newest.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
+    return [rerun(connection, id, now) for id in ready]
 
 
 def _newest(connection: sa.Connection, id: int) -> RunRecord:

@@ -233,7 +233,11 @@ class _Decision:
         """The called workflows go on, so many at once as `max-parallel` says; a failed one may stop all."""
         legs = [(call, _legs_below(self._nodes, f"{call.key}.{call.leg}/")) for call in node.calls]
         results = [node_result(NodeState(key=node.key, legs=each)) for _, each in legs]
-        failed = [call for (call, _), result in zip(legs, results, strict=True) if result == "failure"]
+        failed = [
+            call
+            for (call, each), result in zip(legs, results, strict=True)
+            if result == "failure" and not all(leg.carried for leg in each)
+        ]
         if failed and len(legs) > 1 and self._is_fail_fast(job):
             self._stop_below(f"{node.key}.", f"{failed[0].name!r} failed and fail-fast is on")
             return
@@ -363,7 +367,8 @@ class _Decision:
 
     def _failed_fast(self, job: Job, legs: tuple[LegState, ...]) -> LegState | None:
         """The leg that failed, where that stops the others."""
-        failed = next((leg for leg in legs if leg.phase is Phase.DONE and leg_result(leg) == "failure"), None)
+        ended_now = (leg for leg in legs if leg.phase is Phase.DONE and not leg.carried)
+        failed = next((leg for leg in ended_now if leg_result(leg) == "failure"), None)
         return failed if failed is not None and len(legs) > 1 and self._is_fail_fast(job) else None
 
     def _is_fail_fast(self, job: Job) -> bool:

@@ -26,6 +26,8 @@ class LegState(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     outputs: Mapping[str, str] = msgspec.field(default_factory=dict)
     allowed_to_fail: bool = False
+    carried: bool = False
+    """It ended in an earlier attempt of the run: what it came to counts, and stops no other leg."""
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):

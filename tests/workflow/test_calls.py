@@ -257,3 +257,24 @@ def test_a_group_of_caller_and_called_is_come_to_once():
     nodes = state(calls, call_0__inner=leg(), call_0__last=None)
     assert act(found, nodes) == (Join("call", 0, "G", False, "single"),)
     assert act(found, nodes, holds={("call", 0): Hold("G", Standing.HOLDING)}) == (Start("call.0/inner", 0),)
+
+
+def test_a_call_of_an_earlier_attempt_stops_no_other():
+    """One that failed then and does not run again lets another run, though fail-fast is on."""
+    found = load(
+        "on: push\njobs:\n  call: {strategy: {matrix: {n: [1, 2]}}, uses: ./.github/workflows/c.yml}\n",
+        path="a.yml",
+        resolve=lambda name: CALLED,
+    )
+    _, calls = entered(found)
+
+    def standing(carried):
+        failed = done(Outcome.FAILURE, carried=carried)
+        skipped = done(Outcome.SKIPPED, carried=carried)
+        first = {"call.0/inner": failed, "call.0/last": skipped}
+        second = {"call.1/inner": leg(), "call.1/last": leg()}
+        legs = {key: NodeState(key=key, legs=(each,)) for key, each in (first | second).items()}
+        return {"call": NodeState(key="call", calls=calls), **legs}
+
+    assert act(found, standing(carried=True)) == (Start("call.1/inner", 0),)
+    assert all(isinstance(each, Fail) for each in act(found, standing(carried=False)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
 from runnerd.model import Outcome, Phase
@@ -326,3 +327,15 @@ def test_planning_a_full_matrix_is_fast():
         best = min(best, time.perf_counter() - start)
     assert len(expand.legs) == 256
     assert best < 0.1
+
+
+def test_a_leg_of_an_earlier_attempt_counts_but_stops_no_other():
+    """Another leg runs again though fail-fast is on; what the job comes to is that of all its legs."""
+    found = workflow("m strategy: {matrix: {n: [1, 2]}}", "z needs: m")
+    old = done(Outcome.FAILURE, total=2, carried=True)
+    assert act(found, m=(old, leg(1, total=2)), z=leg()) == (Start("m", 1),)
+    both = (old, leg(1, DONE, Outcome.SUCCESS, total=2))
+    assert act(found, m=both, z=leg()) == (Skip("z", None, "it needs 'm', which failed"),)
+    new = msgspec.structs.replace(old, carried=False)
+    (failed,) = act(found, m=(new, leg(1, total=2)), z=leg())
+    assert isinstance(failed, Fail)
