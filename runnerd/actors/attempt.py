@@ -191,6 +191,7 @@ class Attempts:
             return _Ended(row.epoch, JobResult(outcome=Outcome.INFRA_ERROR, reason=str(problem)))
         if machine is None:
             return None
+        why = "its job was not to run any more"
         try:
             # What was started in a run known as cancelled is to run all the same.
             epoch = await self._ledger.claim_job(job, machine.id, though_cancelled=run.cancel_requested)
@@ -205,8 +206,13 @@ class Attempts:
                 raise
             except Exception as error:
                 result = JobResult(outcome=Outcome.INFRA_ERROR, reason=blame(error))
+            why = f"its job ended: {result.outcome}"
             return _Ended(epoch, result, claimed=True)
+        except BaseException as error:
+            why = f"its job was broken off ({type(error).__name__})"
+            raise
         finally:
+            self._ledger.tell_machine_leaves(machine.id, why)
             await machine.destroy()
 
     async def _lease(self, image: str, job: int, attempt: Attempt) -> Machine | None:

@@ -15,7 +15,7 @@ from runnerd import __version__, log
 from runnerd.messages import CancelRun, DescribePool, PausePool, PoolDescription, RunCreated
 from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
 from runnerd.store import logs
-from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable
+from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable, MachineRow
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 from runnerd.web import control, guard
@@ -187,6 +187,10 @@ class Api:
             with trio.move_on_after(ANSWER_TIMEOUT):
                 return await reply.wait()
         raise Unavailable("the machine pool does not answer: it is starting, busy or ending")
+
+    async def machines(self, limit: int) -> Sequence[MachineRow]:
+        """The machines that exist or ended in the last day, the newest first."""
+        return await self._ledger.machine_history(limit)
 
     async def _set_pause(self, pause: Pause | None) -> None:
         """Record it, so that a pool which starts anew knows, and tell the one that runs."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from runnerd.messages import (
     WaitingLine,
 )
 from runnerd.model import Pause
+from runnerd.store.records import MachineNews, Stage
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
@@ -66,10 +68,17 @@ def _no_key() -> bytes | None:
     return None
 
 
+def _unwritten(news: MachineNews) -> None:
+    """A journal for those who keep none."""
+
+
 class PoolActor:
     """The pool of machines. `paused` tells at each start whether the operator has it paused.
 
     `snapshot_key` reads the key of what was kept encrypted, each time anew; it may raise OSError.
+
+    `journal` hears of a machine before it enters a stage, and must keep the order. That one is being built
+    its driver says, and waits until it is durable.
 
     When it stops or crashes every machine it made is destroyed with its driver: those jobs end as
     `lost`, and who waited is told `PoolRestarted`.
@@ -87,6 +96,7 @@ class PoolActor:
         clock: Callable[[], float] = trio.current_time,
         paused: Callable[[], Awaitable[Pause | None]] = _never_paused,
         snapshot_key: Callable[[], bytes | None] = _no_key,
+        journal: Callable[[MachineNews], object] = _unwritten,
     ) -> None:
         self._snapshot_key = snapshot_key
         self._ask_paused = paused
@@ -96,6 +106,8 @@ class PoolActor:
         self._kinds = kinds
         self._rules = rules
         self._clock = clock
+        self._journal = journal
+        self._driver = ""
         self._slots: dict[str, pool.Slot] = {}
         self._machines: dict[str, Machine] = {}
         self._jobs: dict[str, int] = {}
@@ -116,6 +128,7 @@ class PoolActor:
             if self._pause is not None:
                 _log.warning("the pool is paused", reason=self._pause.reason)
             async with self._open_driver() as driver:
+                self._driver = driver.name
                 reaped = await driver.adopt_or_reap()
                 if reaped:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
@@ -129,7 +142,11 @@ class PoolActor:
                     nursery.start_soon(self._reap_orphans, driver)
                     nursery.start_soon(self._read_mailbox, driver, nursery)
                     task_status.started()
-                    await self._decide_and_act(driver, nursery)
+                    try:
+                        await self._decide_and_act(driver, nursery)
+                    finally:
+                        for id in self._machines:  # its driver ends them
+                            self._tell(self._slots[id], pool.Stage.LEAVING, why="the machine pool stopped")
                     nursery.cancel_scope.cancel()
         finally:
             for _, request in self._waiting.values():
@@ -176,9 +193,9 @@ class PoolActor:
                 self._slots[name] = pool.Slot(name, image, pool.Stage.BUILDING, self._clock())
                 nursery.start_soon(self._build, driver, name, image, nursery)
             case pool.Lease(ticket, machine):
-                _, request = self._waiting.pop(ticket)
-                self._enter(machine, pool.Stage.LEASED)
+                who, request = self._waiting.pop(ticket)
                 self._jobs[machine] = request.job
+                self._enter(machine, pool.Stage.LEASED, waited=self._clock() - who.since)
                 nursery.start_soon(self._hand_over, self._machines[machine], request)
             case pool.Restore(ticket):
                 who, request = self._waiting.pop(ticket)
@@ -187,6 +204,7 @@ class PoolActor:
                 nursery.start_soon(self._restore, driver, name, request.kept, request.reply, nursery)
             case pool.Retire(machine, reason):
                 _log.info("machine retired", machine=machine, reason=reason)
+                self._enter(machine, pool.Stage.LEAVING, why=reason)
                 nursery.start_soon(self._destroy, self._machines[machine])
             case pool.Refuse(ticket, reason):
                 _, request = self._waiting.pop(ticket)
@@ -196,11 +214,8 @@ class PoolActor:
         started = self._clock()
         try:
             machine = await driver.clone(self._templates[image])
-            try:
+            async with self._or_ended(machine, image):
                 await machine.thaw()
-            except BaseException:
-                await machine.destroy()
-                raise
         except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
             del self._slots[name]
             count = (self._failing[image].count if image in self._failing else 0) + 1
@@ -212,9 +227,22 @@ class PoolActor:
             self._failing.pop(image, None)
             self._machines[machine.id] = machine
             self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.WARM, self._clock())
+            self._tell(self._slots[machine.id], pool.Stage.WARM)
             metrics.vm_boot_seconds.observe(self._clock() - started)
             nursery.start_soon(self._watch, machine)
         self._ring()
+
+    @asynccontextmanager
+    async def _or_ended(self, machine: Machine, image: str) -> AsyncIterator[None]:
+        """Destroy a machine that something fails on before it has a place, and have the journal know why."""
+        try:
+            yield
+        except BaseException as problem:
+            slot = pool.Slot(machine.id, image, pool.Stage.BUILDING, self._clock())
+            self._tell(slot, pool.Stage.LEAVING, why=str(problem) or type(problem).__name__)
+            await machine.destroy()
+            self._tell(slot, None)
+            raise
 
     async def _hand_over(self, machine: Machine, request: LeaseMachine) -> None:
         """Make a warm machine the job's and give it away; a machine that fails at it is replaced."""
@@ -230,10 +258,10 @@ class PoolActor:
             who = pool.Waiting(self._tickets, request.image, self._clock())
             self._waiting = {who.ticket: (who, request), **self._waiting}  # it came first, so it stays first
             self._ring()
-            await self._destroy(machine)
+            await self._destroy(machine, str(problem) or "its lease took too long")
             return
         if not request.reply.give(machine):
-            await self._destroy(machine)
+            await self._destroy(machine, "its job no longer waited")
 
     async def _go_back(self, driver: Driver, request: RestoreMachine, nursery: trio.Nursery) -> None:
         """Put in a job's machine's place one as it was kept; the place stays taken meanwhile."""
@@ -265,17 +293,14 @@ class PoolActor:
         image, job = self._slots[name].image, self._jobs[name]
         try:
             if instead_of is not None:
-                await self._destroy(instead_of)
+                await self._destroy(instead_of, "its job went back to an earlier step")
             machine = await driver.restore(kept, key=self._snapshot_key())
-            try:
+            async with self._or_ended(machine, image):
                 if machine.image != (wanted := self._kinds[image].image or image):
                     raise NoMachine(f"what was kept is a machine of image {machine.image}, not of {wanted}")
                 await machine.thaw()
                 with trio.fail_after(LEASE_TIMEOUT):
                     await machine.lease()
-            except BaseException:
-                await machine.destroy()
-                raise
         except trio.Cancelled:
             reply.refuse(PoolRestarted("the machine pool stopped"))
             raise
@@ -286,9 +311,10 @@ class PoolActor:
             self._machines[machine.id] = machine
             self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.LEASED, self._clock())
             self._jobs[machine.id] = job
+            self._tell(self._slots[machine.id], pool.Stage.LEASED)
             nursery.start_soon(self._watch, machine)
             if not reply.give(machine):
-                await self._destroy(machine)
+                await self._destroy(machine, "its job no longer waited")
         finally:
             del self._slots[name], self._jobs[name]
             self._ring()
@@ -298,15 +324,16 @@ class PoolActor:
         await machine.lost.wait()
         if self._slots[machine.id].stage is pool.Stage.WARM:
             _log.warning("a warm machine died", machine=machine.id, reason=machine.reason)
-        await self._destroy(machine)
+        await self._destroy(machine, machine.reason)
+        self._tell(self._slots[machine.id], None)
         del self._slots[machine.id], self._machines[machine.id]
         self._jobs.pop(machine.id, None)
         self._ring()
 
-    async def _destroy(self, machine: Machine) -> None:
+    async def _destroy(self, machine: Machine, why: str = "") -> None:
         slot = self._slots.get(machine.id)  # none when the machine died, and its watch was quicker
         if slot is not None and slot.stage is not pool.Stage.LEAVING:
-            self._enter(machine.id, pool.Stage.LEAVING)
+            self._enter(machine.id, pool.Stage.LEAVING, why=why)
         await machine.destroy()
 
     async def _reap_orphans(self, driver: Driver) -> None:
@@ -317,11 +344,26 @@ class PoolActor:
                 metrics.vm_leaked.inc(orphans)
                 _log.error("machines that belonged to nobody were reaped", count=orphans)
 
-    def _enter(self, machine: str, stage: pool.Stage) -> None:
+    def _enter(self, machine: str, stage: pool.Stage, *, why: str = "", waited: float = 0.0) -> None:
         slot = self._slots[machine]
         if stage not in pool.STAGES[slot.stage]:
             raise AssertionError(f"machine {machine} cannot go from {slot.stage} to {stage}")
+        self._tell(slot, stage, why=why, waited=waited)
         self._slots[machine] = pool.Slot(machine, slot.image, stage, self._clock())
+
+    def _tell(self, slot: pool.Slot, stage: pool.Stage | None, *, why: str = "", waited: float = 0.0) -> None:
+        """Have the journal know that a machine is about to enter a stage; None: that it is gone."""
+        self._journal(
+            MachineNews(
+                id=slot.machine,
+                driver=self._driver,
+                image=slot.image,
+                stage=Stage.GONE if stage is None else Stage(stage.value),
+                job=self._jobs.get(slot.machine) if stage is pool.Stage.LEASED else None,
+                why=why,
+                waited=waited,
+            )
+        )
 
     def _forget_who_left(self) -> None:
         for ticket, (_, request) in list(self._waiting.items()):

@@ -140,12 +140,21 @@ def resume(socket: options.Socket = None, json: options.Json = False) -> None:
         _done(client.resume(), json)
 
 
-def pool(socket: options.Socket = None, json: options.Json = False) -> None:
+def pool(
+    socket: options.Socket = None,
+    json: options.Json = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="The machines of the last day, also those that are gone.")
+    ] = False,
+) -> None:
     """Show the machines, and the jobs that wait for one."""
     with daemon(socket) as client:
-        answer = client.pool()
+        answer = client.machines() if history else client.pool()
     if json:
         show_json(answer)
+        return
+    if history:
+        typer.echo(table(_HISTORY, [_life(each) for each in answer]))
         return
     kind = "emulated" if answer["emulated"] else "isolated" if answer["isolated"] else "without isolation"
     typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {answer['capacity']} machines")
@@ -162,6 +171,21 @@ def pool(socket: options.Socket = None, json: options.Json = False) -> None:
         typer.echo(table(("waiting", "image", "since", "for"), waiting))
     for trouble in answer["trouble"]:
         typer.echo(f"trouble: {clean(trouble)}")
+
+
+_HISTORY = ("machine", "image", "stage", "made", "job", "waited", "had it", "why it ended")
+
+
+def _life(machine: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One machine of the journal, for people."""
+    job = "-" if machine["job"] is None else f"{machine['job']}.{machine['epoch'] or '?'}"
+    waited = had = "-"
+    if machine["leased"] is not None:
+        waited = duration(machine["leased"] - machine["asked"])
+        had = duration((machine["ended"] or time.time()) - machine["leased"])
+    made = duration(time.time() - machine["made"]) + " ago"
+    known = (machine["id"], machine["image"], machine["stage"], made)
+    return (*known, job, waited, had, machine["why"])
 
 
 def standing(run: Mapping[str, Any]) -> str:

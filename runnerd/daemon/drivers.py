@@ -14,12 +14,16 @@ from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
 from runnerd.machines.journal import Journal, MachineNote
 from runnerd.messages import DescribePool, LeaseMachine, PausePool, RestoreMachine
 from runnerd.store.ledger import Ledger
+from runnerd.store.records import MachineNews, Stage
 
 BOOT_TIMEOUT = 300.0
 """Seconds in which the pool must have its templates."""
 
 LAUNCHER = Path("/run/runnerd-launcher.sock")
 """Where the launcher's unit listens."""
+
+REAPED = "it was left behind, and reaped when the machine pool started anew"
+"""Why a machine is gone whose daemon, or whose pool, could not end it."""
 
 PoolMessage = LeaseMachine | RestoreMachine | DescribePool | PausePool
 """What the pool's mailbox carries."""
@@ -106,16 +110,22 @@ def launcher_socket(wanted: str, *, default: Path = LAUNCHER, root: bool | None 
 def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
     """The same as a function without arguments, with the ledger as the machines' journal (I5).
 
-    Machines of an earlier daemon are ended and struck from the journal before the driver is handed out.
+    Machines of an earlier daemon are ended, and the journal says so, before the driver is handed out.
     """
 
     async def journal(note: MachineNote) -> None:
-        if note.state == "gone":
-            await ledger.forget_machine(note.id)
-        else:
-            await ledger.note_machine(
-                note.id, note.driver, note.image, note.state, note.pid, note.uid, note.started
+        await ledger.note_machine(
+            MachineNews(
+                id=note.id,
+                driver=note.driver,
+                image=note.image,
+                stage=Stage.GONE if note.state == "gone" else Stage.BUILDING,
+                pid=note.pid,
+                uid=note.uid,
+                started=note.started or None,
+                why=note.why,
             )
+        )
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Driver]:
@@ -123,7 +133,9 @@ def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
             earlier = await ledger.machines()
             await driver.adopt_or_reap()
             for row in earlier:  # its daemon, which would have said so, was killed
-                await ledger.forget_machine(row.id)
+                why = "; ".join(filter(None, (row.why, REAPED)))
+                gone = MachineNews(id=row.id, driver=row.driver, image=row.image, stage=Stage.GONE, why=why)
+                await ledger.note_machine(gone)
             yield driver
 
     return opened

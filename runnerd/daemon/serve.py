@@ -249,6 +249,7 @@ class _Daemon:
                 builders=drivers.builders(),
             ),
             paused=self.ledger.pause,
+            journal=self.ledger.tell_machine,
         )
 
     def _health(self) -> HealthActor:

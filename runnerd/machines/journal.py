@@ -19,10 +19,15 @@ class MachineNote(msgspec.Struct, frozen=True, kw_only=True):
     uid: int | None = None
     started: float = 0.0
     """The process's start, in seconds since the host booted: with the pid it names the process for ever."""
+    why: str = ""
+    """What it is for, where no job will have it."""
 
 
 Journal = Callable[[MachineNote], Awaitable[None]]
 """Returns when the note is durable."""
+
+
+FOR_TEMPLATE = "it was started to make a template"
 
 
 async def unwritten(note: MachineNote) -> None:

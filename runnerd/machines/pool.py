@@ -213,7 +213,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
     leaving = {s.machine for s in state.slots if s.stage is Stage.LEAVING}
     for slot in list(warm):
-        if state.draining or now - slot.since > rules.shelf(slot.image).max_idle_age:
+        # Put as in `wake_at`, so that it holds at the very time it names.
+        if state.draining or now >= slot.since + rules.shelf(slot.image).max_idle_age:
             warm.remove(slot)
             leaving.add(slot.machine)
             actions.append(Retire(slot.machine, "draining" if state.draining else "older than max_idle_age"))

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, StepResult
-from runnerd.store import outbox, runs
+from runnerd.store import machines, outbox, runs
 from runnerd.store.changes import UNEXPANDED, NewJob
 from runnerd.store.errors import IllegalTransition, StaleEpoch
 from runnerd.store.phases import step
@@ -180,6 +180,7 @@ def claim(
     phase = step(_name(job), job.phase, Phase.RUNNING)
     fresh = {**UNTOUCHED, "machine": machine, "started": now}
     _set(connection, id, phase=phase, epoch=job.epoch + 1, **fresh)
+    machines.claim(connection, machine, id, job.epoch + 1)
     runs.start(connection, run, now)
     outbox.owe(connection, job.run, id, Kind.JOB, ReportState.IN_PROGRESS, now)
     return job.epoch + 1

@@ -40,6 +40,7 @@ from runnerd.store.records import (
     DeliveryState,
     Intake,
     Kind,
+    MachineNews,
     MachineRow,
     OutboxRow,
     ReportState,
@@ -62,6 +63,7 @@ __all__ = [
     "Kind",
     "Ledger",
     "LedgerUnavailable",
+    "MachineNews",
     "MachineRow",
     "Member",
     "OutboxRow",
@@ -348,39 +350,31 @@ class Ledger:
 
     # --- machines ---
 
-    async def note_machine(
-        self,
-        id: str,
-        driver: str,
-        image: str,
-        state: str,
-        pid: int | None,
-        uid: int | None,
-        started: float,
-        job: int | None = None,
-        epoch: int | None = None,
-    ) -> None:
-        """Write a machine into the journal, before the side effect it tells of (I5)."""
-        row = MachineRow(
-            id=id,
-            driver=driver,
-            image=image,
-            state=state,
-            pid=pid,
-            uid=uid,
-            started=started,
-            job=job,
-            epoch=epoch,
-        )
-        await self._write(partial(machines.note, machine=row))
+    async def note_machine(self, news: MachineNews) -> None:
+        """Write into the journal what is about to become of a machine, before it does (I5)."""
+        await self._write(partial(machines.note, news=news, now=self._clock()))
 
-    async def forget_machine(self, id: str) -> None:
-        """Take a machine that is gone out of the journal; nothing when it is not there."""
-        await self._write(partial(machines.forget, id=id))
+    def tell_machine(self, news: MachineNews) -> None:
+        """The same without waiting: durable before, or with, whatever is written after this."""
+        self._writer.post(partial(machines.note, news=news, now=self._clock()))
+
+    def tell_machine_leaves(self, id: str, why: str) -> None:
+        """Say in the same way why a machine is about to end; nothing where the journal knows it already."""
+        self._writer.post(partial(machines.leave, id=id, why=why))
 
     async def machines(self) -> list[MachineRow]:
-        """The journal, oldest first."""
-        return await self._read(machines.journal)
+        """The machines that may exist, oldest first."""
+        return await self._read(machines.alive)
+
+    async def machine_history(self, limit: int) -> list[MachineRow]:
+        """The machines that exist or are gone and still in the journal, the newest first."""
+        return await self._read(partial(machines.history, limit=limit))
+
+    async def leases(self, seconds: float) -> list[tuple[str, float]]:
+        """(image, seconds since it was asked for) of each lease of the last `seconds`, oldest first."""
+        now = self._clock()
+        found = await self._read(partial(machines.leases, since=now - seconds))
+        return [(image, now - asked) for image, asked in found]
 
     # --- outbox ---
 

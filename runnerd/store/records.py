@@ -115,19 +115,56 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last one that was put off was."""
 
 
-class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine that exists or may exist."""
+class Stage(enum.StrEnum):
+    """Where a machine is in its life, as the journal tells it."""
+
+    BUILDING = "building"
+    WARM = "warm"
+    LEASED = "leased"
+    LEAVING = "leaving"
+    """Being destroyed."""
+    GONE = "gone"
+
+
+class MachineNews(msgspec.Struct, frozen=True, kw_only=True):
+    """What is about to become of a machine; what is None is not known, or as it was."""
 
     id: str
     driver: str
     image: str
-    state: str
-    pid: int | None
+    stage: Stage
+    pid: int | None = None
     """Of the process that is the machine; None until it was started."""
-    uid: int | None
-    started: float
+    uid: int | None = None
+    started: float | None = None
+    """The process's start, in seconds since the host booted."""
     job: int | None = None
+    waited: float = 0.0
+    """Seconds that the job had waited for it when it was leased."""
+    why: str = ""
+    """Why it ends: the first word about that stays, but for one that comes with its end."""
+
+
+class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine in the journal; times in seconds since the epoch, but for `started`."""
+
+    id: str
+    driver: str
+    image: str
+    stage: Stage
+    pid: int | None = None
+    uid: int | None = None
+    started: float = 0.0
+    job: int | None = None
+    """The job that had it, and under which epoch; the epoch is None until the job has begun on it."""
     epoch: int | None = None
+    made: float = 0.0
+    warm: float | None = None
+    leased: float | None = None
+    asked: float | None = None
+    """When that job asked for a machine."""
+    ended: float | None = None
+    why: str = ""
 
 
 class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):

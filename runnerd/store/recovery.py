@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
-from runnerd.model import JobResult, Outcome
-from runnerd.store import jobs
+from runnerd.model import JobRecord, JobResult, Outcome
+from runnerd.store import jobs, machines
 
 ATTEMPTS = 3
 """One try and two retries of a job whose machine was lost before any step of it started."""
@@ -40,8 +40,17 @@ def recover(connection: sa.Connection, now: float) -> Recovery:
             "a step had started" if job.step_started else f"it was attempt {job.epoch} of at most {ATTEMPTS}"
         )
         reason = (
-            f"the daemon or its executor ended while this job ran, and it is not tried again because {why}"
+            f"the daemon or its executor ended while this job ran on machine {_machine(connection, job)}, "
+            f"and it is not tried again because {why}"
         )
         jobs.end(connection, job, job.epoch, JobResult(outcome=Outcome.LOST, reason=reason), None, now)
         lost.append(here)
     return Recovery(lost=tuple(lost), requeued=tuple(requeued))
+
+
+def _machine(connection: sa.Connection, job: JobRecord) -> str:
+    """The machine of a job that ran, with what the journal says of its end."""
+    row = machines.of_attempt(connection, job.id, job.epoch)
+    if row is None:
+        return job.machine
+    return f"{row.id} ({row.why})" if row.why else row.id

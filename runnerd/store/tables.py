@@ -18,7 +18,7 @@ from runnerd.model import (
 )
 from runnerd.store.changes import NewJob
 from runnerd.store.columns import Clean, Json, Word
-from runnerd.store.records import DeliveryState, Kind, ReportState
+from runnerd.store.records import DeliveryState, Kind, ReportState, Stage
 from runnerd.workflow.concurrency import Standing
 
 metadata = sa.MetaData()
@@ -199,13 +199,24 @@ machines = sa.Table(
     sa.Column("id", Clean, primary_key=True),
     sa.Column("driver", Clean, nullable=False),
     sa.Column("image", Clean, nullable=False),
-    sa.Column("state", Clean, nullable=False),
+    sa.Column("stage", Word(Stage), nullable=False),
     sa.Column("pid", sa.Integer),
     sa.Column("uid", sa.Integer),
+    # The process's start, in seconds since the host booted; every other time is since the epoch.
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("job", sa.Integer),
     sa.Column("epoch", sa.Integer),
+    sa.Column("made", sa.Float, nullable=False, server_default="0"),
+    sa.Column("warm", sa.Float),
+    sa.Column("leased", sa.Float),
+    # When the one that got it asked for a machine.
+    sa.Column("asked", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.Column("why", Clean, nullable=False, server_default=""),
+    sa.Index("machines_by_end", "ended"),
+    sa.Index("machines_by_job", "job"),
 )
+"""The journal of machines: all that exist or may, and those of the last hours."""
 
 schedules = sa.Table(
     "schedules",

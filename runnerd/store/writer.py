@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 import trio
 
+from runnerd import log
 from runnerd.store.errors import LedgerUnavailable
+
+_log = log.get("ledger")
 
 BATCH = 256
 """Writes in one transaction at most."""
 
 QUEUE = 1024
-"""Writes that may wait for the writer; more are held back where they are asked for."""
+"""Writes that may be on their way at once; more are held back where they are asked for."""
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
@@ -22,10 +27,11 @@ Work = Callable[[sa.Connection], T]
 
 
 class _Write(Generic[T]):
-    """One write on its way, and the slot for what became of it."""
+    """One write on its way, and the slot for what became of it; `posted` when nobody waits for that."""
 
-    def __init__(self, work: Work[T]) -> None:
+    def __init__(self, work: Work[T], *, posted: bool = False) -> None:
         self.work = work
+        self.posted = posted
         self._done = trio.Event()
         self._value: T
         self._error: Exception | None = None
@@ -49,7 +55,8 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._put, self._take = trio.open_memory_channel[_Write[Any]](QUEUE)
+        self._put, self._take = trio.open_memory_channel[_Write[Any]](math.inf)
+        self._room = trio.Semaphore(QUEUE)
         self._thread = trio.CapacityLimiter(1)
         self._closed = False
 
@@ -61,10 +68,29 @@ class Writer:
         """
         write = _Write(work)
         try:
-            await self._put.send(write)
+            self._room.acquire_nowait()  # no other task comes between, so that writes keep their order
+        except trio.WouldBlock:
+            await self._room.acquire()
+        try:
+            self._send(write)
+            return await write.settled()
+        finally:
+            self._room.release()
+
+    def post(self, work: Work[object]) -> None:
+        """Have `work` done like `submit`, in the order of all writes, without waiting for it.
+
+        For few small writes, which are held back by nothing. Its failure is logged; after `close` it is not
+        done at all.
+        """
+        with contextlib.suppress(LedgerUnavailable):
+            self._send(_Write(work, posted=True))
+
+    def _send(self, write: _Write[Any]) -> None:
+        try:
+            self._put.send_nowait(write)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             raise LedgerUnavailable("the ledger is closed: the daemon is stopping") from None
-        return await write.settled()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what is submitted, until `close` was called and the queue is empty."""
@@ -84,14 +110,18 @@ class Writer:
                 outcomes = await trio.to_thread.run_sync(self._commit, batch, limiter=self._thread)
             for write, (value, error) in zip(batch, outcomes, strict=True):
                 write.settle(value, error)
+                if write.posted and error is not None:
+                    _log.error("something could not be written down", problem=str(error))
 
     def close(self) -> None:
         """Take no more writes; those in the queue are still committed. Safe to call twice."""
         self._put.close()
+        for _ in range(self._room.statistics().tasks_waiting):
+            self._room.release()  # who still waits outside is refused
 
     def abandon(self) -> None:
         """Take no more writes and refuse those in the queue, which nobody will commit."""
-        self._put.close()
+        self.close()
         while True:
             try:
                 write = self._take.receive_nowait()

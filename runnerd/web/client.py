@@ -84,6 +84,10 @@ class Client:
         """The machines."""
         return self.ask("GET", "/v1/pool")
 
+    def machines(self) -> Any:
+        """The machines of the last day, those that are gone as well, the newest first."""
+        return self.ask("GET", "/v1/machines")
+
     def ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
     ) -> Any:

@@ -100,6 +100,10 @@ class ControlApi(Protocol):
         """The machines."""
         ...
 
+    async def machines(self, limit: int) -> Any:
+        """The machines of the last day, those that are gone as well, the newest first."""
+        ...
+
 
 def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> QuartTrio:
     """Build the application over what the daemon offers; `unavailable` errors of it are 503 as well."""
@@ -148,6 +152,10 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
     @quart.get("/v1/pool")
     async def pool() -> Response:
         return _json(await api.pool())
+
+    @quart.get("/v1/machines")
+    async def machines() -> Response:
+        return _json(await api.machines(min(_number("limit", PAGE), PAGE)))
 
     @quart.post("/v1/runs/<int:run>/cancel")
     async def cancel(run: int) -> Response:

@@ -131,7 +131,8 @@ class Executing:
                 yield self.driver
 
         rules = Rules(min_idle=0, max_total=max_total, memory=1 << 20, builders=4)
-        actor = PoolActor(self.pool, open_driver, {"default": Kind(size=Size(memory=128))}, rules)
+        kinds = {"default": Kind(size=Size(memory=128))}
+        actor = PoolActor(self.pool, open_driver, kinds, rules, journal=self.ledger.tell_machine)
         return await self.background(actor.run)
 
     async def executor(self):

@@ -25,6 +25,21 @@ async def test_strangers_code_is_refused_by_machines_that_do_not_hold_it(world):
     assert run.outcome is Outcome.SUCCESS
 
 
+async def test_the_journal_of_machines_says_what_a_job_had(world):
+    """Which attempt had the machine, and that it ended with the job, with the outcome."""
+    await world.machines()
+    await world.executor()
+    _, jobs = await world.go(ONE_JOB)
+    await world.no_machine_left()
+    seen = await world.until(
+        lambda: world.ledger.machine_history(9), lambda rows: rows and rows[0].stage == "gone"
+    )
+    [machine] = seen
+    assert (machine.id, machine.job, machine.epoch) == (jobs["build"].machine, jobs["build"].id, 1)
+    assert machine.why == "its job ended: success"
+    assert machine.warm <= machine.leased <= machine.ended
+
+
 async def test_a_job_asks_for_the_secrets_it_can_name(world):
     """And for its environment; what it is given reaches the step that names it."""
     await world.machines()

@@ -11,6 +11,7 @@ from runnerd.model import Actor, Event, JobResult, Outcome, Repository
 from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
 from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.store.logs import log_path
+from runnerd.store.records import MachineNews, Stage
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.web import listeners
 from runnerd.web.client import Client, Refusal
@@ -232,6 +233,15 @@ async def test_the_pool_speaks_for_itself(site, nursery):
 
     nursery.start_soon(answer)
     assert await site.api.pool() == description
+
+
+async def test_machines_come_from_the_journal(site):
+    """So they are told although the pool is busy, and the newest first."""
+    for id in ("m-1", "m-2"):
+        news = MachineNews(id=id, driver="fake", image="default", stage=Stage.BUILDING)
+        await site.ledger.note_machine(news)
+    assert [row.id for row in await site.api.machines(1)] == ["m-2"]
+    assert len(await site.api.machines(9)) == 2
 
 
 async def test_a_pool_that_does_not_answer_is_unavailable(site, monkeypatch):

@@ -1,6 +1,5 @@
 """The pool actor: warm machines ready, leases served in order, nothing leaked whatever dies."""
 
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -8,120 +7,18 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from runnerd.actors.pool import REAP_EVERY, Kind, PoolActor, Rules
-from runnerd.machines.driver import Capabilities, Identity, MachineLost, NoMachine, Paths, Size, Template
-from runnerd.messages import DescribePool, LeaseMachine, PausePool, PoolRestarted
+from runnerd.machines.driver import MachineLost, NoMachine, Size, Template
+from runnerd.messages import LeaseMachine, PausePool, PoolRestarted
 from runnerd.model import Pause
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
-SIZE = Size(vcpus=1, memory=100, disk=64)
-
-
-class MachineWithoutInside:
-    """A machine that takes a while to thaw, can be told to fail, and remembers how it ended."""
-
-    paths = Paths()
-    capabilities = Capabilities(isolated=True)
-    identity: Identity | None = None
-
-    def __init__(self, number: int, driver: "DriverOfEmptyMachines") -> None:
-        self.id, self.image, self.reason = f"m{number}", "default", ""
-        self.lost = trio.Event()
-        self.leased = False
-        self._driver = driver
-
-    async def thaw(self) -> Identity:
-        await trio.sleep(self._driver.thaw_time)
-        if self._driver.broken_thaws:
-            self._driver.broken_thaws -= 1
-            raise MachineLost("it never answered")
-        return Identity(hostname=self.id, boot_id=self.id, machine_id=self.id)
-
-    async def lease(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self._driver.broken_leases:
-            self._driver.broken_leases -= 1
-            raise MachineLost("the clock would not be set")
-        self.leased = True
-
-    def die(self, reason: str) -> None:
-        self.reason = reason
-        self.lost.set()
-
-    async def destroy(self) -> None:
-        self._driver.alive.discard(self.id)
-        self.die(self.reason or "destroyed")
-
-
-class DriverOfEmptyMachines:
-    """Makes machines out of nothing and counts them; a driver's context destroys what is left."""
-
-    name = "empty"
-    capabilities = Capabilities(isolated=True)
-    overhead = 0
-
-    def __init__(self) -> None:
-        self.thaw_time, self.broken_thaws, self.broken_leases, self.made = 0.1, 0, 0, 0
-        self.alive: set[str] = set()
-        self.machines: list[MachineWithoutInside] = []
-        self.reaped = 0
-        self.keys: list[bytes | None] = []
-
-    @asynccontextmanager
-    async def open(self):
-        try:
-            yield self
-        finally:
-            for machine in self.machines:
-                await machine.destroy()
-
-    async def build_template(self, image: str, size: Size) -> Template:
-        return Template(key=image, image=image, size=size)
-
-    async def clone(self, template: Template) -> MachineWithoutInside:
-        self.made += 1
-        machine = MachineWithoutInside(self.made, self)
-        self.machines.append(machine)
-        self.alive.add(machine.id)
-        return machine
-
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> MachineWithoutInside:
-        self.keys.append(key)
-        if not snapshot.name.startswith("whole"):
-            raise NoMachine("the snapshot cannot be gone back to: the disk is not complete")
-        machine = await self.clone(await self.build_template("default", SIZE))
-        machine.image = snapshot.name.removeprefix("whole-")
-        return machine
-
-    async def adopt_or_reap(self) -> int:
-        self.reaped += 1
-        return 0
+from .empty_machines import SIZE, DriverOfEmptyMachines, Running
 
 
 @pytest.fixture
 def driver():
     return DriverOfEmptyMachines()
-
-
-class Running:
-    """A pool actor under test with its mailbox."""
-
-    def __init__(self, driver, **rules) -> None:
-        self.mailbox = Mailbox(16)
-        limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
-        given = {name: limits.pop(name) for name in ("snapshot_key",) if name in limits}
-        kinds = {"default": Kind(size=SIZE)}
-        self.actor = PoolActor(self.mailbox, driver.open, kinds, Rules(**limits), **given)
-
-    async def lease(self, job: int = 1, image: str = "default", kept: Path | None = None):
-        reply = Reply()
-        await self.mailbox.send(LeaseMachine(image, job, reply, kept))
-        return await reply.wait()
-
-    async def describe(self):
-        reply = Reply()
-        await self.mailbox.send(DescribePool(reply))
-        return await reply.wait()
 
 
 async def test_it_keeps_its_minimum_warm(nursery, autojump_clock, driver):

@@ -125,6 +125,19 @@ class Answering:
             "trouble": ["image x: absent"], "paused": "the pool is paused: a disk",
         }  # fmt: skip
 
+    def machines(self) -> Any:
+        now = time.time()
+        return [
+            {
+                "id": "m2", "image": "default", "stage": "warm", "made": now - 60, "job": None, "epoch": None,
+                "leased": None, "asked": None, "ended": None, "why": "",
+            },
+            {
+                "id": "m1", "image": "default", "stage": "gone", "made": now - 120, "job": 3, "epoch": 1,
+                "leased": 1060.0, "asked": 1058.0, "ended": 1065.0, "why": "its job \x1b[2Jended: success",
+            },
+        ]  # fmt: skip
+
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Answering:
@@ -237,6 +250,18 @@ def test_pool(invoke, daemon: Answering) -> None:
     assert "\nthe pool is paused: a disk\n" in text
     assert "no room" in text
     assert "trouble: image x: absent" in text
+
+
+def test_machines_of_the_last_day(invoke, daemon: Answering) -> None:
+    """Also those that are gone: who had them for how long, how long it had waited, and why they ended."""
+    header, warm, gone = invoke("pool", "--history").stdout.splitlines()
+    assert header.split() == [
+        *("machine", "image", "stage", "made", "job", "waited", "had", "it", "why", "it", "ended")
+    ]
+    assert warm.split() == ["m2", "default", "warm", "1", "min", "00", "s", "ago", "-", "-", "-"]
+    assert " gone " in gone
+    assert gone.split()[7:] == ["ago", "3.1", "2.0", "s", "5.0", "s", "its", "job", "ended:", "success"]
+    assert json.loads(invoke("pool", "--history", "--json").stdout)[1]["why"].startswith("its job")
 
 
 def test_no_daemon(invoke) -> None:

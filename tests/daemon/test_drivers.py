@@ -13,6 +13,7 @@ from runnerd.machines.fake import open_fake_driver
 from runnerd.machines.journal import MachineNote, unwritten
 from runnerd.machines.process import ProcessDriver
 from runnerd.store.ledger import open_ledger
+from runnerd.store.records import MachineNews, Stage
 from runnerd.supervise.supervisor import sole
 
 
@@ -64,7 +65,7 @@ def test_remote_driver_without_an_address_is_refused_with_the_cure(tmp_path):
 
 
 async def test_the_ledger_is_the_journal_of_machines(tmp_path, nursery):
-    """What a driver notes stands in the ledger before it goes on; what is gone is struck."""
+    """What a driver notes stands in the ledger before it goes on."""
     config = configured(tmp_path)
     noted = []
 
@@ -77,19 +78,20 @@ async def test_the_ledger_is_the_journal_of_machines(tmp_path, nursery):
                         id="m1", driver="fake", image="default", state=state, pid=7, uid=8, started=9.0
                     )
                 )
-                noted.append([(row.state, row.pid) for row in await ledger.machines()])
+                noted.append([(row.stage, row.pid) for row in await ledger.machines()])
             assert own == config.state_directory
             yield driver
 
     async with open_ledger(tmp_path / "ledger.db") as ledger:
         await nursery.start(ledger.serve_writes)
         async with drivers.opener(config, ledger, open_noting)():
-            assert noted == [[("starting", 7)], [("running", 7)], []]
+            assert noted == [[("building", 7)], [("building", 7)], []]
+            assert [row.stage for row in await ledger.machine_history(9)] == ["gone"]
         nursery.cancel_scope.cancel()
 
 
-async def test_machines_of_a_killed_daemon_are_reaped_and_struck(tmp_path, nursery):
-    """Before anybody gets a machine, those of an earlier daemon are ended and out of the journal."""
+async def test_machines_of_a_killed_daemon_are_reaped_and_told_of(tmp_path, nursery):
+    """Before anybody gets a machine, those of an earlier daemon are ended, and the journal says why."""
     order = []
 
     @asynccontextmanager
@@ -105,10 +107,14 @@ async def test_machines_of_a_killed_daemon_are_reaped_and_struck(tmp_path, nurse
 
     async with open_ledger(tmp_path / "ledger.db") as ledger:
         await nursery.start(ledger.serve_writes)
-        await ledger.note_machine("old", "fake", "default", "running", 7, 8, 9.0)
+        old = {"driver": "fake", "image": "default"}
+        await ledger.note_machine(MachineNews(id="old", **old, stage=Stage.WARM, pid=7))
+        await ledger.note_machine(MachineNews(id="older", **old, stage=Stage.LEAVING, why="its job ended"))
         async with drivers.opener(configured(tmp_path), ledger, open_reaping)():
-            assert order == [["old"]]
+            assert sorted(order[0]) == ["old", "older"]
             assert await ledger.machines() == []
+            ends = {row.id: row.why for row in await ledger.machine_history(9)}
+            assert ends == {"old": drivers.REAPED, "older": f"its job ended; {drivers.REAPED}"}
         nursery.cancel_scope.cancel()
 
 

@@ -22,9 +22,11 @@ from runnerd.store.ledger import (
     IllegalTransition,
     Ledger,
     LedgerUnavailable,
+    MachineNews,
     StaleEpoch,
     open_ledger,
 )
+from runnerd.store.records import Stage
 
 GREEN = JobResult(outcome=Outcome.SUCCESS)
 
@@ -66,16 +68,24 @@ async def test_the_way_of_one_webhook(ledger):
     assert await ledger.open_runs() == [run]
     [job] = await ledger.jobs(run)
     await ledger.apply(run, [QueueJob(job=job.id, now=1.0)])
+    m1 = {"id": "m1", "driver": "fake", "image": "default"}
+    await ledger.note_machine(MachineNews(**m1, stage=Stage.BUILDING, pid=7, started=1.0))
+    ledger.tell_machine(MachineNews(**m1, stage=Stage.WARM))
+    ledger.tell_machine(MachineNews(**m1, stage=Stage.LEASED, job=job.id, waited=2.0))
     epoch = await ledger.claim_job(job.id, "m1")
-    await ledger.note_machine("m1", "fake", "default", "leased", 7, None, 1.0, job=job.id, epoch=epoch)
+    [machine] = await ledger.machines()
+    assert (machine.stage, machine.job, machine.epoch) == ("leased", job.id, epoch)
     await ledger.set_identity(job.id, epoch, "boot", "machine")
     await ledger.step_started(job.id, epoch, 1)
     step = StepResult(number=1, id="", name="A", outcome=Outcome.SUCCESS, conclusion=Outcome.SUCCESS)
     await ledger.step_ended(job.id, epoch, step)
     await ledger.apply(run, [EndJob(job=job.id, epoch=epoch, result=GREEN)])
     await ledger.apply(run, [EndRun(outcome=Outcome.SUCCESS)])
-    await ledger.forget_machine("m1")
+    ledger.tell_machine_leaves("m1", "its job ended")
+    await ledger.note_machine(MachineNews(**m1, stage=Stage.GONE))
     assert await ledger.machines() == []
+    assert [row.why for row in await ledger.machine_history(9)] == ["its job ended"]
+    assert await ledger.leases(3.0) == [("default", 2.0)]
     assert (await ledger.job(job.id)).steps == (step,)
     ended = await ledger.run(run)
     assert (ended.phase, ended.outcome) == (Phase.DONE, Outcome.SUCCESS)

@@ -230,7 +230,54 @@ async def test_a_full_queue_holds_callers_back(database, monkeypatch):
             nursery.start_soon(collect, outcomes, subject, put, id)
         await wait_all_tasks_blocked()
         assert subject._take.statistics().current_buffer_used == 2
+        subject.post(partial(put, id=9))
         await nursery.start(subject.serve)
         await wait_all_tasks_blocked(0.05)
         subject.close()
     assert outcomes == {id: id for id in range(4)}
+    assert rows(database) == [0, 1, 2, 3, 9]
+
+
+async def test_who_waits_outside_is_refused_when_the_ledger_closes(database, monkeypatch):
+    """Although nothing is committed any more, nobody waits for ever."""
+    monkeypatch.setattr(writer, "QUEUE", 1)
+    subject, outcomes = Writer(database), {}
+    async with trio.open_nursery() as nursery:
+        for id in range(3):
+            nursery.start_soon(collect, outcomes, subject, put, id)
+        await wait_all_tasks_blocked()
+        subject.close()
+        await wait_all_tasks_blocked()
+        assert ["is closed" in str(outcome) for outcome in outcomes.values()] == [True, True]
+        await subject.serve()
+    assert len(outcomes) == 3
+    assert len(rows(database)) == 1
+
+
+async def test_what_is_posted_keeps_its_place(database, commits, nursery):
+    """It is committed before, or with, what is asked for after it, although nobody waited for it."""
+    subject, outcomes = Writer(database), {}
+    subject.post(partial(put, id=1))
+    nursery.start_soon(collect, outcomes, subject, put_the_first_again, 9)
+    nursery.start_soon(collect, outcomes, subject, put, 0)
+    await wait_all_tasks_blocked()
+    before = len(commits)
+    subject.close()
+    await subject.serve()
+    await wait_all_tasks_blocked()
+    assert rows(database) == [0, 1]
+    assert len(commits) == before + 1
+
+
+async def test_what_is_posted_and_fails_is_only_logged(database, monkeypatch):
+    """Its neighbours are stored; after the end it is not done, which the poster need not know."""
+    logged = []
+    monkeypatch.setattr(writer._log, "error", lambda event, **more: logged.append(more), raising=False)
+    subject = Writer(database)
+    subject.post(partial(put_and_fail, id=1))
+    subject.post(partial(put, id=2))
+    subject.close()
+    subject.post(partial(put, id=3))
+    await subject.serve()
+    assert rows(database) == [2]
+    assert logged == [{"problem": "not 1"}]

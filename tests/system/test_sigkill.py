@@ -270,4 +270,5 @@ def test_no_machine_outlives_its_daemon(vm_daemon: Daemon, sample: Sample) -> No
     assert daemon.stop() == 0
     assert vmms(daemon) == {}
     assert daemon.left() == {}
-    assert daemon.rows("SELECT * FROM machines") == []
+    assert daemon.rows("SELECT * FROM machines WHERE stage != 'gone'") == []
+    assert any("reaped" in row["why"] for row in daemon.rows("SELECT why FROM machines"))

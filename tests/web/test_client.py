@@ -56,6 +56,7 @@ async def test_every_verb_asks_its_path(served):
         client.pause("a disk")
         client.pause()
         client.resume()
+        client.machines()
 
     await trio.to_thread.run_sync(all_of_them)
     assert asked == [
@@ -73,6 +74,7 @@ async def test_every_verb_asks_its_path(served):
         ("POST", "/v1/pause?reason=a+disk"),
         ("POST", "/v1/pause"),
         ("POST", "/v1/resume"),
+        ("GET", "/v1/machines"),
     ]
 
 

@@ -78,6 +78,10 @@ class Recorded:
         self._ask("pool")
         return {"machines": []}
 
+    async def machines(self, limit):
+        self._ask("machines", limit)
+        return [{"id": "m1"}]
+
 
 @pytest.fixture
 def api():
@@ -101,6 +105,8 @@ def client(api):
         ("GET", "/v1/runs/5/jobs/9/log?offset=7&wait=2", ("log", 5, 9, 7, 2.0), 200),
         ("GET", "/v1/runs/5/jobs/9/log?wait=99999", ("log", 5, 9, 0, control.WAIT_LIMIT), 200),
         ("GET", "/v1/pool", ("pool",), 200),
+        ("GET", "/v1/machines", ("machines", control.PAGE), 200),
+        ("GET", "/v1/machines?limit=7", ("machines", 7), 200),
         ("POST", "/v1/runs/5/cancel", ("cancel", 5), 202),
         ("POST", "/v1/runs/5/approve", ("approve", 5), 202),
         ("POST", "/v1/runs/5/rerun", ("rerun", 5), 202),

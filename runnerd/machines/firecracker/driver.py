@@ -31,7 +31,7 @@ from runnerd.machines.firecracker.jail import Jail
 from runnerd.machines.firecracker.monitor import JailFailed, Monitor
 from runnerd.machines.firecracker.versions import Refused, Version
 from runnerd.machines.images import Image, wanted
-from runnerd.machines.journal import Journal, MachineNote, unwritten
+from runnerd.machines.journal import FOR_TEMPLATE, Journal, MachineNote, unwritten
 from runnerd.machines.launcher import FIRST_UID, LaunchFailed, free_uid
 from runnerd.machines.remote import AgentMachine, Layout
 
@@ -228,7 +228,7 @@ class FirecrackerDriver:
         upper = await trio.to_thread.run_sync(golden.copy, self._jails)
         try:
             shared = {"kernel": kernel, "initrd": image.file("initrd"), **_disks_of(image)}
-            box = await self._start(image, size, shared, upper)
+            box = await self._start(image, size, shared, upper, FOR_TEMPLATE)
             try:
                 await self._ask(box, requests.cold_boot(size, self._version), self._build_timeout)
                 machine, channel = await self._meet(box, self._build_timeout)
@@ -292,11 +292,11 @@ class FirecrackerDriver:
         return machine, channel
 
     async def _start(
-        self, image: Image, size: Size, shared: Mapping[str, Path], upper: int
+        self, image: Image, size: Size, shared: Mapping[str, Path], upper: int, why: str = ""
     ) -> FirecrackerBox:
         """Start a Firecracker that waits for requests, in a jail with these files and disks of its own."""
         id = f"{self._mark}{self._random(5).hex()}"
-        note = MachineNote(id=id, driver=self.name, image=image.name, state="starting")
+        note = MachineNote(id=id, driver=self.name, image=image.name, state="starting", why=why)
         self._names.add(id)
         try:
             await self._journal(note)

@@ -11,7 +11,7 @@ import trio
 
 from runnerd import log
 from runnerd.machines.driver import Capabilities, MachineLost
-from runnerd.machines.journal import Journal, MachineNote
+from runnerd.machines.journal import FOR_TEMPLATE, Journal, MachineNote
 from runnerd.machines.launcher import Launcher, recipe_order
 from runnerd.machines.molds import Mold
 from runnerd.machines.qemu import vm, vmm
@@ -60,7 +60,8 @@ class Starter:
         """
         id = f"{mold.image.name}-{self._random(5).hex()}"
         name = self._mark + id
-        note = MachineNote(id=id, driver=DRIVER, image=mold.image.name, state="starting")
+        why = FOR_TEMPLATE if purpose is vmm.Purpose.TEMPLATE else ""
+        note = MachineNote(id=id, driver=DRIVER, image=mold.image.name, state="starting", why=why)
         self.names.add(name)
         job, upper = os.dup(files["job"]), os.dup(files["upper"])
         try:
