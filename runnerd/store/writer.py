@@ -23,7 +23,10 @@ QUEUE = 1024
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
-"""Reads and writes within a transaction; whatever it raises undoes what it wrote, and that alone."""
+"""Reads and writes within a transaction; whatever it raises undoes what it wrote, and that alone.
+
+It does nothing else: where another write of its transaction fails, it is undone and done again.
+"""
 
 
 class _Write(Generic[T]):
@@ -131,8 +134,18 @@ class Writer:
         self._take.close()
 
     def _commit(self, batch: Sequence[_Write[Any]]) -> list[tuple[Any, Exception | None]]:
-        """One transaction for the batch, a savepoint for each write; runs in a thread."""
+        """One transaction for the batch; runs in a thread.
+
+        Savepoints cost as much as the writes themselves, and hardly a write fails. So there are none
+        before one did: then the whole batch is done again, and each fails alone.
+        """
         try:
+            try:
+                with self._engine.begin() as connection:
+                    return [(write.work(connection), None) for write in batch]
+            except Exception as error:
+                if _fatal(error):
+                    raise
             with self._engine.begin() as connection:
                 return [_attempt(connection, write.work) for write in batch]
         except Exception as error:

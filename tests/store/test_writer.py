@@ -102,6 +102,22 @@ async def test_a_write_that_fails_fails_alone(database, nursery):
     assert outcomes == {id: id for id in (0, 1, 3, 4)}
 
 
+async def test_savepoints_are_made_only_where_a_write_fails(database, nursery):
+    """A batch without a failure has none; one with a failure is undone and done again with one for each."""
+    made: list[str] = []
+    sa.event.listen(database, "savepoint", lambda connection, name: made.append(name))
+    for failing, savepoints in ((None, 0), (2, 3)):
+        subject, outcomes = Writer(database), {}
+        for id in range(3):
+            work = put_and_fail if id == failing else put
+            nursery.start_soon(collect, outcomes, subject, work, id + 10 * savepoints)
+        await wait_all_tasks_blocked()
+        subject.close()
+        await subject.serve()
+        assert len(made) == savepoints
+    assert rows(database) == [0, 1, 2, 30, 31]
+
+
 def put_the_first_again(connection: sa.Connection, id: int) -> int:
     """Break a rule of the schema."""
     return put(connection, 0)
