@@ -16,7 +16,7 @@ from runnerd.git.process import GitError
 from runnerd.messages import BranchMoved, CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome, RunRecord
 from runnerd.planning.endings import Closings, ended, ends_something
-from runnerd.planning.gate import Gate, expired
+from runnerd.planning.gate import Gate, expired, renews
 from runnerd.planning.judge import failed
 from runnerd.planning.place import Absent, NotMerged, Passed
 from runnerd.planning.planner import UNPROMPTED, Planner
@@ -221,7 +221,7 @@ class ParserActor:
                 await self._executor.send(RunCreated(run))
             self._reporter.offer(OutboxChanged())
             self._tell_the_time(event)
-            for run in expired(event, await self._open_runs()):
+            for run in expired(event, await self._open_runs()) if renews(event) else ():
                 await self._cancel(run, "it waited for approval, and its pull request has newer commits")
 
     async def _open_runs(self) -> list[RunRecord]:

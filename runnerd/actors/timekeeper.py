@@ -27,6 +27,8 @@ PAUSE = 30.0
 """Seconds before the second try; they double."""
 PATIENCE = 60.0
 """Seconds that one try may take: others wait for it."""
+SETTLE = 2.0
+"""Seconds between a push and the look at its branch: one look serves all pushes that come meanwhile."""
 
 
 class Schedules(Protocol):
@@ -68,6 +70,8 @@ class TimekeeperActor:
         self._clock = clock
         self._turn = trio.CapacityLimiter(1)
         """Branches are read one at a time, so that what was read last is what is kept."""
+        self._moved: dict[str, Repository] = {}
+        """Repositories that will be looked at in a moment, each as the newest push describes it."""
         self._unknown: set[str] = set()
         """Time zones that this host does not have, each said once."""
 
@@ -78,7 +82,10 @@ class TimekeeperActor:
             nursery.start_soon(self._read_all)
             task_status.started()
             async for moved in self._mailbox:
-                nursery.start_soon(self._refresh, moved.repository)
+                name = moved.repository.full_name
+                if name not in self._moved:
+                    nursery.start_soon(self._refresh_soon, name)
+                self._moved[name] = moved.repository
             nursery.cancel_scope.cancel()
 
     async def _keep_time(self) -> None:
@@ -123,6 +130,11 @@ class TimekeeperActor:
         known |= {repository.full_name: repository for repository in await self._schedules.repositories()}
         for repository in known.values():
             await self._refresh(repository)
+
+    async def _refresh_soon(self, name: str) -> None:
+        """A look asks the remote and keeps the mirror from those who plan the same pushes."""
+        await trio.sleep(SETTLE)
+        await self._refresh(self._moved.pop(name))
 
     async def _refresh(self, repository: Repository) -> None:
         """Read a default branch's schedules; where that fails, those that are known stay."""

@@ -85,9 +85,14 @@ class Gate:
         return {run.id: approval for run in meant if not await self._people.why_void(run)}
 
 
+def renews(event: Event) -> bool:
+    """Whether the event gives a pull request another commit, so that there may be something `expired`."""
+    return event.name == "pull_request" and event.action in ("opened", "synchronize", "reopened")
+
+
 def expired(event: Event, open_runs: Iterable[RunRecord]) -> list[int]:
     """Which runs that wait for approval are about an older commit of the event's pull request."""
-    if event.name != "pull_request" or event.action not in ("opened", "synchronize", "reopened"):
+    if not renews(event):
         return []
     return [
         run.id

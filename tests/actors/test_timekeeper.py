@@ -24,6 +24,7 @@ class Branches:
         self.schedules, self.known = {}, []
         self.broken = 0
         self.asked = trio.Event()
+        self.looks = 0
 
     async def repositories(self):
         await trio.lowlevel.checkpoint()
@@ -31,6 +32,7 @@ class Branches:
 
     async def of(self, repository):
         await trio.lowlevel.checkpoint()
+        self.looks += 1
         if self.broken:
             self.broken -= 1
             raise GitError("the remote does not answer")
@@ -138,6 +140,21 @@ async def test_a_branch_that_moves_changes_the_set(world, autojump_clock):
     await mailbox.send(BranchMoved(HELLO))
     await trio.sleep(7200)
     assert world.minutes() == [30]
+
+
+async def test_many_pushes_cost_few_looks(world, autojump_clock):
+    """A look asks the remote: one serves all that came shortly before, and shows what the last one left."""
+    mailbox, _ = await world.start()
+    await trio.sleep(600)
+    for minute in ("10", "20", "30"):
+        world.branches.schedules[HELLO.full_name] = {("ci.yml", f"{minute} * * * *", "UTC")}
+        await mailbox.send(BranchMoved(HELLO))
+    await trio.sleep(60)
+    assert world.branches.looks == 1
+    assert [cron for _, cron, _ in world.ledger.rows] == ["30 * * * *"]
+    await mailbox.send(BranchMoved(HELLO))
+    await trio.sleep(60)
+    assert world.branches.looks == 2
 
 
 async def test_a_restart_neither_loses_nor_repeats(world, autojump_clock):

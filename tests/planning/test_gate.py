@@ -8,7 +8,7 @@ import pytest
 from runnerd.forge.people import People
 from runnerd.forge.protocol import ForgeDenied, ForgeUnavailable
 from runnerd.model import Actor, Event, Outcome, Repository, RunRecord
-from runnerd.planning.gate import Gate, expired
+from runnerd.planning.gate import Gate, expired, renews
 from runnerd.store.changes import NewRun
 
 SHA, OLDER = "a" * 40, "b" * 40
@@ -149,6 +149,8 @@ def test_newer_commits_end_what_waits_for_older_ones():
     ]
     assert expired(pull_event(action="synchronize"), runs) == [1]
     assert expired(pull_event(action="labeled"), runs) == []
+    assert renews(pull_event(action="synchronize"))
+    assert not renews(pull_event(action="labeled"))
 
 
 def test_repositories_may_be_refused():
