@@ -3,6 +3,8 @@
 What hypercorn leaves open on trio is closed here: an answer is finished although the application was
 cancelled in its last `send`, a peer that does not read or does not finish its body is let go in bounded
 time, and an error of the application becomes a 500 and a log line.
+
+An `Upgrade` is the application's to accept (`Switch`); from then on the stream is its own.
 """
 
 from __future__ import annotations
@@ -29,17 +31,37 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application: called with a scope, a `Receive` and a `Send`."""
 
+SWITCH = "runnerd.switch"
+"""The ASGI extension whose value is a `Switch`, where the peer asks for another protocol."""
+
 LINGER = 1.0
 """Seconds an answered peer may go on sending its body, so that it reads the answer and not a reset."""
 
 _log = log.get(__name__)
 
 
+class Switch:
+    """The peer asks to speak `protocol` from here on (RFC 9110 §7.8).
+
+    An application that agrees calls `accept` and answers with status 101; with any other answer the
+    connection goes on as HTTP.
+    """
+
+    def __init__(self, protocol: str) -> None:
+        self.protocol = protocol
+        self.handler: Callable[[trio.SocketStream], Awaitable[None]] | None = None
+
+    def accept(self, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+        """Have `handler` serve the stream once the peer was told; the connection ends with it."""
+        self.handler = handler
+
+
 class Connection(TCPServer):
     """Serves the requests of one peer, until either side is done; closes the stream when it leaves.
 
     `grace` bounds in seconds each single write and the end of each answer. An answer sent after
-    `close_after` (trio's clock) asks the peer to connect anew.
+    `close_after` (trio's clock) asks the peer to connect anew. `bound` ends the connection in any case,
+    unless it is given another protocol, which bounds itself.
     """
 
     def __init__(
@@ -51,15 +73,20 @@ class Connection(TCPServer):
         context: WorkerContext,
         grace: float,
         close_after: float,
+        bound: trio.CancelScope,
     ) -> None:
         super().__init__(cast(Any, self._answer), config, context, cast(LifespanState, {}), cast(Any, stream))
         self._app = app
         self._grace = grace
         self._close_after = close_after
+        self._bound = bound
         self._scope = trio.CancelScope()
         self._idle = trio.CancelScope(deadline=trio.current_time() + config.keep_alive_timeout)
         self._holding = False
         self._held = b""
+        self._unread = trio.Event()
+        """Set once nothing more is read from the stream as HTTP."""
+        self._switched = False
 
     async def run(self) -> None:
         """Serve the connection; raises what hypercorn raises when a peer confuses it."""
@@ -78,8 +105,11 @@ class Connection(TCPServer):
                             ConnectionState(self.state), False, client, server, self.protocol_send,
                         ),
                     )  # fmt: skip
-                    with self._idle:
-                        await self._read_data()
+                    try:
+                        with self._idle:
+                            await self._read_data()
+                    finally:
+                        self._unread.set()
         except OSError:
             pass
         finally:
@@ -96,6 +126,8 @@ class Connection(TCPServer):
         if isinstance(event, Updated):
             idle_until = trio.current_time() + self.config.keep_alive_timeout
             self._idle.deadline = idle_until if event.idle else math.inf
+        elif self._switched:
+            return  # hypercorn ends a request that is none any more
         elif isinstance(event, RawData):
             data, self._held = self._held + event.data, b""
             if self._holding:
@@ -125,10 +157,15 @@ class Connection(TCPServer):
     ) -> None:
         """Run the application for one request."""
         started = False
+        switch = self._offered(scope)
+        if switch is not None:
+            scope = {**scope, "extensions": {**(scope.get("extensions") or {}), SWITCH: switch}}
 
         async def relay(message: dict[str, Any]) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
+            if switch is not None and switch.handler is not None:
+                started = True  # its own words are no answer of HTTP's
+            elif message["type"] == "http.response.start":
                 started = self._holding = True
                 await send(self._closing(message) if self._must_close(scope) else message)
                 self._holding = False
@@ -143,6 +180,8 @@ class Connection(TCPServer):
 
         try:
             await self._app(scope, receive, relay)
+            if switch is not None and switch.handler is not None:
+                await self._switch(switch)
         except* Exception as group:
             # The peer's text stays out of the log; the traceback says where.
             _log.error("request_failed", method=scope.get("method"), exc_info=group)
@@ -151,6 +190,28 @@ class Connection(TCPServer):
                 headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
                 await relay({"type": "http.response.start", "status": 500, "headers": headers})
                 await relay({"type": "http.response.body", "body": answer})
+
+    def _offered(self, scope: dict[str, Any]) -> Switch | None:
+        wanted = cast(_PlainHttp, self.protocol).wanted
+        has_body = {name for name, _ in scope["headers"]} & {b"content-length", b"transfer-encoding"}
+        return Switch(wanted) if wanted and scope["method"] == "GET" and not has_body else None
+
+    async def _switch(self, switch: Switch) -> None:
+        """Leave HTTP: nothing of it is read or written any more, and no lifetime of it counts."""
+        assert switch.handler is not None
+        self._idle.cancel()
+        await self._unread.wait()
+        try:
+            if _http(self.protocol).trailing_data[0]:
+                return  # a peer speaks the new protocol after it was told that we do
+            head = f"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {switch.protocol}"
+            await self._write(head.encode() + b"\r\n\r\n")
+            self._switched = True
+            self._bound.deadline = math.inf
+            await switch.handler(cast(trio.SocketStream, self.stream))
+        finally:
+            self._switched = True
+            self._scope.cancel()
 
     async def _finish(self, send: Send, message: dict[str, Any]) -> None:
         # hypercorn tells the application of the end inside this last send, whereupon quart cancels the
@@ -181,7 +242,9 @@ class Connection(TCPServer):
 
 
 class _PlainHttp(H11Protocol):
-    """HTTP/1.0 and 1.1 only. An `Upgrade` is ignored, as RFC 9110 §7.8 allows."""
+    """HTTP/1.0 and 1.1 only. `wanted` is the protocol that the request being served asks to go on in."""
+
+    wanted = ""
 
     async def _check_protocol(self, event: h11.Request) -> None:
         return
@@ -192,7 +255,10 @@ class _PlainHttp(H11Protocol):
             await self.send(Closed())
             return
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        if len(headers) != len(request.headers):
+        asked = [value for name, value in request.headers if name == b"upgrade"]
+        self.wanted = asked[0].decode("latin-1") if asked and request.http_version == b"1.1" else ""
+        if asked:
+            # Without the header hypercorn opens none of its own doors.
             request = h11.Request(
                 method=request.method,
                 target=request.target,

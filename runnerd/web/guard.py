@@ -42,7 +42,8 @@ async def serve(
     Resource handling: the listeners are closed when this returns or is cancelled. More than
     `max_connections` peers wait in the kernel's backlog. A connection that is idle, or has not finished
     its headers, for `keep_alive` seconds is closed; after `lifetime` seconds it is closed at the end of its
-    request, and `grace` later in any case.
+    request, and `grace` later in any case. What an application switches to another protocol
+    (`connection.Switch`) is bound by neither; it ends within `grace` of `stop`.
 
     Error handling: what goes wrong in a connection is logged and ends that connection alone. Only a
     listener that no longer works raises (OSError).
@@ -59,9 +60,15 @@ async def serve(
     async def converse(stream: trio.SocketStream) -> None:
         try:
             now = trio.current_time()
-            with trio.CancelScope(deadline=now + lifetime + grace):
+            with trio.CancelScope(deadline=now + lifetime + grace) as bound:
                 connection = Connection(
-                    app, stream, config=config, context=context, grace=grace, close_after=now + lifetime
+                    app,
+                    stream,
+                    config=config,
+                    context=context,
+                    grace=grace,
+                    close_after=now + lifetime,
+                    bound=bound,
                 )
                 connections.add(connection)
                 try:

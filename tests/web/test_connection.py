@@ -130,3 +130,117 @@ async def test_no_second_request_hides_behind_a_doubtful_end(serving, echo):
                 data += chunk
         assert data.count(b"HTTP/1.1 ") == 1
         assert b"connection: close" in data.lower()
+
+
+def switching(handler):
+    """An application that agrees to go on as `shout/1`, and answers anything else with what it was asked."""
+
+    async def app(scope, receive, send):
+        switch = scope["extensions"].get(connection.SWITCH)
+        body = b"" if switch is None else switch.protocol.encode()
+        if body == b"shout/1":
+            switch.accept(handler)
+        status = 101 if body == b"shout/1" else 200
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-length", b"%d" % len(body))],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+async def shout(stream):
+    """Give back in capitals whatever comes."""
+    while data := await stream.receive_some():
+        await stream.send_all(data.upper())
+
+
+SWITCHING = GET[:-2] + b"connection: upgrade\r\nupgrade: shout/1\r\n\r\n"
+
+
+async def until(stream, text):
+    """Read until the text has come, or the connection has ended."""
+    data = b""
+    with trio.fail_after(5):
+        while text not in data and (more := await stream.receive_some()):
+            data += more
+    return data
+
+
+async def test_an_application_may_take_an_upgrade(serving):
+    """After status 101 the stream is the handler's: no HTTP, no lifetime; it ends with the handler."""
+    async with (
+        serving(switching(shout), lifetime=0.2, grace=0.2, keep_alive=0.2) as server,
+        await server.connect() as stream,
+    ):
+        await stream.send_all(SWITCHING)
+        head = await until(stream, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+        assert b"\r\nupgrade: shout/1\r\n" in head
+        await trio.sleep(0.8)
+        await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        assert await until(stream, b"\r\n\r\n") == b"GET / HTTP/1.1\r\n\r\n"
+        await stream.send_eof()
+        with trio.fail_after(5):
+            assert await stream.receive_some() == b""
+
+
+async def test_stopping_ends_what_was_switched(serving):
+    """A handler that does not end by itself is cancelled when the server's grace is over."""
+    ended = trio.Event()
+
+    async def stays(stream):
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with serving(switching(stays), grace=0.2) as server, await server.connect() as stream:
+        await stream.send_all(SWITCHING)
+        await until(stream, b"\r\n\r\n")
+        server.stop.set()
+        with trio.fail_after(5):
+            await ended.wait()
+            assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        SWITCHING.replace(b"shout/1", b"other/1"),
+        SWITCHING.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        SWITCHING.replace(b"GET", b"POST"),
+        SWITCHING[:-2] + b"content-length: 3\r\n\r\nabc",
+    ],
+)
+async def test_what_is_not_taken_goes_on_as_http(serving, request_):
+    """Another protocol, HTTP/1.0, another method and a request with a body are answered as ever."""
+    async with serving(switching(shout)) as server:
+        assert (await server.send(request_)).status == 200
+
+
+async def test_who_speaks_too_early_is_cut_off(serving):
+    """Bytes of the new protocol before the daemon agreed to it end the connection."""
+    async with serving(switching(shout)) as server, await server.connect() as stream:
+        await stream.send_all(SWITCHING + b"early")
+        assert await until(stream, b"EARLY") == b""
+
+
+async def test_a_handler_that_fails_ends_its_connection_alone(serving):
+    """The error is logged; the peer sees the end, not another HTTP answer."""
+
+    async def fails(stream):
+        raise ValueError("private")
+
+    async with serving(switching(fails)) as server:
+        for _ in range(2):
+            async with await server.connect() as stream:
+                await stream.send_all(SWITCHING)
+                data = await until(stream, b"500")
+                assert data.count(b"HTTP/1.1") == 1
+                assert b"private" not in data
+        assert (await server.send(GET)).status == 200
