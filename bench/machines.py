@@ -13,9 +13,10 @@ import trio
 
 from bench.daemon import STATE
 from bench.results import Figures, single, spread
-from runnerd.actors.pool import Kind, PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.machines.driver import Command, Machine, Size
 from runnerd.machines.journal import MachineNote
+from runnerd.machines.kinds import Kind, Rules
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox

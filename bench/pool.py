@@ -12,8 +12,9 @@ import trio
 
 from bench.machines import SIZE, bash, open_driver
 from bench.results import Figures, single, spread
-from runnerd.actors.pool import Kind, PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.machines.driver import Machine
+from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply

@@ -19,8 +19,9 @@ import msgspec
 import trio
 
 from bench.daemon import STATE, ensure_image
-from runnerd.actors.pool import Kind, PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.machines.driver import Command, Driver, Machine, Size
+from runnerd.machines.kinds import Kind, Rules
 from runnerd.machines.sweep import descendants
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox

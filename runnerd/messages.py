@@ -121,5 +121,7 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[WaitingLine, ...] = ()
     trouble: tuple[str, ...] = ()
     """A sentence for each image whose builds fail."""
+    ready: bool = True
+    """Machines of at least one image can be had, or could if the operator had not paused the pool."""
     paused: str | None = None
     """A sentence that says so while nothing is started because the operator paused the pool."""

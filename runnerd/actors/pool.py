@@ -7,21 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import trio
 
 from runnerd import log, metrics
+from runnerd.actors import pool_report
 from runnerd.machines import pool
-from runnerd.machines.driver import Driver, Machine, MachineLost, NoMachine, OpenDriver, Size, Template
+from runnerd.machines.driver import Driver, Machine, MachineLost, NoMachine, OpenDriver, Template
+from runnerd.machines.kinds import Kind, Rules, limits
 from runnerd.messages import (
     DescribePool,
     LeaseMachine,
-    MachineLine,
     PausePool,
-    PoolDescription,
     PoolRestarted,
     RestoreMachine,
-    WaitingLine,
 )
 from runnerd.model import Pause
 from runnerd.store.records import MachineNews, Stage
@@ -32,32 +30,10 @@ _log = log.get("pool")
 
 REAP_EVERY = 60.0
 """Seconds between searches for machines that belong to nobody (I5)."""
+READY_WITHIN = 240.0
+"""Seconds after which the pool serves although images are still being tried: less than its start may take."""
 LEASE_TIMEOUT = 5.0
 """Seconds a warm machine may take to become a job's; one that takes longer is destroyed."""
-
-
-class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of machine that can be asked for; what is None is as the pool's rules say."""
-
-    size: Size
-    image: str = ""
-    """The built image it boots from; empty: the one of its own name."""
-    min_idle: int | None = None
-    max_total: int = 0
-    """Machines of this kind at once; 0 sets no limit of its own."""
-    max_idle_age: float | None = None
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The operator's limits for the pool, before the driver's overhead is known. MiB and seconds."""
-
-    min_idle: int = 1
-    max_total: int = 0
-    max_idle_age: float = 1200.0
-    memory: int
-    vcpus: int = 0
-    """Processors that may be promised to all machines together; 0 sets no limit."""
-    builders: int = 1
 
 
 async def _never_paused() -> Pause | None:
@@ -74,6 +50,9 @@ def _unwritten(news: MachineNews) -> None:
 
 class PoolActor:
     """The pool of machines. `paused` tells at each start whether the operator has it paused.
+
+    Each image's template is made when it is first wanted, or ahead of that when there is room. An image
+    that has none, and cannot have one, is tried again and again and disturbs no other.
 
     `snapshot_key` reads the key of what was kept encrypted, each time anew; it may raise OSError.
 
@@ -95,10 +74,12 @@ class PoolActor:
         *,
         clock: Callable[[], float] = trio.current_time,
         paused: Callable[[], Awaitable[Pause | None]] = _never_paused,
+        patient: bool = True,
         snapshot_key: Callable[[], bytes | None] = _no_key,
         journal: Callable[[MachineNews], object] = _unwritten,
     ) -> None:
         self._snapshot_key = snapshot_key
+        self._patient = patient
         self._ask_paused = paused
         self._pause: Pause | None = None
         self._mailbox = mailbox
@@ -114,14 +95,17 @@ class PoolActor:
         self._waiting: dict[int, tuple[pool.Waiting, LeaseMachine]] = {}
         self._failing: dict[str, pool.Failing] = {}
         self._templates: dict[str, Template] = {}
+        self._preparing = {name: trio.Lock() for name in kinds}
+        self._ready = False
         self._tickets = 0
         self._draining = False
         self._bell = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve leases until the mailbox is closed; ready when every image has its template.
+        """Serve leases until the mailbox is closed; ready when machines can be had, or none after all.
 
-        Raises `NoMachine` when a template cannot be made.
+        Raises `NoMachine` for a driver that cannot be opened and, when the pool is not `patient`, when no
+        image has a template at the start.
         """
         try:
             self._pause = await self._ask_paused()
@@ -132,18 +116,13 @@ class PoolActor:
                 reaped = await driver.adopt_or_reap()
                 if reaped:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
-                for name, kind in self._kinds.items():
-                    self._templates[name] = await driver.build_template(kind.image or name, kind.size)
-                if notice := driver.capabilities.notice:
-                    _log.warning(notice)
                 async with trio.open_nursery() as nursery:
                     # The tasks catch what a machine may do to them; anything else is a bug of ours and
                     # crashes the actor, whose supervisor starts it anew.
                     nursery.start_soon(self._reap_orphans, driver)
                     nursery.start_soon(self._read_mailbox, driver, nursery)
-                    task_status.started()
                     try:
-                        await self._decide_and_act(driver, nursery)
+                        await self._decide_and_act(driver, nursery, task_status)
                     finally:
                         for id in self._machines:  # its driver ends them
                             self._tell(self._slots[id], pool.Stage.LEAVING, why="the machine pool stopped")
@@ -155,13 +134,23 @@ class PoolActor:
     async def _read_mailbox(self, driver: Driver, nursery: trio.Nursery) -> None:
         async for message in self._mailbox:
             if isinstance(message, DescribePool):
-                message.reply.give(self._describe(driver))
+                message.reply.give(
+                    pool_report.describe(
+                        driver,
+                        self._state(),
+                        self._limits(driver),
+                        self._clock(),
+                        jobs=self._jobs,
+                        asked={ticket: request.job for ticket, (_, request) in self._waiting.items()},
+                        pause=self._pause,
+                    )
+                )
             elif isinstance(message, PausePool):
                 self._pause = message.pause
                 self._ring()
             elif isinstance(message, RestoreMachine):
                 nursery.start_soon(self._go_back, driver, message, nursery)
-            elif message.image not in self._templates:
+            elif message.image not in self._kinds:
                 message.reply.refuse(NoMachine(f"no image is called {message.image!r}"))
             else:
                 self._tickets += 1
@@ -171,19 +160,47 @@ class PoolActor:
         self._draining = True
         self._ring()
 
-    async def _decide_and_act(self, driver: Driver, nursery: trio.Nursery) -> None:
+    async def _decide_and_act(
+        self, driver: Driver, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
+    ) -> None:
+        serve_at = self._clock() + READY_WITHIN
         while True:
             self._bell = trio.Event()
             self._forget_who_left()
-            state, rules, now = self._state(), self._limits(driver), self._clock()
+            state, rules, now = (
+                self._state(),
+                self._limits(driver),
+                self._clock(),
+            )
             for action in pool.decide(state, rules, now):
                 self._perform(action, driver, nursery)
             self._count()
+            if not self._ready and (self._tried() or now >= serve_at):
+                self._ready = True
+                self._say_ready(driver)
+                task_status.started()
             if self._draining and not self._waiting and not self._slots:
                 return
-            wake = pool.wake_at(self._state(), rules, now)
-            with trio.move_on_after(math.inf if wake is None else max(0.0, wake - now)):
+            wake = pool.wake_at(self._state(), rules, now) or math.inf
+            if not self._ready:
+                wake = min(wake, serve_at)
+            with trio.move_on_after(max(0.0, wake - now)):
                 await self._bell.wait()
+
+    def _tried(self) -> bool:
+        """Whether it is known if machines can be had: some image has its template, or none will just now."""
+        making = any(
+            slot.stage in (pool.Stage.BUILDING, pool.Stage.PREPARING) for slot in self._slots.values()
+        )
+        return bool(self._templates) or not making or set(self._failing) == set(self._kinds)
+
+    def _say_ready(self, driver: Driver) -> None:
+        if self._templates and (notice := driver.capabilities.notice):
+            _log.warning(notice)
+        if self._failing and not self._templates:
+            if not self._patient:
+                raise NoMachine(next(iter(self._failing.values())).reason)
+            _log.error("no machine can be had: see `runnerd pool`")
 
     def _perform(self, action: pool.Action, driver: Driver, nursery: trio.Nursery) -> None:
         match action:
@@ -192,6 +209,11 @@ class PoolActor:
                 name = f"build-{self._tickets}"
                 self._slots[name] = pool.Slot(name, image, pool.Stage.BUILDING, self._clock())
                 nursery.start_soon(self._build, driver, name, image, nursery)
+            case pool.Prepare(image):
+                self._tickets += 1
+                name = f"template-{self._tickets}"
+                self._slots[name] = pool.Slot(name, image, pool.Stage.PREPARING, self._clock())
+                nursery.start_soon(self._prepare, driver, name, image)
             case pool.Lease(ticket, machine):
                 who, request = self._waiting.pop(ticket)
                 self._jobs[machine] = request.job
@@ -211,17 +233,15 @@ class PoolActor:
                 request.reply.refuse(NoMachine(reason))
 
     async def _build(self, driver: Driver, name: str, image: str, nursery: trio.Nursery) -> None:
-        started = self._clock()
         try:
-            machine = await driver.clone(self._templates[image])
+            template = await self._template(driver, image)
+            started = self._clock()
+            machine = await driver.clone(template)
             async with self._or_ended(machine, image):
                 await machine.thaw()
         except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
             del self._slots[name]
-            count = (self._failing[image].count if image in self._failing else 0) + 1
-            retry_at = self._clock() + pool.backoff(count)
-            self._failing[image] = pool.Failing(image, count, retry_at, str(problem))
-            _log.error("no machine came up", image=image, failures=count, problem=str(problem))
+            self._failed(image, problem)
         else:
             del self._slots[name]
             self._failing.pop(image, None)
@@ -243,6 +263,31 @@ class PoolActor:
             await machine.destroy()
             self._tell(slot, None)
             raise
+
+    async def _prepare(self, driver: Driver, name: str, image: str) -> None:
+        try:
+            await self._template(driver, image)
+        except (NoMachine, OSError) as problem:
+            self._failed(image, problem)
+        else:
+            self._failing.pop(image, None)
+        del self._slots[name]
+        self._ring()
+
+    async def _template(self, driver: Driver, name: str) -> Template:
+        """The template of a kind of machine, made at most once. Raises `NoMachine` with the cure."""
+        async with self._preparing[name]:
+            if name not in self._templates:
+                kind = self._kinds[name]
+                self._templates[name] = await driver.build_template(kind.image or name, kind.size)
+                self._ring()
+            return self._templates[name]
+
+    def _failed(self, image: str, problem: Exception) -> None:
+        count = (self._failing[image].count if image in self._failing else 0) + 1
+        retry_at = self._clock() + pool.backoff(count)
+        self._failing[image] = pool.Failing(image, count, retry_at, str(problem))
+        _log.error("no machine came up", image=image, failures=count, problem=str(problem))
 
     async def _hand_over(self, machine: Machine, request: LeaseMachine) -> None:
         """Make a warm machine the job's and give it away; a machine that fails at it is replaced."""
@@ -377,67 +422,11 @@ class PoolActor:
             failing=tuple(self._failing.values()),
             draining=self._draining,
             paused=self._pause is not None,
+            cold=tuple(name for name in self._kinds if name not in self._templates),
         )
 
     def _limits(self, driver: Driver) -> pool.Rules:
-        rules = self._rules
-        return pool.Rules(
-            shelves=tuple(
-                pool.Shelf(
-                    image=name,
-                    memory=kind.size.memory + driver.overhead,
-                    vcpus=kind.size.vcpus,
-                    min_idle=rules.min_idle if kind.min_idle is None else kind.min_idle,
-                    max_total=kind.max_total,
-                    max_idle_age=rules.max_idle_age if kind.max_idle_age is None else kind.max_idle_age,
-                )
-                for name, kind in self._kinds.items()
-            ),
-            max_total=rules.max_total,
-            memory=rules.memory,
-            vcpus=rules.vcpus,
-            builders=rules.builders,
-        )
-
-    def _describe(self, driver: Driver) -> PoolDescription:
-        now, rules = self._clock(), self._limits(driver)
-        return PoolDescription(
-            driver=driver.name,
-            isolated=driver.capabilities.isolated,
-            emulated=driver.capabilities.emulated,
-            capacity=pool.capacity(rules),
-            machines=tuple(
-                MachineLine(
-                    machine=slot.machine,
-                    image=slot.image,
-                    stage=slot.stage.value,
-                    age=now - slot.since,
-                    job=self._jobs.get(slot.machine),
-                )
-                for slot in self._slots.values()
-            ),
-            waiting=tuple(
-                WaitingLine(job=request.job, image=who.image, age=now - who.since, why=self._why(who, rules))
-                for who, request in self._waiting.values()
-            ),
-            trouble=tuple(
-                f"image {f.image}: {f.count} builds failed in a row, next in "
-                f"{max(0.0, f.retry_at - now):.0f} s: {f.reason}"
-                for f in self._failing.values()
-            ),
-            paused=None if self._pause is None else _said(self._pause),
-        )
-
-    def _why(self, who: pool.Waiting, rules: pool.Rules) -> str:
-        if self._pause is not None:
-            return _said(self._pause)
-        slots = tuple(self._slots.values())
-        if not who.kept:
-            if who.image in self._failing:
-                return self._failing[who.image].reason
-            if any(slot.image == who.image and slot.stage is pool.Stage.BUILDING for slot in slots):
-                return "a machine is being made"
-        return pool.hindrance(slots, rules, who.image) or "those who came first are served first"
+        return limits(self._kinds, self._rules, overhead=driver.overhead)
 
     def _ring(self) -> None:
         self._bell.set()
@@ -446,7 +435,3 @@ class PoolActor:
         for stage in pool.Stage:
             number = sum(slot.stage is stage for slot in self._slots.values())
             metrics.vm_pool.labels(state=stage.value).set(number)
-
-
-def _said(pause: Pause) -> str:
-    return f"the pool is paused{f': {pause.reason}' if pause.reason else ''} (`runnerd resume` ends it)"

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from runnerd.actors.pool import Kind
 from runnerd.config import Config
 from runnerd.config.sections import Image
 from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
 from runnerd.machines.journal import Journal, MachineNote
+from runnerd.machines.kinds import Kind
 from runnerd.messages import DescribePool, LeaseMachine, PausePool, RestoreMachine
 from runnerd.store.ledger import Ledger
 from runnerd.store.records import MachineNews, Stage

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from runnerd.actors.executor import ExecutorActor
-from runnerd.actors.pool import PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
 from runnerd.daemon import drivers
@@ -26,6 +26,7 @@ from runnerd.jobs.contexts import github_context
 from runnerd.jobs.ports import LogSink
 from runnerd.machines.driver import NoMachine, OpenDriver
 from runnerd.machines.journal import unwritten
+from runnerd.machines.kinds import Rules
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import Event, JobRecord, Outcome, RunRecord
 from runnerd.planning.judge import run_name
@@ -353,7 +354,7 @@ class _Once:
             Child(name="writer", make=lambda: WriterActor(self._ledger), close=self._ledger.close),
             Child(
                 name="pool",
-                make=lambda: PoolActor(self._pool, self._open_driver, kinds, rules),
+                make=lambda: PoolActor(self._pool, self._open_driver, kinds, rules, patient=False),
                 close=self._pool.close,
                 policy=RestartPolicy(start_timeout=drivers.BOOT_TIMEOUT),
             ),

@@ -19,7 +19,7 @@ from runnerd.actors.control import Api, ControlActor
 from runnerd.actors.executor import ExecutorActor
 from runnerd.actors.health import HealthActor, NotReady, pool_check
 from runnerd.actors.parser import ParserActor
-from runnerd.actors.pool import PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.actors.receiver import ReceiverActor
 from runnerd.actors.reconciler import ReconcilerActor
 from runnerd.actors.reporter import ReporterActor
@@ -37,6 +37,7 @@ from runnerd.git.checkout import MirrorCheckout
 from runnerd.git.mirror import Mirrors
 from runnerd.git.process import GitError
 from runnerd.machines.driver import NoMachine
+from runnerd.machines.kinds import Rules
 from runnerd.messages import (
     BranchMoved,
     CancelRun,

@@ -19,6 +19,8 @@ class Stage(enum.StrEnum):
     LEASED = "leased"
     LEAVING = "leaving"
     """Being destroyed; its memory is not free yet."""
+    PREPARING = "preparing"
+    """No machine for anybody: its image's template is being made in one that ends with it."""
 
 
 STAGES: dict[Stage, frozenset[Stage]] = {
@@ -26,6 +28,7 @@ STAGES: dict[Stage, frozenset[Stage]] = {
     Stage.WARM: frozenset({Stage.LEASED, Stage.LEAVING}),
     Stage.LEASED: frozenset({Stage.LEAVING}),
     Stage.LEAVING: frozenset(),
+    Stage.PREPARING: frozenset(),
 }
 """Which stage may follow which; a leased machine is only ever destroyed."""
 
@@ -104,10 +107,18 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     paused: bool = False
     """Nothing is built, leased or refused; what is leased goes on."""
+    cold: tuple[str, ...] = ()
+    """Images without a template, whose first machine would be long in coming."""
 
 
 class Build(msgspec.Struct, frozen=True):
     """Clone one more machine of this image."""
+
+    image: str
+
+
+class Prepare(msgspec.Struct, frozen=True):
+    """Make this image's template, for whoever asks later."""
 
     image: str
 
@@ -139,7 +150,7 @@ class Refuse(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Build | Lease | Restore | Retire | Refuse
+Action = Build | Prepare | Lease | Restore | Retire | Refuse
 
 
 def backoff(failures: int) -> float:
@@ -189,12 +200,14 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm,
     within memory, processors, the limits and the number of builders. Who came first also gets room first: a
     small machine is not built where a larger one waits. A kept machine is brought back as soon as there is
-    room for one more, whatever the builders do. A warm machine past its age is replaced.
+    room for one more, whatever the builders do. A warm machine past its age is replaced. Builders that are
+    left make the templates of images that have none.
     While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
     warm = sorted((s for s in state.slots if s.stage is Stage.WARM), key=lambda s: s.since)
     building = [s.image for s in state.slots if s.stage is Stage.BUILDING]
+    preparing = [s.image for s in state.slots if s.stage is Stage.PREPARING]
     failing = {f.image: f for f in state.failing}
 
     unserved: list[Waiting] = []
@@ -227,6 +240,9 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
     alive = list(state.slots)
 
+    def busy() -> bool:
+        return len(building) + len(preparing) >= rules.builders
+
     def order(image: str, restore: Restore | None = None) -> None:
         stage = Stage.BUILDING if restore is None else Stage.LEASED
         alive.append(Slot(f"ordered-{len(alive)}", image, stage, now))
@@ -254,17 +270,24 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             return tuple(actions)
         if who.kept:
             order(image, Restore(who.ticket))
-        elif len(building) >= rules.builders:
+        elif busy():
             return tuple(actions)
         else:
             order(image)
     for shelf in rules.shelves if not state.draining else ():
         for _ in range(shelf.min_idle - idle.count(shelf.image)):
-            if len(building) >= rules.builders or tried_later(shelf.image):
+            if busy() or tried_later(shelf.image):
                 break
             if hindrance(alive, rules, shelf.image) is not None:
                 break
             order(shelf.image)
+    for image in state.cold if not state.draining else ():
+        if image in building or image in preparing or busy() or tried_later(image):
+            continue
+        if hindrance(alive, rules, image) is None:
+            alive.append(Slot(f"ordered-{len(alive)}", image, Stage.PREPARING, now))
+            preparing.append(image)
+            actions.append(Prepare(image))
     return tuple(actions)
 
 

@@ -12,10 +12,11 @@ import trio
 
 from runnerd.actors.executor import ExecutorActor
 from runnerd.actors.parser import ParserActor
-from runnerd.actors.pool import Kind, PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.git.mirror import Mirrors
 from runnerd.machines.driver import NoMachine, Size
 from runnerd.machines.fake import open_fake_driver
+from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import CancelRun, DeliveryAccepted, RunCreated
 from runnerd.model import Actor, Event, Phase, Repository
 from runnerd.planning.planner import Planner

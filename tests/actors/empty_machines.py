@@ -5,8 +5,9 @@ from pathlib import Path
 
 import trio
 
-from runnerd.actors.pool import Kind, PoolActor, Rules
+from runnerd.actors.pool import PoolActor
 from runnerd.machines.driver import Capabilities, Identity, MachineLost, NoMachine, Paths, Size, Template
+from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import DescribePool, LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
@@ -58,8 +59,13 @@ class DriverOfEmptyMachines:
     overhead = 0
 
     def __init__(self) -> None:
-        self.thaw_time, self.broken_thaws, self.broken_leases, self.made = 0.1, 0, 0, 0
+        self.template_time, self.thaw_time = 0.0, 0.1
+        self.broken_thaws, self.broken_leases, self.made = 0, 0, 0
         self.alive: set[str] = set()
+        self.templates: list[str] = []
+        """The images whose templates were asked for."""
+        self.absent: set[str] = set()
+        """Images that cannot have one."""
         self.machines: list[MachineWithoutInside] = []
         self.reaped = 0
         self.keys: list[bytes | None] = []
@@ -73,6 +79,10 @@ class DriverOfEmptyMachines:
                 await machine.destroy()
 
     async def build_template(self, image: str, size: Size) -> Template:
+        self.templates.append(image)
+        await trio.sleep(self.template_time)
+        if image in self.absent:
+            raise NoMachine(f"there is no image {image!r}: build it")
         return Template(key=image, image=image, size=size)
 
     async def clone(self, template: Template) -> MachineWithoutInside:
@@ -101,8 +111,8 @@ class Running:
     def __init__(self, driver, **rules) -> None:
         self.mailbox = Mailbox(16)
         limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
-        given = {name: limits.pop(name) for name in ("snapshot_key",) if name in limits}
-        kinds = {"default": Kind(size=SIZE)}
+        given = {name: limits.pop(name) for name in ("snapshot_key", "patient") if name in limits}
+        kinds = limits.pop("kinds", {"default": Kind(size=SIZE)})
         self.told = []
         """What the journal heard, with what the driver had done by then."""
         given["journal"] = lambda news: self.told.append((news, set(driver.alive)))

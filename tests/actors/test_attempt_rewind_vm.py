@@ -4,9 +4,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from runnerd.actors.pool import Kind, PoolActor
-from runnerd.actors.pool import Rules as PoolRules
+from runnerd.actors.pool import PoolActor
 from runnerd.machines.driver import Size
+from runnerd.machines.kinds import Kind
+from runnerd.machines.kinds import Rules as PoolRules
 from runnerd.machines.rewind import Rules
 from runnerd.model import Outcome
 

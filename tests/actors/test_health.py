@@ -69,12 +69,24 @@ async def test_a_pool_with_templates_and_room_is_ready(nursery):
     pool.close()
 
 
+async def test_one_image_that_fails_leaves_the_others_ready(nursery):
+    """Trouble is told by `runnerd pool`; only when there are no machines at all is the daemon not ready."""
+    pool = Mailbox(1)
+    nursery.start_soon(answering, pool, description(trouble=("image other: no kernel",)))
+    await pool_check(pool)()
+    pool.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"trouble": ("image default: no kernel", "x")}, "no kernel; x"), ({"capacity": 0}, "no machine fits")],
+    [
+        ({"ready": False, "trouble": ("image default: no kernel", "x")}, "no kernel; x"),
+        ({"ready": False}, "no image has its template yet"),
+        ({"capacity": 0}, "no machine fits"),
+    ],
 )
 async def test_a_pool_that_can_make_no_machine_is_not_ready(nursery, changes, words):
-    """An image that fails, or no memory for any machine, is said."""
+    """Why no image's machines come up, or that memory is too small for any, is said."""
     pool = Mailbox(1)
     nursery.start_soon(answering, pool, description(**changes))
     with pytest.raises(NotReady, match=words):
@@ -83,7 +95,7 @@ async def test_a_pool_that_can_make_no_machine_is_not_ready(nursery, changes, wo
 
 
 async def test_a_pool_that_does_not_answer_is_not_ready(autojump_clock):
-    """While templates are made nobody reads the mailbox; a full or closed one says so at once."""
+    """One that is not there reads no mailbox; a full or closed one says so at once."""
     pool = Mailbox(1)
     with pytest.raises(NotReady, match="did not answer"):
         await pool_check(pool)()

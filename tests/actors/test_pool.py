@@ -6,8 +6,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from runnerd.actors.pool import REAP_EVERY, Kind, PoolActor, Rules
+from runnerd.actors.pool import REAP_EVERY, PoolActor
 from runnerd.machines.driver import MachineLost, NoMachine, Size, Template
+from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import LeaseMachine, PausePool, PoolRestarted
 from runnerd.model import Pause
 from runnerd.supervise.mailbox import Mailbox
@@ -97,7 +98,6 @@ async def test_sizes_of_one_image_are_kinds_of_their_own(nursery, autojump_clock
     driver.build_template = build_template
     pool.actor = PoolActor(pool.mailbox, driver.open, kinds, Rules(min_idle=1, memory=300))
     await nursery.start(pool.actor.run)
-    assert asked == [("default", 100), ("default", 250)]
     small = await pool.lease(1)
     nursery.start_soon(pool.lease, 2, "large")
     await trio.sleep(1)
@@ -109,6 +109,7 @@ async def test_sizes_of_one_image_are_kinds_of_their_own(nursery, autojump_clock
     await trio.sleep(1)
     described = await pool.describe()
     assert [(line.image, line.stage) for line in described.machines] == [("large", "leased")]
+    assert asked == [("default", 100), ("default", 250)]
     nursery.cancel_scope.cancel()
 
 

@@ -186,7 +186,10 @@ def test_rooms_import_what_they_may() -> None:
     assert wrong == []
 
 
-PARTS = {"runnerd.actors.attempt": "runnerd.actors.executor"}
+PARTS = {
+    "runnerd.actors.attempt": "runnerd.actors.executor",
+    "runnerd.actors.pool_report": "runnerd.actors.pool",
+}
 """A module of the actors' room that is no actor itself, and the one that it is a part of."""
 
 

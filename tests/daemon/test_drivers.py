@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from runnerd.actors.pool import Kind
 from runnerd.config import load
 from runnerd.daemon import drivers
 from runnerd.machines.driver import NoMachine, Size
 from runnerd.machines.fake import open_fake_driver
 from runnerd.machines.journal import MachineNote, unwritten
+from runnerd.machines.kinds import Kind
 from runnerd.machines.process import ProcessDriver
 from runnerd.store.ledger import open_ledger
 from runnerd.store.records import MachineNews, Stage

@@ -1,6 +1,7 @@
 """`run_once`: a checkout's workflows as they stand, run by the daemon's own executor and pool."""
 
 import subprocess
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,9 @@ import pytest
 
 from runnerd.cli.event import happened
 from runnerd.config import load
-from runnerd.daemon import Nothing, Report, Request, run_once
+from runnerd.daemon import Nothing, Report, Request, drivers, run_once
+from runnerd.machines.driver import NoMachine
+from runnerd.machines.fake import open_fake_driver
 from runnerd.model import Outcome, RunRecord
 
 WORKFLOW = """
@@ -51,12 +54,17 @@ def checkout(tmp_path: Path) -> Path:
     return path
 
 
-def run(path: Path, lines: list[str], **options) -> Report:
+def run(path: Path, lines: list[str], open_driver=drivers.open_driver, **options) -> Report:
     environ = {"STATE_DIRECTORY": str(path.parent / "state"), "HOME": str(path)}
     config = load(None, environ=environ, flags={"machines.driver": "process", "machines.memory": 128})
     what = happened(path, "push", None, inputs={})
     request = Request(path=path, event=what.event, body=what.body, changed=what.changed, **options)
-    return run_once(request, config=config, show=lambda job, line: lines.append(f"{job}|{line}"))
+    return run_once(
+        request,
+        config=config,
+        show=lambda job, line: lines.append(f"{job}|{line}"),
+        open_driver=open_driver,
+    )
 
 
 def test_the_working_tree_runs_as_it_is(checkout: Path) -> None:
@@ -159,3 +167,22 @@ def test_lines_of_steps_side_by_side_say_whose_they_are(checkout: Path) -> None:
     assert report.green
     said = [line for line in lines if line.endswith(("left", "right", "front")) and "##[" not in line]
     assert {"beside|[step 1] left", "beside|[step 2] right", "beside|front"} <= set(said)
+
+
+def test_no_machine_ends_it_at_once_in_the_words_of_the_driver(checkout: Path) -> None:
+    """Where no image can be had nothing is run, waited for or tried again."""
+    tried = []
+
+    async def build_template(image, size):
+        tried.append(image)
+        raise NoMachine(f"there is no image {image!r}: build it with `runnerd image build`")
+
+    @asynccontextmanager
+    async def open_driver(config, journal, own):
+        async with open_fake_driver() as driver:
+            driver.build_template = build_template
+            yield driver
+
+    with pytest.raises(NoMachine, match="there is no image 'default': build it"):
+        run(checkout, [], open_driver=open_driver)
+    assert tried == ["default"]

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 import httpx
 import pytest
@@ -24,6 +24,7 @@ from runnerd.forge.links import Links
 from runnerd.forge.signature import sign
 from runnerd.machines.driver import NoMachine
 from runnerd.machines.fake import open_fake_driver
+from runnerd.web.client import Client, Unreachable
 
 SECRET = "a secret for tests"
 FULL_NAME = "octo/hello"
@@ -323,14 +324,20 @@ def test_a_driver_that_is_not_there_ends_the_start_with_a_sentence(tmp_path, cap
     assert "Traceback" not in said
 
 
-def test_an_image_that_is_not_there_ends_the_start_with_its_cure(tmp_path, capfd):
-    """What the driver says from within its own tasks reaches the operator, and exit status 5 the script."""
+def test_an_image_that_is_not_there_keeps_no_daemon_from_serving(tmp_path):
+    """Webhooks are taken and the pool says what is wrong and the cure; a restart would change nothing."""
+    config, seen = configured(tmp_path), []
 
     async def build(image, size):
+        if not seen:
+            with suppress(Unreachable):  # it is still starting
+                seen.append(await trio.to_thread.run_sync(Client(config.control_socket).pool))
+                os.kill(os.getpid(), signal.SIGTERM)
         raise NoMachine(f"image {image!r} is not built yet: run `runnerd image build`")
 
-    assert serve(configured(tmp_path), open_driver=driver(build=build)) == 5
-    assert "image 'default' is not built yet: run `runnerd image build`" in capfd.readouterr().err
+    assert serve(config, open_driver=driver(build=build)) == 0
+    assert not seen[0]["ready"]
+    assert "image 'default' is not built yet: run `runnerd image build`" in seen[0]["trouble"][0]
 
 
 @pytest.mark.system

@@ -9,6 +9,7 @@ from runnerd.machines.pool import (
     Build,
     Failing,
     Lease,
+    Prepare,
     Refuse,
     Restore,
     Retire,
@@ -464,3 +465,24 @@ def test_an_image_at_its_own_limit_holds_up_nobody_else():
     )
     assert decide(state, rules, 2.0) == (Build("b"),)
     assert "image a" in (hindrance(state.slots, rules, "a") or "")
+
+
+def test_builders_that_are_left_make_templates():
+    """One for each image that has none and is not being tried; who waits and `min_idle` come first."""
+    cold = State(cold=("default", "other"))
+    assert decide(cold, limits("default"), 0.0) == (Build("default"), Prepare("other"))
+    assert decide(cold, limits("default", builders=1), 0.0) == (Build("default"),)
+    assert decide(cold, limits("default", memory=150), 0.0) == (Build("default"),)
+    making = State(cold=("other",), slots=(Slot("t1", "other", Stage.PREPARING, 0.0),))
+    assert decide(making, limits(), 0.0) == ()
+    broken = State(cold=("other",), failing=(Failing("other", 1, 5.0, "no kernel"),))
+    assert decide(broken, limits(), 0.0) == ()
+    assert decide(broken, limits(), 5.0) == (Prepare("other"),)
+
+
+def test_a_template_that_is_being_made_is_nobodys_machine():
+    """Who waits has a machine built all the same, where there is room."""
+    slots = (Slot("t1", "default", Stage.PREPARING, 0.0),)
+    state = State(slots=slots, waiting=(Waiting(1, "default", 0.0),), cold=("default",))
+    assert decide(state, limits(), 0.0) == (Build("default"),)
+    assert decide(state, limits(memory=100), 0.0) == ()

@@ -1,0 +1,54 @@
+"""What the pool says of itself."""
+
+from runnerd.actors.pool_report import describe
+from runnerd.machines.driver import Capabilities
+from runnerd.machines.pool import Failing, Rules, Shelf, Slot, Stage, State, Waiting
+from runnerd.model import Pause
+
+
+class Emulating:
+    """What a report wants to know of a driver."""
+
+    name = "emulating"
+    capabilities = Capabilities(isolated=True, emulated=True)
+
+
+RULES = Rules(shelves=(Shelf(image="a", memory=100), Shelf(image="b", memory=100)), memory=300)
+FAILING = Failing("a", 3, 25.0, "no kernel")
+
+
+def report(pause=None, **state):
+    return describe(Emulating(), State(**state), RULES, 20.0, jobs={"m1": 7}, asked={1: 8, 2: 9}, pause=pause)
+
+
+def test_everything_is_said():
+    """Machines with their jobs, who waits for what, and what fails."""
+    said = report(
+        slots=(Slot("m1", "b", Stage.LEASED, 5.0), Slot("x", "b", Stage.BUILDING, 19.0)),
+        waiting=(Waiting(1, "a", 15.0), Waiting(2, "b", 18.0)),
+        failing=(FAILING,),
+    )
+    assert (said.driver, said.isolated, said.emulated, said.capacity) == ("emulating", True, True, 3)
+    assert [(m.machine, m.stage, m.age, m.job) for m in said.machines] == [
+        ("m1", "leased", 15.0, 7),
+        ("x", "building", 1.0, None),
+    ]
+    assert [(w.job, w.age, w.why) for w in said.waiting] == [
+        (8, 5.0, "no kernel"),
+        (9, 2.0, "a machine is being made"),
+    ]
+    assert said.trouble == ("image a: 3 builds failed in a row, next in 5 s: no kernel",)
+
+
+def test_it_is_ready_while_one_image_works():
+    """An image that fails or has no template yet counts for nothing, and a pause is no trouble."""
+    assert report(failing=(FAILING,)).ready
+    assert report(cold=("a",)).ready
+    assert not report(cold=("a", "b")).ready
+    assert not report(failing=(FAILING,), cold=("b",)).ready
+    paused = report(
+        pause=Pause(reason="a new disk", since=0.0), cold=("a", "b"), waiting=(Waiting(1, "a", 0.0),)
+    )
+    assert paused.ready
+    assert paused.paused == paused.waiting[0].why
+    assert "a new disk" in paused.paused
