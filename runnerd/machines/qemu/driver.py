@@ -338,7 +338,7 @@ class QemuDriver:
             disk = await trio.to_thread.run_sync(snapshots.read_disk, folder, key, kept.disk, self._disks)
             try:
                 with mold.machine_files(memory) as files:
-                    box = await self._start(mold, vmm.Purpose.CLONE, {**files, "upper": disk})
+                    box = await self._start(mold, vmm.Purpose.KEPT, {**files, "upper": disk})
             finally:
                 os.close(disk)
         finally:

@@ -25,13 +25,21 @@ def test_a_machine_is_confined(accelerator, purpose):
     assert [word for word in text.replace("/proc/self/fd/", "").split() if "/" in word] == ["/usr/bin/qemu"]
 
 
-def test_only_a_template_shares_its_memory():
+def test_a_clone_shares_no_memory():
     """A clone maps the template's memory privately and waits for the state; all else is the same."""
     template, clone = (vmm.command(SPEC, "n", purpose) for purpose in (Purpose.TEMPLATE, Purpose.CLONE))
     assert clone[-2:] == ("-incoming", "defer")
     differing = [pair for pair in zip(template, clone[:-2], strict=True) if pair[0] != pair[1]]
     assert len(differing) == 1
     assert [each.rpartition(",")[2] for each in differing[0]] == ["share=on", "share=off"]
+
+
+def test_kept_memory_is_there_once():
+    """A machine from a snapshot has memory of its own and writes into that, not into a copy beside it."""
+    clone, kept = (vmm.command(SPEC, "n", purpose) for purpose in (Purpose.CLONE, Purpose.KEPT))
+    differing = [pair for pair in zip(clone, kept, strict=True) if pair[0] != pair[1]]
+    assert [each.rpartition(",")[2] for each in differing[0]] == ["share=off", "share=on"]
+    assert len(differing) == 1
 
 
 def test_every_descriptor_is_named_and_used():
