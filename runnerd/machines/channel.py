@@ -69,6 +69,7 @@ class Channel:
         self.hello: dict[str, Any] = {}
         """What the agent said of itself."""
         self._stream = stream
+        self._invent = nonce
         self._nonce = nonce()
         self._decoder = Decoder()
         self._exchanges: dict[int, Exchange] = {}
@@ -139,6 +140,25 @@ class Channel:
             self.close(f"the agent did not answer within {deadline:g} s")
         self._check()
         return self.hello
+
+    async def connect_again(self, deadline: float) -> None:
+        """Greet an agent that lost its host for a moment, and offer it anew what it was offered.
+
+        What was still under way is over. Raises MachineLost, and OSError when a port is taken.
+        """
+        for exchange in self._exchanges.values():
+            exchange.arrived(End({}), over=True)
+        self._exchanges.clear()
+        self._urgent.clear()
+        self._bulk.clear()
+        self._pings.clear()
+        self._room.unpark_all()
+        self._nonce = self._invent()
+        self._decoder = Decoder()
+        self._greeted = trio.Event()
+        await self.connect(deadline)
+        for port in tuple(self._handlers):
+            await self.call("listen", port=port)
 
     async def call(self, operation: str, *, deadline: float = 10.0, **arguments: Any) -> dict[str, Any]:
         """Ask for one operation; the answer's fields.

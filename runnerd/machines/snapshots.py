@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     encrypted: bool
     memory: str
     disk: str
+    state: str = ""
+    """Of the devices' state, where that is not kept with the memory."""
     bytes: int
     """Of all files together."""
 
@@ -64,12 +67,17 @@ def read_memory(target: int, folder: Path, key: bytes | None, digest: str) -> No
 
 def write_disk(disk: int, folder: Path, key: bytes | None, room: Room) -> str:
     """Keep what a disk holds, and return the file's hash. Blocks. Raises TooLarge and OSError."""
-    writer = Writer(folder / "disk", key, room)
+    return write_sparse(disk, folder / "disk", key, room)
+
+
+def write_sparse(source: int, path: Path, key: bytes | None, room: Room, *, grain: int = sealed.PIECE) -> str:
+    """Keep an open file without holes and without pieces of `grain` bytes that are zero; see `write_disk`."""
+    writer = Writer(path, key, room)
     with writer:
-        writer.write(_EXTENT.pack(os.fstat(disk).st_size, 0))
-        for start, end in disks.data_extents(disk):
-            for at in range(start, end, sealed.PIECE):
-                data = os.pread(disk, min(sealed.PIECE, end - at), at)
+        writer.write(_EXTENT.pack(os.fstat(source).st_size, 0))
+        for start, end in disks.data_extents(source):
+            for at in range(start, end, grain):
+                data = os.pread(source, min(grain, end - at), at)
                 if data.strip(b"\0"):
                     writer.write(_EXTENT.pack(at, len(data)))
                     writer.write(data)
@@ -81,6 +89,11 @@ def read_disk(folder: Path, key: bytes | None, digest: str, into: Path) -> int:
 
     Raises Unsealed and OSError; the caller closes the descriptor.
     """
+    return read_sparse(folder / "disk", key, digest, partial(disks.empty, into))
+
+
+def read_sparse(path: Path, key: bytes | None, digest: str, make: Callable[[int], int]) -> int:
+    """Return the descriptor that `make` gives for a size, filled with what was kept; see `read_disk`."""
     buffer = bytearray()
     disk = -1
 
@@ -90,7 +103,7 @@ def read_disk(folder: Path, key: bytes | None, digest: str, into: Path) -> int:
         while len(buffer) >= _EXTENT.size:
             at, length = _EXTENT.unpack_from(buffer)
             if disk < 0:
-                disk = disks.empty(into, at)
+                disk = make(at)
                 del buffer[: _EXTENT.size]
                 continue
             if len(buffer) < _EXTENT.size + length:
@@ -99,9 +112,9 @@ def read_disk(folder: Path, key: bytes | None, digest: str, into: Path) -> int:
             del buffer[: _EXTENT.size + length]
 
     try:
-        sealed.read(folder / "disk", key, digest, take)
+        sealed.read(path, key, digest, take)
         if disk < 0 or buffer:
-            raise Unsealed("the disk is not complete")
+            raise Unsealed(f"the {path.name} is not complete")
     except BaseException:
         if disk >= 0:
             os.close(disk)

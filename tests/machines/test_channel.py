@@ -406,3 +406,27 @@ async def test_killed_agent_is_a_lost_machine(agent_file: Path, tmp_path: Path) 
             await channel.call("ping")
         await waiting
     process.wait()
+
+
+async def test_agent_that_lost_its_host_is_greeted_again(peer: Peer) -> None:
+    """It is offered anew what it was offered, and what was under way is over."""
+    async with listening(peer, never):
+        await peer.send(REQ, frames.GUEST | 4, json.dumps({"op": "accept", "port": 80}).encode())
+        await trio.testing.wait_all_tasks_blocked()
+        assert not peer.channel.quiet
+
+        async def answer() -> None:
+            while (asked := await peer.receive()).kind != HELLO:
+                pass
+            nonce = json.loads(asked.payload)["nonce"]
+            fields = {"nonce": nonce, "protocol": frames.VERSION, "generation": 1, "pid": 1}
+            await peer.stream.send_all(b"rest of a frame")
+            await peer.send(frames.HELLO_ACK, 0, json.dumps(fields).encode())
+            asked = await peer.receive()
+            assert json.loads(asked.payload) == {"op": "listen", "port": 80}
+            await peer.send(RES, asked.stream, b"{}")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            await peer.channel.connect_again(5)
+        assert peer.channel.quiet

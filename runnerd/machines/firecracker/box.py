@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from runnerd.machines import disks
+from runnerd.machines import disks, snapshots
+from runnerd.machines.channel import Channel
 from runnerd.machines.disks import MIB
-from runnerd.machines.driver import Capabilities, NotKept, Paths
+from runnerd.machines.driver import Capabilities, MachineLost, NotKept, Paths, Size
+from runnerd.machines.firecracker import keeping, requests, vsock
+from runnerd.machines.firecracker.api import ApiError
+from runnerd.machines.firecracker.line import Line
 from runnerd.machines.firecracker.monitor import Monitor
-from runnerd.machines.firecracker.requests import DISKS
 from runnerd.machines.remote import Layout
+from runnerd.machines.sealed import Room, TooLarge
+from runnerd.machines.snapshots import Snapshot
 
-CAPABILITIES = Capabilities(isolated=True, egress=True)
+CAPABILITIES = Capabilities(isolated=True, snapshot=True, egress=True)
+AWAKE = 5.0
+"""Seconds in which a machine that was stopped in the middle of its work answers again."""
+RESET = 1.0
+"""Seconds in which a machine that goes on has handled the reset of its vsock."""
 
 
 def _device(name: str) -> str:
-    return f"/dev/vd{chr(ord('a') + DISKS.index(name))}"
+    return f"/dev/vd{chr(ord('a') + requests.DISKS.index(name))}"
 
 
 LAYOUT = Layout(lower="/lower", upper=_device("upper"), into="/job")
@@ -36,16 +47,22 @@ class FirecrackerBox:
         id: str,
         image: str,
         monitor: Monitor,
+        template: str,
+        size: Size,
         gone: Callable[[str], Awaitable[None]],
         layout: Layout | None = LAYOUT,
         paths: Paths | None = None,
     ) -> None:
-        """`gone(id)` is awaited once all is given back."""
+        """`template` is the key of what it is made from; `gone(id)` is awaited once all is given back."""
         self.id = id
         self.image = image
         self.monitor = monitor
         self.paths = paths or Paths()
         self.layout = layout
+        self._template = template
+        self._size = size
+        self._line = Line()
+        self._channel: Channel | None = None
         self._job = os.open(monitor.jail.inside("job"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._gone = gone
         self._destroying = trio.Lock()
@@ -59,9 +76,85 @@ class FirecrackerBox:
             os.close(job)
         return _device("job") if filled else None
 
+    async def meet(self, run: Callable[[Channel], None], deadline: float) -> Channel:
+        """Greet the agent over a channel, which `run` lets run. Raises MachineLost."""
+        channel = Channel(self._line)
+        self._channel = channel
+        run(channel)
+        await self._greet(channel, deadline, f"its agent did not answer within {deadline:g} s")
+        return channel
+
     async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
-        """Refused: up to 1.16.1 a machine that was paused may never hear its host again (#6100)."""
-        raise NotKept("the firecracker driver keeps no machine that has begun its work")
+        """See `Machine.snapshot`. A machine that does not go on as it was is ended."""
+        jail, room = self.monitor.jail, Room(limit)
+        folder = into.with_name(f".{into.name}.{self.id}")
+        try:
+            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
+            await trio.to_thread.run_sync(keeping.check_space, jail, self._size)
+            disk = await self._frozen(folder, key, room)
+            memory, state = await trio.to_thread.run_sync(
+                keeping.take_memory, jail, self._size, folder, key, room
+            )
+            kept = Snapshot(
+                driver="firecracker",
+                template=self._template,
+                image=self.image,
+                size=self._size,
+                encrypted=key is not None,
+                memory=memory,
+                disk=disk,
+                state=state,
+                bytes=limit - room.left,
+            )
+            await trio.to_thread.run_sync(snapshots.finish, folder, kept, into)
+        except (ApiError, OSError, TooLarge) as error:
+            raise NotKept(f"no snapshot was kept: {error}") from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(keeping.forget, jail)
+                await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+
+    async def _frozen(self, folder: Path, key: bytes | None, room: Room) -> str:
+        """Have memory and state written and the disk kept, all of one moment; the hash of the disk."""
+        asked = requests.freeze(requests.RAM, requests.DEVICES)
+        self._line.loosen()
+        try:
+            await self.monitor.api.ask_all(asked, deadline=keeping.deadline(self._size))
+            return await trio.to_thread.run_sync(keeping.take_disk, self.monitor.jail, folder, key, room)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._go_on()
+
+    async def _go_on(self) -> None:
+        """Let the machine run, and greet its agent anew: its connection has ended. Raises MachineLost."""
+        channel = self._channel
+        assert channel is not None, "a machine that was never met is kept by nobody"
+        try:
+            # The answer comes when Firecracker has done what it was asked before.
+            found = await self.monitor.api.ask(requests.instance(), deadline=keeping.deadline(self._size))
+            if found.get("state") == "Paused":
+                await self.monitor.api.ask_all(requests.go_on(), deadline=AWAKE)
+        except ApiError as error:
+            channel.close(f"it could not go on after it was stopped: {error}")
+            await self.monitor.stop()
+            raise MachineLost(channel.reason) from error
+        await self._line.worn_out(RESET)
+        await self._greet(channel, AWAKE, f"its agent did not answer within {AWAKE:g} s after it was stopped")
+
+    async def _greet(self, channel: Channel, deadline: float, otherwise: str) -> None:
+        """Connect to the agent and greet it, again when the guest's reset of its vsock cuts that off."""
+        path = self.monitor.jail.inside(requests.VSOCK)
+        with trio.move_on_after(deadline):
+            while True:
+                with trio.CancelScope() as cut:
+                    stream = await vsock.connect(path, requests.VSOCK_PORT, deadline=2 * deadline)
+                    await self._line.join(stream, cut.cancel)
+                    await channel.connect_again(2 * deadline)
+                    await channel.ping(2 * deadline)
+                    self._line.settle()
+                    return
+        channel.close(otherwise)
+        raise MachineLost(otherwise)
 
     def postmortem(self) -> str:
         """See `remote.Box.postmortem`."""

@@ -19,14 +19,14 @@ from pathlib import Path
 import trio
 
 from runnerd import log
-from runnerd.machines import accelerator, disks, host, molds, reaper
+from runnerd.machines import accelerator, disks, host, molds, reaper, snapshots
 from runnerd.machines.channel import Channel
 from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Command, MachineLost, NoMachine, Paths, Size, Template
-from runnerd.machines.firecracker import jail, monitor, requests, template, versions, vmlinux, vsock
+from runnerd.machines.firecracker import jail, keeping, monitor, requests, template, versions, vmlinux
 from runnerd.machines.firecracker.api import ApiError
-from runnerd.machines.firecracker.box import CAPABILITIES, LAYOUT, FirecrackerBox
+from runnerd.machines.firecracker.box import AWAKE, CAPABILITIES, LAYOUT, FirecrackerBox
 from runnerd.machines.firecracker.jail import Jail
 from runnerd.machines.firecracker.monitor import JailFailed, Monitor
 from runnerd.machines.firecracker.versions import Refused, Version
@@ -34,6 +34,8 @@ from runnerd.machines.images import Image, wanted
 from runnerd.machines.journal import FOR_TEMPLATE, Journal, MachineNote, unwritten
 from runnerd.machines.launcher import FIRST_UID, LaunchFailed, free_uid
 from runnerd.machines.remote import AgentMachine, Layout
+from runnerd.machines.sealed import Unsealed
+from runnerd.machines.snapshots import Snapshot
 
 _log = log.get(__name__)
 
@@ -186,12 +188,21 @@ class FirecrackerDriver:
         image = self._images_of.get(template.key)
         if image is None or template.path is None:
             raise NoMachine(f"the template {template.key} is not loaded: build it first")
-        clone = partial(self._clone, image, template.path, template.size)
+        clone = partial(self._clone, image, template.key, template.path, template.size)
         return await tried_twice(clone, image=image.name, trouble=_TROUBLE)
 
     async def restore(self, snapshot: Path, *, key: bytes | None) -> AgentMachine:
-        """Refused: it keeps no machine that has begun its work."""
-        raise NoMachine("the firecracker driver keeps no snapshots, so there is none to go back to")
+        """See `Driver.restore`."""
+        try:
+            kept = await trio.to_thread.run_sync(snapshots.load, snapshot)
+            image = await trio.to_thread.run_sync(wanted, self._images, kept.image)
+            if kept.driver != self.name or kept.template != self._key(image, kept.size):
+                raise Unsealed("the image, Firecracker or the host is not what the machine was made with")
+            if kept.encrypted and key is None:
+                raise Unsealed("it is encrypted, and its key is not there")
+            return await self._restore(image, snapshot, kept, key if kept.encrypted else None)
+        except (Unsealed, *_TROUBLE) as error:
+            raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {error}") from error
 
     async def adopt_or_reap(self) -> int:
         """See `Driver.adopt_or_reap`: jails that no machine of ours has, with what runs in them."""
@@ -205,20 +216,26 @@ class FirecrackerDriver:
 
     async def _build_template(self, name: str, size: Size) -> Template:
         image = await trio.to_thread.run_sync(wanted, self._images, name)
+        await trio.to_thread.run_sync(self._make_folders)
+        key = self._key(image, size)
+        path = self._snapshots / f"firecracker-{key}"
+        if not await trio.to_thread.run_sync(template.load, path, key):
+            await self._freeze(image, size, path, key)
+        self._images_of[key] = image
+        return Template(key=key, image=name, size=size, path=path)
+
+    def _make_folders(self) -> None:
         for folder in (self._jails, self._snapshots):
-            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
-        key = template.key(
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _key(self, image: Image, size: Size) -> str:
+        return template.key(
             version=self._version,
             image=image.digest,
             size=size,
             processor=molds.processor(),
             kernel=platform.release(),
         )
-        path = self._snapshots / f"firecracker-{key}"
-        if not await trio.to_thread.run_sync(template.load, path, key):
-            await self._freeze(image, size, path, key)
-        self._images_of[key] = image
-        return Template(key=key, image=name, size=size, path=path)
 
     async def _freeze(self, image: Image, size: Size, path: Path, key: str) -> None:
         """Boot an image, let it do once what every job does, and take its memory, state and disk."""
@@ -228,7 +245,7 @@ class FirecrackerDriver:
         upper = await trio.to_thread.run_sync(golden.copy, self._jails)
         try:
             shared = {"kernel": kernel, "initrd": image.file("initrd"), **_disks_of(image)}
-            box = await self._start(image, size, shared, upper, FOR_TEMPLATE)
+            box = await self._start(image, size, key, shared, upper, why=FOR_TEMPLATE)
             try:
                 await self._ask(box, requests.cold_boot(size, self._version), self._build_timeout)
                 machine, channel = await self._meet(box, self._build_timeout)
@@ -251,16 +268,32 @@ class FirecrackerDriver:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
 
-    async def _clone(self, image: Image, path: Path, size: Size) -> AgentMachine:
+    async def _clone(self, image: Image, key: str, path: Path, size: Size) -> AgentMachine:
         shared = {name: path / name for name in _SHARED_CLONE} | _disks_of(image)
         upper = os.open(path / "upper", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            box = await self._start(image, size, shared, upper)
+            box = await self._start(image, size, key, shared, upper)
         finally:
             os.close(upper)
+        return await self._load(box, self._ready_timeout)
+
+    async def _restore(self, image: Image, folder: Path, kept: Snapshot, key: bytes | None) -> AgentMachine:
+        await trio.to_thread.run_sync(self._make_folders)
+        upper = await trio.to_thread.run_sync(snapshots.read_disk, folder, key, kept.disk, self._jails)
         try:
-            await self._ask(box, requests.load(self._version), self._ready_timeout)
-            machine, _ = await self._meet(box, self._ready_timeout)
+            put_back = partial(keeping.put_back, folder=folder, kept=kept, key=key)
+            box = await self._start(image, kept.size, kept.template, _disks_of(image), upper, put_back)
+        finally:
+            os.close(upper)
+        machine = await self._load(box, max(self._ready_timeout, AWAKE))
+        await trio.to_thread.run_sync(partial(keeping.forget, box.monitor.jail, loaded=True))
+        return machine
+
+    async def _load(self, box: FirecrackerBox, deadline: float) -> AgentMachine:
+        """Make a Firecracker the machine whose memory and state are in its jail."""
+        try:
+            await self._ask(box, requests.load(self._version), deadline)
+            machine, _ = await self._meet(box, deadline)
         except BaseException:
             await box.destroy()
             raise
@@ -276,25 +309,30 @@ class FirecrackerDriver:
 
     async def _meet(self, box: FirecrackerBox, deadline: float) -> tuple[AgentMachine, Channel]:
         """Connect to the agent in a machine that runs."""
-        path = box.monitor.jail.inside(requests.VSOCK)
         try:
-            stream = await vsock.connect(path, requests.VSOCK_PORT, deadline=deadline)
-        except trio.TooSlowError:
+            channel = await box.meet(lambda met: self._nursery.start_soon(met.run), deadline)
+        except MachineLost as error:
             known = box.postmortem()
-            said = f"its agent did not answer within {deadline:g} s"
-            raise MachineLost(f"{said} ({known})" if known else said) from None
-        channel = Channel(stream)
-        self._nursery.start_soon(channel.run)
-        await channel.connect(deadline)
+            raise MachineLost(f"{error} ({known})" if known else str(error)) from None
         machine = AgentMachine(
             box, channel, entropy=self._random, now=self._clock, probes=self._probes, hello_deadline=deadline
         )
         return machine, channel
 
     async def _start(
-        self, image: Image, size: Size, shared: Mapping[str, Path], upper: int, why: str = ""
+        self,
+        image: Image,
+        size: Size,
+        key: str,
+        shared: Mapping[str, Path],
+        upper: int,
+        fill: Callable[[Jail], None] = lambda prison: None,
+        why: str = "",
     ) -> FirecrackerBox:
-        """Start a Firecracker that waits for requests, in a jail with these files and disks of its own."""
+        """Start a Firecracker that waits for requests, in a jail with these files and disks of its own.
+
+        `key` is its template's; `fill` puts more into the jail, in a thread.
+        """
         id = f"{self._mark}{self._random(5).hex()}"
         note = MachineNote(id=id, driver=self.name, image=image.name, state="starting", why=why)
         self._names.add(id)
@@ -303,7 +341,7 @@ class FirecrackerDriver:
             job = disks.empty(self._jails, disks.JOB_SLOT * MIB)
             try:
                 prison = Jail(self._jails, id, self._free_uid())
-                await trio.to_thread.run_sync(prison.prepare, shared, {"upper": upper, "job": job})
+                await trio.to_thread.run_sync(prison.prepare, shared, {"upper": upper, "job": job}, fill)
             finally:
                 os.close(job)
             running = await self._start_in(prison, size)
@@ -311,6 +349,8 @@ class FirecrackerDriver:
                 id=id,
                 image=image.name,
                 monitor=running,
+                template=key,
+                size=size,
                 gone=self._gone,
                 layout=self._layout,
                 paths=self._paths(id),

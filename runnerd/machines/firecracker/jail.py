@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runnerd.machines import disks
@@ -36,13 +36,26 @@ class Jail:
         """Where a path of the jail is on the host."""
         return self.root / path.lstrip("/")
 
-    def prepare(self, shared: Mapping[str, Path], own: Mapping[str, int]) -> None:
+    def prepare(
+        self,
+        shared: Mapping[str, Path],
+        own: Mapping[str, int],
+        fill: Callable[[Jail], None] = lambda jail: None,
+    ) -> None:
         """Make the folder; give it files that all machines share, and the content of files of its own.
 
         Shared files are hard links, or copies where the jail is on another file system, and stay root's. What
-        `own` has by descriptor is copied where it holds data, and belongs to the machine's user. Raises
-        OSError.
+        `own` has by descriptor is copied where it holds data, and belongs to the machine's user. `fill` puts
+        in the rest. Raises OSError and what `fill` raises; then the jail is gone.
         """
+        try:
+            self._prepare(shared, own)
+            fill(self)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _prepare(self, shared: Mapping[str, Path], own: Mapping[str, int]) -> None:
         (self.root / "run").mkdir(parents=True)
         for folder in (self.root, self.root / "run"):
             os.chown(folder, self.uid, self.uid)
@@ -57,14 +70,23 @@ class Jail:
 
     def copy_in(self, name: str, source: int) -> None:
         """Put a copy of an open file into the jail, sparse as it is, for the machine's user."""
-        target = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        target = self.create(name, os.fstat(source).st_size)
         try:
-            os.ftruncate(target, os.fstat(source).st_size)
             for start, end in disks.data_extents(source):
                 disks.copy_range(source, target, start, end)
-            os.fchown(target, self.uid, self.uid)
         finally:
             os.close(target)
+
+    def create(self, name: str, size: int) -> int:
+        """Return the descriptor of a new file of `size` bytes in the jail, for the machine's user."""
+        target = os.open(self.inside(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(target, size)
+            os.fchown(target, self.uid, self.uid)
+        except BaseException:
+            os.close(target)
+            raise
+        return target
 
     def remove(self) -> None:
         """Remove the folder with all that Firecracker left in it; nothing when it is gone."""

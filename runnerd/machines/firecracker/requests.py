@@ -19,6 +19,9 @@ SERIAL = "/serial"
 SERIAL_BYTES = 65536
 """Bytes per second of a flooding console that are kept, where the version can bound it."""
 MEMORY, STATE = "/memory", "/state"
+"""What a machine is loaded from, and a template's own are written to."""
+RAM, DEVICES = "/kept-memory", "/kept-state"
+"""What a used machine's are written to: the others' names are taken in its jail."""
 
 
 class Request(NamedTuple):
@@ -91,16 +94,24 @@ def cold_boot(size: Size, version: Version) -> tuple[Request, ...]:
     )
 
 
-def freeze() -> tuple[Request, ...]:
-    """Stop a machine for good and write down its memory and its state."""
+def freeze(memory: str = MEMORY, state: str = STATE) -> tuple[Request, ...]:
+    """Stop a machine and write down its memory and its state.
+
+    Its vsock connections end with that, for it too should it go on (`docs/snapshotting/snapshot-support.md`).
+    """
     return (
         Request("PATCH", "/vm", {"state": "Paused"}),
         Request(
             "PUT",
             "/snapshot/create",
-            {"snapshot_type": "Full", "snapshot_path": STATE, "mem_file_path": MEMORY},
+            {"snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory},
         ),
     )
+
+
+def instance() -> Request:
+    """Ask whether a machine runs or is paused."""
+    return Request("GET", "/", {})
 
 
 def go_on() -> tuple[Request, ...]:
@@ -111,9 +122,11 @@ def go_on() -> tuple[Request, ...]:
 def load(version: Version) -> tuple[Request, ...]:
     """Make a fresh Firecracker the machine that was frozen, and let it run.
 
-    Its disks and its socket lie in its own jail at the places where the frozen one had them, so nothing is
-    overridden. The clock is set by the agent: Firecracker's own way leaves it seconds off.
+    Its disks lie in its own jail at the places where the frozen one had them, and so does its socket, of
+    which a version that can is told. It has no network card, so none is overridden. The clock is set by the
+    agent: Firecracker's own way leaves it seconds off.
     """
+    override = {"vsock_override": {"uds_path": VSOCK}} if version.vsock_override else {}
     return (
         console(version),
         Request(
@@ -124,6 +137,7 @@ def load(version: Version) -> tuple[Request, ...]:
                 "mem_backend": {"backend_type": "File", "backend_path": MEMORY},
                 "track_dirty_pages": False,
                 "resume_vm": False,
+                **override,
             },
         ),
         *go_on(),

@@ -12,6 +12,8 @@ OLDEST = (1, 14, 4)
 """Before it guests could write outside a device's memory (CVE-2026-5747), and snapshots lost their clocks."""
 ESCAPES = frozenset({(1, 15, 0)})
 """Later versions with the same fault."""
+MUTE = frozenset({(1, 16, 0)})
+"""What they load from a snapshot may never be heard again (firecracker#5969), and all machines are loaded."""
 
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:[-+][\w.-]*)?").fullmatch
 
@@ -35,6 +37,11 @@ class Version(NamedTuple):
         """`/serial` takes a rate limiter (1.16)."""
         return self >= (1, 16, 0)
 
+    @property
+    def vsock_override(self) -> bool:
+        """`/snapshot/load` is told where the vsock's socket lies (1.16)."""
+        return self >= (1, 16, 0)
+
 
 def judge(said: str) -> Version:
     """Return the version that a Firecracker says it is. Raises `Refused`."""
@@ -47,5 +54,9 @@ def judge(said: str) -> Version:
         raise Refused(
             f"Firecracker {version} is not used: a guest can break out of it (CVE-2026-5747); install "
             f"1.16.1, or at least {oldest}"
+        )
+    if version in MUTE:
+        raise Refused(
+            f"Firecracker {version} is not used: machines that it loads may never answer; install 1.16.1"
         )
     return version

@@ -1,18 +1,25 @@
 """Plays jailer and Firecracker strictly: `fake_jailer.py VERSION API.json AGENT.pyz ARGUMENTS…`.
 
-It checks every argument, every field of every body against Firecracker's own API file, every state, and every
-path in the jail; what runs in its machine is a real agent. A file `fault` in the jail's base makes it do one
-thing wrong. Nothing here needs KVM or another user.
+It checks every argument, every field of every body against Firecracker's own API file, every state, and
+every path in the jail; what runs in its machine is a real agent that listens. The memory of its machine is
+what that agent's folder holds. A snapshot resets the vsock: when the machine goes on, the guest's
+connections end, before 1.16 not at once, and the host's when it speaks. Without one, 1.16.0 and 1.16.1 let
+nobody connect after a pause (#6100). A file `fault` in the jail's base makes it do one thing wrong. Nothing
+here needs KVM or another user.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import secrets
+import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
@@ -20,6 +27,21 @@ JAILER = {
     "--id", "--exec-file", "--uid", "--gid", "--chroot-base-dir", "--cgroup-version", "--parent-cgroup",
     "--cgroup", "--resource-limit",
 }  # fmt: skip
+
+
+AGENT = """
+import ctypes, signal, socket, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+sys.path.insert(0, sys.argv[1])
+from runnerd_agent import __main__ as agent, system
+def listener(port):
+    assert port == 5005
+    taken = socket.socket(fileno=int(sys.argv[2]))
+    taken.setblocking(False)
+    return taken
+system.vsock_listener = listener
+sys.exit(agent.main(["--vsock", "5005", "--root", sys.argv[3]]))
+"""
 
 
 class Refused(Exception):
@@ -49,17 +71,36 @@ def arguments(words: list[str]) -> dict[str, str]:
 class Firecracker:
     """One process's states: fresh, configured, running, paused."""
 
-    def __init__(self, root: Path, version: str, api: dict, agent: str, fault: str) -> None:
-        self.root, self.version, self.agent, self.fault = root, version, agent, fault
+    def __init__(self, root: Path, base: Path, version: str, api: dict, agent: str) -> None:
+        self.root, self.base, self.version, self.agent = root, base, version, agent
+        self.number = tuple(map(int, version.partition("-")[0].split(".")))
         self.definitions, self.paths = api["definitions"], api["paths"]
         self.state = "fresh"
         self.drives: list[str] = []
         self.seen: set[str] = set()
         self.vsock = ""
+        self.memory = 0
         self.process: subprocess.Popen | None = None
-        self.channel: socket.socket | None = None
+        self.connections: list[Connection] = []
+        self.reset = False
+        self.silent = False
+        self.cut_next = False
+        self.runs = threading.Event()
+
+    @property
+    def fault(self) -> str:
+        path = self.base / "fault"
+        return path.read_text() if path.exists() else ""
 
     def ask(self, method: str, path: str, body: dict) -> dict:
+        if method == "GET" and path == "/":
+            state = {"running": "Running", "paused": "Paused"}.get(self.state, "Not started")
+            return {
+                "app_name": "Firecracker",
+                "id": self.base.name,
+                "state": state,
+                "vmm_version": self.version,
+            }
         if method == "GET" and path == "/version":
             return {"firecracker_version": "1.15.0" if self.fault == "other version" else self.version}
         name = path.partition("/drives/")[2]
@@ -117,6 +158,7 @@ class Firecracker:
         self.before_start("machine-config")
         if body["vcpu_count"] != 1 and body["vcpu_count"] % 2:
             raise Refused("The vCPU number is invalid!")
+        self.memory = body["mem_size_mib"] << 20
 
     def do_boot_source(self, body: dict, _: str) -> None:
         self.before_start("boot-source")
@@ -148,26 +190,74 @@ class Firecracker:
         if self.state != wanted:
             raise Refused(f"a microVM that is {self.state} cannot become {body['state']}")
         self.state = {"Paused": "paused", "Resumed": "running"}[body["state"]]
+        if self.state == "paused":
+            self.runs.clear()
+            self.process.send_signal(signal.SIGSTOP)
+        else:
+            self.resume()
+
+    def resume(self) -> None:
+        """The vCPUs run: the guest handles the reset of its vsock, if there was one."""
+        if self.reset and self.number >= (1, 16):  # connections are held back until the guest has
+            self.reset_all()
+        elif self.reset and self.connections:
+            threading.Timer(0.03, self.reset_all).start()
+        elif self.reset:
+            self.cut_next = True
+        elif (1, 16, 0) <= self.number <= (1, 16, 1):
+            self.silent = True
+        self.reset = False
+        self.process.send_signal(signal.SIGCONT)
+        self.runs.set()
+
+    def reset_all(self) -> None:
+        for each in self.connections:
+            each.reset_guest()
 
     def do_snapshot_create(self, body: dict, _: str) -> None:
         if self.state != "paused":
             raise Refused("save a snapshot of a running microVM")
-        kept = {"version": self.version, "drives": self.drives, "vsock": self.vsock}
+        if self.fault == "create":
+            raise Refused("Cannot create snapshot: No space left on device")
+        self.reset = True
+        mark = secrets.token_hex(16)
+        tree = io.BytesIO()
+        with tarfile.open(fileobj=tree, mode="w") as archive:
+            archive.add(self.root.parent / "machine", ".")
+        kept = {
+            "version": self.version, "drives": self.drives, "vsock": self.vsock, "mark": mark,
+            "memory": self.memory, "tree": len(tree.getvalue()),
+        }  # fmt: skip
         (self.root / body["snapshot_path"].lstrip("/")).write_text(json.dumps(kept))
-        (self.root / body["mem_file_path"].lstrip("/")).write_bytes(b"memory")
+        with (self.root / body["mem_file_path"].lstrip("/")).open("xb") as file:
+            file.truncate(self.memory)
+            file.write(mark.encode())
+            file.seek(-len(tree.getvalue()), os.SEEK_END)
+            file.write(tree.getvalue())
 
     def do_snapshot_load(self, body: dict, _: str) -> None:
         if self.state != "fresh":
             raise Refused("Loading a microVM snapshot not allowed after configuring boot-specific resources.")
         kept = json.loads(self.file(body["snapshot_path"]).read_text())
-        self.file(body["mem_backend"]["backend_path"])
         if kept["version"] != self.version:
             raise Refused("the snapshot is of another version")
+        with self.file(body["mem_backend"]["backend_path"]).open("rb") as file:
+            if file.read(32).decode() != kept["mark"] or file.seek(0, os.SEEK_END) != kept["memory"]:
+                raise Refused("the memory is not that of the state")
+            file.seek(-kept["tree"], os.SEEK_END)
+            with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
+                archive.extractall(self.root.parent / "machine", filter="tar")
         for drive in kept["drives"]:
             self.file(f"/{drive}", writable=drive == "upper")
-        self.drives, self.vsock = kept["drives"], kept["vsock"]
+        self.drives, self.vsock, self.memory = kept["drives"], kept["vsock"], kept["memory"]
+        self.vsock = body.get("vsock_override", {}).get("uds_path", self.vsock)
         self.run()
-        self.state = "running" if body.get("resume_vm") else "paused"
+        self.state = "paused"
+        self.process.send_signal(signal.SIGSTOP)
+        if body.get("resume_vm"):
+            self.state = "running"
+            self.resume()
+        self.reset = True  # it was published before the state was saved
 
     def run(self) -> None:
         """Boot: an agent starts, and somebody listens on the vsock."""
@@ -175,50 +265,90 @@ class Firecracker:
         if self.fault == "panic":
             (self.root / "serial").write_text("[    1.0] Kernel panic - not syncing: VFS: no root\r\n")
             os._exit(0)
-        self.channel, theirs = socket.socketpair()
         inside = self.root.parent / "machine"
-        inside.mkdir()
+        inside.mkdir(exist_ok=True)
+        guest = socket.socket(socket.AF_UNIX)
+        guest.bind(str(self.root / "run/guest"))
+        guest.listen()
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                "-B",
-                self.agent,
-                "--fd",
-                str(theirs.fileno()),
-                "--root",
-                str(inside),
-            ],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-I", "-B", "-c", AGENT, self.agent, str(guest.fileno()), str(inside)],
+            pass_fds=[guest.fileno()],
         )
-        theirs.close()
+        guest.close()
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.root / self.vsock.lstrip("/")))
         listener.listen()
-        threading.Thread(target=self.serve, args=(listener,), daemon=True).start()
+        self.runs.set()
+        threading.Thread(target=self.listen, args=(listener,), daemon=True).start()
 
-    def serve(self, listener: socket.socket) -> None:
+    def listen(self, listener: socket.socket) -> None:
         refusals = 2
         while True:
-            connection, _ = listener.accept()
-            line = connection.makefile("rb", buffering=0).readline()
-            if self.fault == "deaf" or refusals:  # nobody in the machine listens yet
-                refusals -= bool(refusals)
-                connection.close()
-                continue
-            assert line == b"CONNECT 5005\n", line
-            connection.sendall(b"OK 1073741824\n")
-            for source, target in ((connection, self.channel), (self.channel, connection)):
-                threading.Thread(target=pump, args=(source, target), daemon=True).start()
+            host, _ = listener.accept()
+            refused = self.fault == "deaf" or refusals > 0  # nobody in the machine listens yet
+            refusals -= refusals > 0
+            threading.Thread(target=self.connect, args=(host, refused), daemon=True).start()
+
+    def connect(self, host: socket.socket, refused: bool) -> None:
+        line = host.makefile("rb", buffering=0).readline()
+        if refused or not line:
+            host.close()
+            return
+        assert line == b"CONNECT 5005\n", line
+        self.runs.wait()
+        if self.silent or self.fault == "dumb":
+            return
+        guest = socket.socket(socket.AF_UNIX)
+        guest.connect(str(self.root / "run/guest"))
+        connection = Connection(host, guest)
+        host.sendall(b"OK 1073741824\n")
+        if self.cut_next:
+            self.cut_next = False
+            connection.close(guest)
+            connection.close(host)
+            return
+        self.connections.append(connection)
+        threading.Thread(target=connection.to_guest, daemon=True).start()
+        threading.Thread(target=connection.to_host, daemon=True).start()
 
 
-def pump(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-    except OSError:
-        pass
+class Connection:
+    """One vsock connection between a host's socket and a guest's."""
+
+    def __init__(self, host: socket.socket, guest: socket.socket) -> None:
+        self.host, self.guest, self.was_reset = host, guest, False
+
+    def reset_guest(self) -> None:
+        """The guest's end is gone, and the host is not told."""
+        self.was_reset = True
+        self.close(self.guest)
+
+    def to_guest(self) -> None:
+        try:
+            while data := self.host.recv(65536):
+                if self.was_reset:
+                    break
+                self.guest.sendall(data)
+        except OSError:
+            pass
+        self.close(self.host)
+        self.close(self.guest)
+
+    def to_host(self) -> None:
+        try:
+            while data := self.guest.recv(65536):
+                self.host.sendall(data)
+        except OSError:
+            pass
+        if not self.was_reset:
+            self.close(self.host)
+
+    @staticmethod
+    def close(end: socket.socket) -> None:
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
 
 def serve(api: Firecracker, path: Path) -> None:
@@ -251,8 +381,7 @@ def main() -> None:
     options = arguments(words)
     base = Path(options["--chroot-base-dir"])
     root = base / "firecracker" / options["--id"] / "root"
-    fault = (base / "fault").read_text() if (base / "fault").exists() else ""
-    if fault == "jailer":
+    if (base / "fault").exists() and (base / "fault").read_text() == "jailer":
         sys.exit("jailer: failed to create cgroup")
     api = json.loads(Path(api_file).read_text())
     if os.fork():
@@ -266,7 +395,7 @@ def main() -> None:
     new = root / "firecracker.pid.new"
     new.write_text(str(os.getpid()))
     new.rename(root / "firecracker.pid")
-    serve(Firecracker(root, version, api, agent, fault), root / options["--api-sock"].lstrip("/"))
+    serve(Firecracker(root, base, version, api, agent), root / options["--api-sock"].lstrip("/"))
 
 
 main()

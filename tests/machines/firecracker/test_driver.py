@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, Size
 from runnerd.machines.firecracker import monitor
 from runnerd.machines.firecracker.driver import FirecrackerDriver, open_firecracker_driver
 from runnerd.machines.journal import MachineNote
@@ -181,17 +181,6 @@ async def test_archives_go_by_the_job_disk(opened: Opened, short: Path, tmp_path
         written = await trio.Path(short / "s/jails/firecracker" / machine.id / "root/job").open("rb")
         async with written:
             assert await written.read(1024) == data.getvalue()[:1024]
-
-
-async def test_nothing_is_kept(opened: Opened, tmp_path: Path) -> None:
-    """A machine that has begun its work is not stopped to be kept; the reason says why."""
-    async with opened() as driver:
-        machine = await ready(driver)
-        with pytest.raises(NotKept, match="keeps no machine"):
-            await machine.snapshot(tmp_path / "kept", key=None, limit=1 << 30)
-        with pytest.raises(NoMachine, match="none to go back to"):
-            await driver.restore(tmp_path / "kept", key=None)
-        assert (await run(machine, "true"))[0].success
 
 
 async def test_absent_image_is_no_machine(opened: Opened) -> None:

@@ -41,6 +41,21 @@ def test_load_does_not_run_before_it_is_told() -> None:
     assert resume.body == {"state": "Resumed"}
 
 
+def test_overrides_follow_the_version() -> None:
+    """Only a version that knows it is told where the socket lies; nobody is told of a network."""
+    for version, overrides in ((OLD, set()), (NEW, {"vsock_override"})):
+        asked = requests.load(version)[1].body
+        assert {name for name in asked if "override" in name} == overrides
+
+
+def test_a_used_machine_is_written_beside_what_it_was_loaded_from() -> None:
+    """Those names are taken in its jail, by files that it shares with others."""
+    paths = [requests.MEMORY, requests.STATE, requests.RAM, requests.DEVICES]
+    assert len(set(paths)) == 4
+    kept = requests.freeze(requests.RAM, requests.DEVICES)[1].body
+    assert (kept["mem_file_path"], kept["snapshot_path"]) == (requests.RAM, requests.DEVICES)
+
+
 @pytest.mark.parametrize(("wanted", "given"), [(1, 1), (2, 2), (3, 4), (7, 8), (33, 32), (64, 32)])
 def test_processors_are_one_or_even(wanted: int, given: int) -> None:
     """Firecracker takes no other number."""

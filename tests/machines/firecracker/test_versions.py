@@ -38,4 +38,10 @@ def test_what_is_no_version_is_refused(said: str) -> None:
 
 def test_features_follow_the_version() -> None:
     """A field is sent only where the version knows it."""
-    assert [judge(each).serial_limit for each in ("1.14.4", "1.15.1", "1.16.0")] == [False, False, True]
+    assert [judge(each).serial_limit for each in ("1.14.4", "1.15.1", "1.16.1")] == [False, False, True]
+
+
+def test_a_version_whose_snapshots_are_mute_is_refused() -> None:
+    """What 1.16.0 loads may never answer; the sentence says so, and names no escape."""
+    with pytest.raises(Refused, match=r"1\.16\.0 is not used: machines that it loads may never answer"):
+        judge("1.16.0")

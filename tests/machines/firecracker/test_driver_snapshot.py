@@ -1,0 +1,183 @@
+"""Used machines under the strict fake of Firecracker, in several versions: kept, and gone back to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from runnerd.machines.driver import Machine, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.firecracker.driver import FirecrackerDriver
+from runnerd.machines.rewinding import RewindingMachine
+
+from .test_driver import SIZE, ready, run
+
+Opened = Callable[..., AbstractAsyncContextManager[FirecrackerDriver]]
+VERSIONS = ["1.14.4", "1.16.1", "1.17.0-dev"]
+ROOM = 1 << 30
+KEY = bytes(range(32))
+
+
+async def heard(stream: trio.abc.Stream) -> None:
+    """Answers whoever connects."""
+    async with stream:
+        await stream.send_all(b"host\n")
+
+
+def ask(port: int) -> str:
+    """A shell line that says what is heard at a port."""
+    return f"exec 3<>/dev/tcp/127.0.0.1/{port}; cat <&3"
+
+
+@asynccontextmanager
+async def used(driver: FirecrackerDriver) -> AsyncIterator[Machine]:
+    """A machine whose disk and folder hold something."""
+    machine = await ready(driver)
+    await machine.put(f"{machine.paths.temp}/file", b"before")
+    with driver._boxes[machine.id].monitor.jail.inside("upper").open("r+b") as disk:
+        disk.seek(5 << 20)
+        disk.write(b"on the disk")
+    yield machine
+    await machine.destroy()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_used_machine_is_kept_and_gone_back_to(opened: Opened, tmp_path: Path, version: str) -> None:
+    """It goes on behind a new connection; its copy has files and disk of then, and an identity of its own."""
+    async with opened(version) as driver, used(driver) as machine:
+        for step in ("1", "2"):  # a reset of the vsock is no reason against another
+            await machine.snapshot(tmp_path / "kept" / step, key=None, limit=ROOM)
+            ended, said = await run(machine, "echo goes on")
+            assert (ended.success, said) == (True, "goes on\n")
+            await machine.put(f"{machine.paths.temp}/file", b"after")
+        assert not machine.lost.is_set()
+        assert sorted(os.listdir(tmp_path / "kept")) == ["1", "2"]
+        assert sorted(os.listdir(tmp_path / "kept/1")) == ["disk", "memory", "snapshot.json", "state"]
+        assert (tmp_path / "kept/1/memory").stat().st_size < 4 << 20  # of 256 MiB: what is zero is not kept
+
+        for step, content in (("1", b"before"), ("2", b"after"), ("1", b"before")):
+            copy = await driver.restore(tmp_path / "kept" / step, key=None)
+            identity = await copy.thaw()
+            await copy.lease()
+            assert identity != machine.identity
+            jail = driver._boxes[copy.id].monitor.jail
+            (found,) = (jail.folder / "machine").rglob("file")
+            assert found.read_bytes() == content
+            with jail.inside("upper").open("rb") as disk:
+                disk.seek(5 << 20)
+                assert disk.read(11) == b"on the disk"
+            assert not jail.inside("memory").exists()  # loaded: nobody needs its name
+            assert (await run(copy, "true"))[0].success
+            await copy.snapshot(tmp_path / "kept/of-copy", key=None, limit=ROOM)
+            await copy.destroy()
+
+
+async def test_offered_ports_stay_offered(opened: Opened, tmp_path: Path) -> None:
+    """In the machine that goes on, and in the one that was gone back to."""
+    port = 20000 + os.getpid() % 20000
+    async with opened() as driver, used(driver) as machine:
+
+        async def swap(old: Machine, kept: Path) -> Machine:
+            await old.destroy()
+            copy = await driver.restore(kept, key=None)
+            await copy.thaw()
+            return copy
+
+        rewinding = RewindingMachine(machine, swap)
+        await rewinding.listen(port, heard)
+        await rewinding.snapshot(tmp_path / "kept", key=None, limit=ROOM)
+        bash = f"bash -c '{ask(port)}'"
+        assert (await run(rewinding, bash))[1] == "host\n"
+        await rewinding.back(tmp_path / "kept")
+        await rewinding.lease()
+        assert rewinding.id != machine.id
+        assert (await run(rewinding, bash))[1] == "host\n"
+        await rewinding.destroy()
+
+
+async def test_kept_with_a_key(opened: Opened, tmp_path: Path) -> None:
+    """Nothing of memory, devices and disk is readable without the key, and nothing is restored without it."""
+    async with opened() as driver, used(driver) as machine:
+        await machine.snapshot(tmp_path / "sealed", key=KEY, limit=ROOM)
+        for name in ("disk", "memory", "state"):
+            data = (tmp_path / "sealed" / name).read_bytes()
+            assert not any(word in data for word in (b"on the disk", b"before", b"drives"))
+        for key, reason in ((None, "its key is not there"), (bytes(32), "another key")):
+            with pytest.raises(NoMachine, match=reason):
+                await driver.restore(tmp_path / "sealed", key=key)
+        copy = await driver.restore(tmp_path / "sealed", key=KEY)
+        await copy.thaw()
+        await copy.destroy()
+        assert [each.id for each in driver._boxes.values()] == [machine.id]
+        assert len(list(driver._jails.glob("firecracker/*"))) == 1
+
+
+async def test_what_is_not_kept_costs_nothing(opened: Opened, short: Path, tmp_path: Path) -> None:
+    """Too large, refused by Firecracker or under way: the machine goes on and no file is left."""
+    async with opened("1.17.0-dev") as driver, used(driver) as machine:
+        with pytest.raises(NotKept, match="larger than there is room for"):
+            await machine.snapshot(tmp_path / "kept/1", key=None, limit=100)
+        (short / "s/jails/fault").write_text("create")
+        with pytest.raises(NotKept, match="No space left on device"):
+            await machine.snapshot(tmp_path / "kept/2", key=None, limit=ROOM)
+        (short / "s/jails/fault").unlink()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, machine, f"echo >{machine.paths.temp}/up; sleep 5")
+            while True:
+                try:
+                    await machine.get(f"{machine.paths.temp}/up", limit=9)
+                    break
+                except FileNotFoundError:
+                    await trio.sleep(0.01)
+            with pytest.raises(NotKept, match="still under way"):
+                await machine.snapshot(tmp_path / "kept/3", key=None, limit=ROOM)
+            nursery.cancel_scope.cancel()
+        assert os.listdir(tmp_path / "kept") == []
+        root = driver._boxes[machine.id].monitor.jail.root
+        assert not [name for name in os.listdir(root) if name.startswith("kept")]
+        await machine.snapshot(tmp_path / "kept/4", key=None, limit=ROOM)
+        assert (await run(machine, "true"))[0].success
+
+
+@pytest.mark.parametrize("fault", ["create", "dumb"])
+async def test_a_machine_that_does_not_go_on_is_lost(
+    opened: Opened, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """In 1.16.1 a machine that was paused for nothing hears nobody again: that is said, and no job hangs."""
+    monkeypatch.setattr("runnerd.machines.firecracker.box.AWAKE", 0.5)
+    async with opened("1.16.1") as driver, used(driver) as machine:
+        (short / "s/jails/fault").write_text(fault)
+        with pytest.raises(MachineLost, match=r"did not answer within 0\.5 s after it was stopped"):
+            await machine.snapshot(tmp_path / "kept", key=None, limit=ROOM)
+        assert machine.lost.is_set()
+        assert not (tmp_path / "kept").exists()
+
+
+async def test_harmed_or_foreign_snapshots_are_no_machines(opened: Opened, tmp_path: Path) -> None:
+    """A state that was changed reaches no Firecracker, and nor does one of another version or driver."""
+    async with opened() as driver, used(driver) as machine:
+        await machine.snapshot(tmp_path / "kept", key=None, limit=ROOM)
+        with pytest.raises(NoMachine, match="there is no snapshot in none"):
+            await driver.restore(tmp_path / "none", key=None)
+        whole = (tmp_path / "kept/state").read_bytes()
+        (tmp_path / "kept/state").write_bytes(whole.replace(b"upper", b"lower"))
+        with pytest.raises(NoMachine, match="state is not what was written"):
+            await driver.restore(tmp_path / "kept", key=None)
+        (tmp_path / "kept/state").write_bytes(whole)
+        note = (tmp_path / "kept/snapshot.json").read_bytes()
+        (tmp_path / "kept/snapshot.json").write_bytes(note.replace(b'"firecracker"', b'"qemu"'))
+        with pytest.raises(NoMachine, match="not what the machine was made with"):
+            await driver.restore(tmp_path / "kept", key=None)
+        (tmp_path / "kept/snapshot.json").write_bytes(note)
+        assert len(list(driver._jails.glob("firecracker/*"))) == 1
+    async with opened("1.17.0-dev") as driver:
+        with pytest.raises(NoMachine, match="Firecracker or the host is not what"):
+            await driver.restore(tmp_path / "kept", key=None)
+    async with opened() as driver:  # another daemon, of the version that kept it
+        copy = await driver.restore(tmp_path / "kept", key=None)
+        await copy.thaw()
+        assert driver._boxes[copy.id]._size == Size(vcpus=1, memory=256, disk=16) == SIZE
