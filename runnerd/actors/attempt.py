@@ -21,6 +21,7 @@ from runnerd.jobs.runner import run_job
 from runnerd.jobs.spec import JobSpec
 from runnerd.machines import rewind
 from runnerd.machines.driver import Machine, NoMachine
+from runnerd.machines.kept import KeptMachines, way_back
 from runnerd.machines.rewinding import RewindingMachine
 from runnerd.messages import LeaseMachine, OutboxChanged, PoolRestarted, RestoreMachine
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
@@ -30,6 +31,7 @@ from runnerd.store.progress import nodes
 from runnerd.store.recovery import ATTEMPTS
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
+from runnerd.trust.handed import handed
 from runnerd.trust.token import token_permissions
 from runnerd.workflow import graph, value_of
 from runnerd.workflow.calls import Scope, file_of, is_plain, leg_contexts, scope_of, secrets_of
@@ -63,8 +65,10 @@ class Site(Protocol):
     """Whether a job that no image claims is ours to fail, or not ours."""
     allow_emulated_forks: bool
     """Whether strangers' code may run on machines that are no security boundary."""
-    retries: rewind.Rules | None
-    """Which steps that fail are tried again; None where none are."""
+    rewinds: rewind.Rules
+    """Before which steps machines are kept, and which steps that fail are tried again."""
+    kept: KeptMachines
+    """Where."""
 
     async def secrets_for(
         self, run: RunRecord, named: frozenset[str] | None, environment: str
@@ -280,7 +284,9 @@ class Attempts:
                     kept = {**kept, "GITHUB_TOKEN": token}
                     contexts["github"]["token"] = token
                 secrets = secrets_of(scope, kept, lambda outer, key: graph.needs_context(outer, jobs, key))
-                return await self._take_steps(machine, run, row, spec, secrets, tuple(kept.values()), attempt)
+                given = handed(scope, job, kept)
+                masked = tuple(kept.values())
+                return await self._take_steps(machine, run, row, spec, secrets, masked, given, attempt)
         except ExpressionError as wrong:
             reason = f"`secrets` of the job that calls {workflow.path}: {wrong}"
             return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason)
@@ -295,6 +301,7 @@ class Attempts:
         spec: JobSpec,
         secrets: Mapping[str, str],
         masked: tuple[str, ...],
+        given: bool,
         attempt: Attempt,
     ) -> JobResult:
         started = self._clock()
@@ -313,12 +320,10 @@ class Attempts:
                     network=self._site.network,
                     clock=self._clock,
                 )
-                if self._site.retries is None:
+                if self._site.rewinds.idle:
                     result = await run_steps(machine)
                 else:
-                    result = await self._with_rewind(
-                        self._site.retries, machine, spec, any((*masked, *secrets.values())), run_steps
-                    )
+                    result = await self._with_rewind(machine, spec, given, sink, run_steps)
         metrics.job_duration_seconds.labels(conclusion=result.outcome.value).observe(self._clock() - started)
         if result.outcome is Outcome.CANCELLED and attempt.reason:
             return msgspec.structs.replace(result, reason=attempt.reason)
@@ -326,24 +331,34 @@ class Attempts:
 
     async def _with_rewind(
         self,
-        rules: rewind.Rules,
         machine: Machine,
         spec: JobSpec,
-        has_secrets: bool,
+        given: bool,
+        sink: LogSink,
         run_steps: Callable[..., Awaitable[JobResult]],
     ) -> JobResult:
-        """Run the steps on a machine that can be gone back to before one of them."""
-        denied = "the job was given a secret or a token" if has_secrets else ""
-        if spec.run.event.fork:
-            denied = "the run is a fork's"
+        """Run the steps on a machine that is kept before them; say at the end what stays kept."""
         inside = RewindingMachine(machine, partial(self._swap, spec.record))
-        prefix = f"{spec.workflow.path.rpartition('/')[2]}/{spec.record.name}"
-        kept = rewind.JobRewind(rules, inside, job=spec.record.id, prefix=prefix, denied=denied)
+        keeper = rewind.JobRewind(
+            self._site.rewinds,
+            self._site.kept,
+            inside,
+            run=spec.run.id,
+            job=spec.record.id,
+            prefix=f"{spec.workflow.path.rpartition('/')[2]}/{spec.record.name}",
+            denied="the run is a fork's" if spec.run.event.fork else "",
+            given=given,
+        )
         try:
-            return await run_steps(inside, rewind=kept)
+            async with keeper:
+                result = await run_steps(inside, rewind=keeper)
+                useful = not result.outcome.green and result.outcome is not Outcome.CANCELLED
+                kept = await keeper.finish(useful=useful)
         finally:
             await inside.destroy()
-            await kept.drop()
+        if kept and useful:
+            await sink.note(way_back(kept[-1]))
+        return result
 
     async def _swap(self, row: JobRecord, machine: Machine, kept: Path) -> Machine:
         reply: Reply[Machine] = Reply()

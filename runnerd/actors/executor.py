@@ -11,7 +11,6 @@ import trio
 from runnerd import log
 from runnerd.actors.attempt import Attempt, Attempts, Site, blame
 from runnerd.jobs.contexts import github_context
-from runnerd.machines.rewind import sweep
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord
 from runnerd.reading.process import Reader
@@ -26,6 +25,10 @@ _log = log.get("executor")
 
 SWEEP_EVERY = 10.0
 """Seconds between looks at the ledger for open runs whose hint was lost."""
+
+
+SWEEP_KEPT_EVERY = 60.0
+"""Seconds between looks at what is kept of jobs for what is too old."""
 
 
 class _Drive:
@@ -82,8 +85,7 @@ class ExecutorActor:
         What a workflow or a machine does ends its job, or its run, and never this task. It crashes when the
         ledger fails; the next one goes on from what the ledger says.
         """
-        if self._site.retries is not None:
-            await trio.to_thread.run_sync(sweep, self._site.retries)
+        await trio.to_thread.run_sync(self._site.kept.tidy)
         recovery = await self._ledger.recover(self._clock())
         for run, job, _ in recovery.lost:
             _log.error("a job was lost with an earlier daemon", run=run, job=job)
@@ -103,6 +105,7 @@ class ExecutorActor:
                     self._take_up(run, drives)
                 task_status.started()
                 watch.start_soon(self._sweep, drives)
+                watch.start_soon(self._sweep_kept)
                 async for message in self._mailbox:
                     self._take_up(message.run, drives)
                 self._drain()
@@ -115,6 +118,13 @@ class ExecutorActor:
             for run in await self._ledger.open_runs():
                 if not self._attempts.draining:
                     self._take_up(run, drives)
+
+    async def _sweep_kept(self) -> None:
+        """What was kept too long goes, although nothing new is kept."""
+        while True:
+            await trio.sleep(SWEEP_KEPT_EVERY)
+            for gone in await trio.to_thread.run_sync(self._site.kept.sweep):
+                _log.info("a kept machine was removed", job=gone.job, step=gone.step)
 
     def _take_up(self, run: int, nursery: trio.Nursery) -> None:
         if run in self._drives:

@@ -280,12 +280,23 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
     cancel_minutes: Minutes = 5
 
 
+class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
+    """`[snapshots]`: before which steps a job's machine is kept, and how much of it; `disk` in MiB."""
+
+    mode: Literal["off", "on-failure", "each-step"] = "off"
+    count: Count = 20
+    age: Seconds = 604800.0
+    disk: Positive = 10240
+    limit: Positive = 8_589_934_592
+    secrets: bool = False
+    key: AbsolutePath = ""
+
+
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """`[retry]`: steps that go back to before themselves when they fail, and are tried again."""
 
     steps: tuple[str, ...] = ()
     times: Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")] = 1
-    limit: Positive = 8_589_934_592
 
 
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,6 +356,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     images: Mapping[str, Image] = msgspec.field(default_factory=_default_images)
     parser: Parser = Parser()
     executor: Executor = Executor()
+    snapshots: Snapshots = Snapshots()
     retry: Retry = Retry()
     logs: Logs = Logs()
     reports: Reports = Reports()
@@ -427,6 +439,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             return (
                 "[forge] kind is gitea, but server or api is GitHub's: set server to https://HOST and api "
                 "to https://HOST/api/v1"
+            )
+        if self.snapshots.secrets and not self.snapshots.key:
+            return (
+                "[snapshots] secrets is on, which takes a key: set [snapshots] key to a file outside the "
+                "state directory, such as /etc/runnerd/snapshots.key; it is made where there is none"
+            )
+        if self.snapshots.key and Path(self.snapshots.key).resolve().is_relative_to(
+            self.state_directory.resolve()
+        ):
+            return (
+                f"[snapshots] key is {self.snapshots.key}, in the state directory, where it is found beside "
+                "what it encrypts: set it to a file elsewhere, such as /etc/runnerd/snapshots.key"
             )
         api = urlsplit(self.forge.api)
         server = urlsplit(self.forge.server)

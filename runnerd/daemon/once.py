@@ -18,6 +18,7 @@ from runnerd.actors.executor import ExecutorActor
 from runnerd.actors.pool import PoolActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
+from runnerd.config.sections import Snapshots
 from runnerd.daemon import drivers
 from runnerd.daemon.site import Site
 from runnerd.git.checkout import WorkingTreeCheckout
@@ -108,7 +109,8 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
         async with open_ledger(own / "ledger.db") as ledger:
             checkout = WorkingTreeCheckout(tree, own, environ=os.environ)
             site = _LoudSite(
-                config,
+                # Nobody comes back to a machine of this: its folder goes with it.
+                msgspec.structs.replace(config, snapshots=Snapshots(mode="off")),
                 checkout,
                 show,
                 own,

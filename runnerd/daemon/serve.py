@@ -26,7 +26,7 @@ from runnerd.actors.reporter import ReporterActor
 from runnerd.actors.timekeeper import TimekeeperActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
-from runnerd.daemon import drivers, pages
+from runnerd.daemon import drivers, pages, snapshots
 from runnerd.daemon.pages import Pages
 from runnerd.daemon.site import Site
 from runnerd.forge.delivery_list import DeliveryList, retention
@@ -80,18 +80,21 @@ def serve(config: Config, *, open_driver: drivers.Open = drivers.open_driver) ->
             file=sys.stderr,
         )
         return EXIT_USAGE
+    if problem := snapshots.why_no_key(config):
+        print(f"runnerd: {problem}", file=sys.stderr)
+        return EXIT_USAGE
     try:
         abandoned = trio.run(partial(_serve, config, open_driver))
     except Exception as error:
-        problem = sole(error)
-        if isinstance(problem, CannotOpen):
+        cause = sole(error)
+        if isinstance(cause, CannotOpen):
             status = EXIT_USAGE
-        elif isinstance(problem, StartFailed | GaveUp):
-            status = EXIT_NO_MACHINE if isinstance(problem.__cause__, NoMachine) else EXIT_CRASHED
+        elif isinstance(cause, StartFailed | GaveUp):
+            status = EXIT_NO_MACHINE if isinstance(cause.__cause__, NoMachine) else EXIT_CRASHED
         else:
             raise
-        _log.error("the daemon ends", problem=str(problem))
-        print(f"runnerd: {problem}", file=sys.stderr)
+        _log.error("the daemon ends", problem=str(cause))
+        print(f"runnerd: {cause}", file=sys.stderr)
         return status
     return EXIT_INTERRUPTED if abandoned else EXIT_OK
 
@@ -251,6 +254,7 @@ class _Daemon:
             ),
             paused=self.ledger.pause,
             journal=self.ledger.tell_machine,
+            snapshot_key=self.site.kept.key,
         )
 
     def _health(self) -> HealthActor:

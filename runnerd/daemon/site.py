@@ -11,22 +11,23 @@ import trio
 from runnerd import log
 from runnerd.actors.attempt import NoSecrets
 from runnerd.config import Config
+from runnerd.daemon import snapshots
 from runnerd.daemon.network import JobNetwork
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
 from runnerd.jobs.ports import Checkout, LogSink, Network
+from runnerd.machines.kept import KeptMachines
 from runnerd.machines.labels import image_for
 from runnerd.machines.rewind import Rules
 from runnerd.model import JobRecord, RunRecord
 from runnerd.store.logs import JobLog, log_path
 from runnerd.store.secrets import SecretError, Secrets
 from runnerd.trust.grants import granted, restricted
+from runnerd.trust.handed import SWITCHES
 
 _log = log.get("site")
 
 REVOKING = 10.0
 """Seconds that the end of a job's token may take."""
-SWITCHES = frozenset({"ACTIONS_STEP_DEBUG", "ACTIONS_RUNNER_DEBUG"})
-"""Secrets that jobs have without naming them: they are wishes about the log."""
 
 
 class Site:
@@ -58,12 +59,8 @@ class Site:
         self.allow_emulated_forks = config.machines.allow_emulated_forks
         self.job_minutes = config.executor.default_timeout_minutes
         self.cancel_minutes = config.executor.cancel_minutes
-        self.retries: Rules | None = None
-        if config.retry.steps:
-            folder = state / "kept"
-            self.retries = Rules(
-                folder=folder, steps=config.retry.steps, times=config.retry.times, limit=config.retry.limit
-            )
+        self.rewinds = Rules(mode=config.snapshots.mode, steps=config.retry.steps, times=config.retry.times)
+        self.kept: KeptMachines = snapshots.kept_machines(config, state, clock)
         self._secrets = {name.upper(): value for name, value in (secrets or {}).items()}
         self._store = store
         self._forge = forge

@@ -83,11 +83,11 @@ class Rewind(Protocol):
         """Whether somebody asked for it, and is told when nothing is kept."""
         ...
 
-    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool) -> None:
+    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """Keep the machine as it is now, before the step of this number, beside how the job stands.
 
-        `masked`: the job has masked a value, which counts as a secret. Raises `NotKept`, `OSError` and
-        `MachineLost`.
+        `masked`: the job has masked a value, which counts as a secret. `wanted`: what `wants` said.
+        Raises `NotKept`, `OSError` and `MachineLost`.
         """
         ...
 

@@ -243,7 +243,7 @@ class _JobRun:
             self.verdict = (Outcome.INFRA_ERROR, finish.reason)
         return finish
 
-    async def keep(self, number: int, name: str) -> None:
+    async def keep(self, turn: Turn, wanted: bool) -> None:
         """Keep the machine and how the job stands before a step; see `Rewind.keep`."""
         assert self.desk.rewind is not None
         if len(self.turns) > 1:
@@ -251,7 +251,8 @@ class _JobRun:
         if self.state.status == "cancelled":
             raise NotKept("the job was cancelled")
         masked = self.masker.count > self.given
-        await self.desk.rewind.keep(number, name, encode(self.standing(number)), masked=masked)
+        standing = encode(self.standing(turn.number))
+        await self.desk.rewind.keep(turn.number, turn.name, standing, masked=masked, wanted=wanted)
 
     def standing(self, before: int) -> Standing:
         """How the job stands before a step, while none runs."""

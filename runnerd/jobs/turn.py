@@ -42,8 +42,8 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     limits: JobLimits
     console: Callable[[int], Console]
     rewind: Rewind | None = None
-    keep: Callable[[int, str], Awaitable[None]]
-    """Keeps the machine as it is before the step of this number and name; raises as `Rewind.keep` does."""
+    keep: Callable[[Turn, bool], Awaitable[None]]
+    """Keeps the machine as it is before a turn, which is wanted or only for its tries; see `Rewind.keep`."""
 
 
 class Turn:
@@ -120,12 +120,13 @@ class Turn:
         tries = 1 if self.placed.control else desk.rewind.tries(self.name)
         # In the background it would run on while others are kept.
         beside = self.placed.background
-        if tries == 1 and (beside or not desk.rewind.wants(self.number, desk.state.status)):
+        wanted = not beside and desk.rewind.wants(self.number, desk.state.status)
+        if tries == 1 and not wanted:
             return ""
         try:
             if beside:
                 raise NotKept("it runs in the background")
-            await desk.keep(self.number, self.name)
+            await desk.keep(self, wanted)
         except (NotKept, OSError) as problem:
             self._untried = str(problem) if tries > 1 else ""
             return str(problem)

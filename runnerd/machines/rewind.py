@@ -1,84 +1,150 @@
-"""Going back to before a step: which steps of a job are tried again, and where their machine is kept."""
+"""A job's kept machines while it runs: before which steps there is one, which go, and which steps go back."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
+from typing import Literal
 
 import msgspec
 import trio
 
 from runnerd.machines.driver import NotKept
+from runnerd.machines.kept import Kept, KeptMachines
 from runnerd.machines.rewinding import RewindingMachine
+
+Mode = Literal["off", "on-failure", "each-step"]
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator wants of steps that fail; see `[retry]` in config.toml."""
+    """What the operator wants kept and tried again; see `[snapshots]` and `[retry]` in config.toml."""
 
-    folder: Path
-    """Where machines are kept; what an earlier daemon left there is removed at the start."""
+    mode: Mode = "off"
     steps: tuple[str, ...] = ()
-    """Patterns of WORKFLOW/JOB/STEP."""
+    """Patterns of WORKFLOW/JOB/STEP that are tried again."""
     times: int = 1
-    limit: int = 8 << 30
-    """Bytes that one kept machine may have."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no machine is ever kept."""
+        return self.mode == "off" and not self.steps
 
     def tries(self, step: str) -> int:
         """How many times a step, called WORKFLOW/JOB/STEP, may be run in all."""
         return 1 + self.times * any(fnmatchcase(step, pattern) for pattern in self.steps)
 
 
-def sweep(rules: Rules) -> None:
-    """Remove what was left behind. Blocks."""
-    shutil.rmtree(rules.folder, ignore_errors=True)
-
-
 class JobRewind:
-    """A job's one kept machine, the newest. `denied` says why there is to be none, or is empty."""
+    """What is kept of one job that runs; a context, over which its newest machine is removed by nobody else.
+
+    `denied` says why there is to be none, or is empty; `given` says that the job was given a secret.
+    """
 
     def __init__(
-        self, rules: Rules, machine: RewindingMachine, *, job: int, prefix: str, denied: str
+        self,
+        rules: Rules,
+        store: KeptMachines,
+        machine: RewindingMachine,
+        *,
+        run: int,
+        job: int,
+        prefix: str,
+        denied: str,
+        given: bool,
     ) -> None:
         self._rules = rules
+        self._store = store
         self._machine = machine
-        self._folder = rules.folder / f"job-{job}"
+        self._run = run
+        self._job = job
         self._prefix = prefix
         self._denied = denied
+        self._given = given
+        self._newest: Kept | None = None
+        self._wanted: set[int] = set()
+        """Steps whose machines are for people; any other is there only for its step to be tried again."""
+        self._hold = ExitStack()
+        self.why_none = denied
+        """Why the machine was not kept, where it was to be."""
+
+    async def __aenter__(self) -> JobRewind:
+        await self._drop()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._hold.close()
+
+    @property
+    def asked(self) -> bool:
+        """See `jobs.ports.Rewind`."""
+        return self._rules.mode == "each-step"
 
     def tries(self, step: str) -> int:
         """How many times the step of this name may be run in all."""
         return self._rules.tries(f"{self._prefix}/{step}")
 
     def wants(self, number: int, status: str) -> bool:
-        """Whether the machine is to be kept before a step that is not tried again: never."""
-        return False
+        """See `jobs.ports.Rewind`. After a failure people want the machine as it was before that."""
+        if number == 1 or (self._denied and not self.asked):
+            return False
+        return self._rules.mode == "each-step" or (self._rules.mode == "on-failure" and status == "success")
 
-    @property
-    def asked(self) -> bool:
-        """Whether somebody asked for it beside those who want steps tried again."""
-        return False
+    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
+        """See `jobs.ports.Rewind`."""
+        try:
+            kept = await self._keep(number, name, standing, masked)
+        except (NotKept, OSError) as problem:
+            self.why_none = str(problem)
+            raise
+        self._hold.close()
+        self._hold.enter_context(self._store.held(kept.folder))
+        self._newest = kept
+        if wanted:
+            self._wanted = {number} if self._rules.mode == "on-failure" else self._wanted | {number}
+        await self._drop(self._wanted | {number})
 
-    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool) -> None:
-        """Keep the machine as it is now, instead of what was kept before. Raises NotKept."""
-        if masked:
-            raise NotKept("the job has masked a value, which counts as a secret")
+    async def back(self) -> None:
+        """Be in the machine as it was kept last. Raises MachineLost when that cannot be."""
+        assert self._newest is not None, "who goes back has kept"
+        await self._machine.back(self._newest.folder)
+
+    async def finish(self, *, useful: bool) -> tuple[Kept, ...]:
+        """The job is over: return what stays kept. `useful`: it neither succeeded nor was cancelled."""
+        self._hold.close()
+        await self._drop(self._wanted if useful or self._rules.mode == "each-step" else ())
+        return await trio.to_thread.run_sync(self._store.of, self._job)
+
+    async def _keep(self, number: int, name: str, standing: bytes, masked: bool) -> Kept:
+        encrypted = self._given or masked
         if self._denied:
             raise NotKept(self._denied)
+        if encrypted and not self._store.seals:
+            what = (
+                "was given a secret or a token"
+                if self._given
+                else "has masked a value, which counts as a secret"
+            )
+            raise NotKept(f"the job {what}, and [snapshots] secrets is not on")
         if not self._machine.capabilities.snapshot:
             raise NotKept("machines of this driver keep no snapshots")
         if not self._machine.capabilities.snapshot_outlives:
             raise NotKept("snapshots of this driver end with their machine")
-        await self.drop()
-        self._rules.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await self._machine.snapshot(self._folder, key=None, limit=self._rules.limit)
+        room = await trio.to_thread.run_sync(self._store.room, self._job)
+        key = await trio.to_thread.run_sync(self._store.key) if encrypted else None
+        new = await trio.to_thread.run_sync(self._store.place, self._job, number)
+        numbers = {"run": self._run, "job": self._job, "step": number}
+        try:
+            await self._machine.snapshot(new, key=key, limit=room)
+            put = partial(self._store.put, new, standing, name=name, encrypted=encrypted, **numbers)
+            return await trio.to_thread.run_sync(put)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, new, ignore_errors=True))
+            raise
 
-    async def back(self) -> None:
-        """Be in the machine as it was kept. Raises MachineLost when that cannot be."""
-        await self._machine.back(self._folder)
-
-    async def drop(self) -> None:
-        """Remove what was kept."""
+    async def _drop(self, but: Collection[int] = ()) -> None:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, self._folder, ignore_errors=True))
+            await trio.to_thread.run_sync(partial(self._store.drop, self._job, but=but))

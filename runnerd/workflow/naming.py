@@ -1,6 +1,6 @@
-"""Which secrets a part of a workflow can name, found by reading its expressions and running none.
+"""Which secrets a part of a workflow can name, and whether its token, found by reading its expressions.
 
-Only what is named is handed to a job: what never enters a machine cannot leave it.
+None is run. Only what is named is handed to a job: what never enters a machine cannot leave it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from runnerd.workflow.calls import Scope
 from runnerd.workflow.expressions.nodes import Call, Compare, Index, Literal, Logical, Named, Node, Not
 from runnerd.workflow.expressions.parser import parse
 from runnerd.workflow.expressions.template import templated
-from runnerd.workflow.model import ExpressionError, Job, Workflow
+from runnerd.workflow.model import ExpressionError, Job, Step, Workflow
 
 _OPEN = "${{"
-_WORD = "secrets"
+_SECRETS = "secrets"
+_GITHUB = "github"
+_TOKEN = "GITHUB_TOKEN"
 _ELSEWHERE = frozenset({"called"})
 """Fields of a job that say what another one does."""
 
@@ -31,8 +33,8 @@ def named_secrets(workflow: Workflow, job: Job) -> frozenset[str] | None:
     if job.secrets == "inherit":
         return None
     names: set[str] = set()
-    for text, bare in _texts((workflow.env, job), False):
-        found = _of_text(text, bare)
+    for text, bare in _texts((workflow.env, job), False, _SECRETS):
+        found = _of_text(text, bare, _SECRETS)
         if found is None:
             return None
         names |= found
@@ -53,42 +55,76 @@ def named_at_root(scope: Scope, job: Job) -> frozenset[str] | None:
     return names
 
 
+def names_token(scope: Scope, job: Job) -> bool:
+    """Whether a job can name its token: as `github.token`, as a secret, or through what calls hand down.
+
+    A step that uses anything but a checkout counts, for an action may name it by itself.
+    """
+    if any(_foreign(step) for step in job.steps or ()):
+        return True
+    named = named_secrets(scope.workflow, job)
+    if named is None or _TOKEN in named or _has_token((scope.workflow.env, scope.workflow.defaults, job)):
+        return True
+    named = named_at_root(scope, job)
+    if named is None or _TOKEN in named:
+        return True
+    while scope.outer is not None and scope.job is not None:
+        if _has_token((scope.job.with_, scope.job.secrets)):
+            return True
+        scope = scope.outer
+    return False
+
+
+def _foreign(step: Step) -> bool:
+    if step.parallel is not None:
+        return any(_foreign(each) for each in step.parallel)
+    return step.uses is not None and not step.uses.lower().startswith("actions/checkout@")
+
+
+def _has_token(part: Any) -> bool:
+    for text, bare in _texts(part, False, _GITHUB):
+        found = _of_text(text, bare, _GITHUB)
+        if found is None or "TOKEN" in found:
+            return True
+    return False
+
+
 def _of_values(values: Iterable[Any]) -> frozenset[str] | None:
     names: set[str] = set()
     for value in values:
-        found = _of_text(value, False) if isinstance(value, str) else set()
+        found = _of_text(value, False, _SECRETS) if isinstance(value, str) else set()
         if found is None:
             return None
         names |= found
     return frozenset(names)
 
 
-def _texts(value: Any, bare: bool) -> Iterator[tuple[str, bool]]:
-    """Every text within, and whether it is an expression without braces."""
+def _texts(value: Any, bare: bool, word: str) -> Iterator[tuple[str, bool]]:
+    """Every text within that has the word, and whether it is an expression without braces."""
     if isinstance(value, str):
-        if _WORD in value.lower():
+        if word in value.lower():
             yield value, bare
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
             if field not in _ELSEWHERE:
-                yield from _texts(getattr(value, field), field == "condition")
+                yield from _texts(getattr(value, field), field == "condition", word)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _texts(key, False)
-            yield from _texts(inner, False)
+            yield from _texts(key, False, word)
+            yield from _texts(inner, False, word)
     elif isinstance(value, tuple | list):
         for inner in value:
-            yield from _texts(inner, bare)
+            yield from _texts(inner, bare, word)
 
 
-def _of_text(text: str, bare: bool) -> set[str] | None:
+def _of_text(text: str, bare: bool, word: str) -> set[str] | None:
     if _OPEN not in text and not bare:
         return set()
     try:
         expressions = [part.text for part in templated(text).expressions] if _OPEN in text else [text]
         names: set[str] = set()
         for expression in expressions:
-            found = _of_node(parse(expression))
+            found = _of_node(parse(expression), word)
             if found is None:
                 return None
             names |= found
@@ -97,12 +133,12 @@ def _of_text(text: str, bare: bool) -> set[str] | None:
     return names
 
 
-def _of_node(node: Node) -> set[str] | None:
-    """The names below a node; None for the context as a whole. No deeper than an expression may be."""
+def _of_node(node: Node, word: str) -> set[str] | None:
+    """The names below the context `word`; None for all of it. No deeper than an expression may be."""
     match node:
         case Named(name=name):
-            return None if name.lower() == _WORD else set()
-        case Index(target=Named(name=name), key=key) if name.lower() == _WORD:
+            return None if name.lower() == word else set()
+        case Index(target=Named(name=name), key=key) if name.lower() == word:
             if isinstance(key, Literal) and isinstance(key.value, str):
                 return {key.value.upper()}
             return None
@@ -120,7 +156,7 @@ def _of_node(node: Node) -> set[str] | None:
             inner = []
     names: set[str] = set()
     for each in inner:
-        found = _of_node(each)
+        found = _of_node(each, word)
         if found is None:
             return None
         names |= found

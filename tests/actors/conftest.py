@@ -14,8 +14,10 @@ from runnerd.actors.executor import ExecutorActor
 from runnerd.actors.parser import ParserActor
 from runnerd.actors.pool import PoolActor
 from runnerd.git.mirror import Mirrors
+from runnerd.machines import rewind
 from runnerd.machines.driver import NoMachine, Size
 from runnerd.machines.fake import open_fake_driver
+from runnerd.machines.kept import KeptMachines, Limits
 from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import CancelRun, DeliveryAccepted, RunCreated
 from runnerd.model import Actor, Event, Phase, Repository
@@ -75,7 +77,7 @@ class ExecutingHost:
     job_minutes = 5.0
     cancel_minutes = 1.0
 
-    def __init__(self):
+    def __init__(self, kept):
         self.secrets = {}
         self.token = ""
         self.tokens = []
@@ -85,7 +87,8 @@ class ExecutingHost:
         self.environment = {}
         self.foreign_is_failure = False
         self.allow_emulated_forks = False
-        self.retries = None
+        self.rewinds = rewind.Rules()
+        self.kept = KeptMachines(kept, Limits(), clock=time.time)
         self.logs = {}
 
     @asynccontextmanager
@@ -112,10 +115,10 @@ class ExecutingHost:
 class Executing:
     """A ledger that is written, mailboxes that outlive their actors, and whoever is started."""
 
-    def __init__(self, ledger, nursery):
+    def __init__(self, ledger, nursery, kept):
         self.ledger = ledger
         self.nursery = nursery
-        self.host = ExecutingHost()
+        self.host = ExecutingHost(kept)
         self.pool = Mailbox(64)
         self.hints = Mailbox(64)
         self.mailbox = Mailbox(64)
@@ -286,7 +289,7 @@ async def world(tmp_path, nursery):
     """An executor's surroundings, its ledger's writer running."""
     async with open_ledger(tmp_path) as ledger:
         await nursery.start(ledger.serve_writes)
-        yield Executing(ledger, nursery)
+        yield Executing(ledger, nursery, tmp_path / "kept")
         nursery.cancel_scope.cancel()
 
 

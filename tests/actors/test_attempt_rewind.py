@@ -1,14 +1,17 @@
 """Steps that go back to before themselves: which, how often, and when not."""
 
+import time
+
 import pytest
 import trio
 
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
+from runnerd.machines.kept import KeptMachines, Limits, make_key
 from runnerd.machines.rewind import Rules
 from runnerd.model import Outcome
 
-from .conftest import flow, push_event
+from .conftest import flow, push_event, trio_value
 
 KEEPS = Capabilities(isolated=True, snapshot=True)
 
@@ -32,11 +35,15 @@ class FailsOnce(Replies):
         return await Replies([], otherwise=Reply(code=int(failed))).exec(machine, command, output)
 
 
-async def go(world, tmp_path, behaviour, text, *, capabilities=KEEPS, times=1, event=None):
-    world.host.retries = Rules(folder=tmp_path / "kept", steps=("*/build/flaky*",), times=times)
+async def go(world, tmp_path, behaviour, text, *, capabilities=KEEPS, times=1, event=None, mode="off"):
+    world.host.rewinds = Rules(mode=mode, steps=("*/build/flaky*",), times=times)
     await world.machines(behaviour, capabilities=capabilities)
     await world.executor()
     return await world.go(text, event=event or push_event())
+
+
+def kept(tmp_path):
+    return sorted(path.name for path in tmp_path.glob("kept/*/*"))
 
 
 FLAKY = flow(build="steps: [{run: make}, {name: flaky one, run: flaky}, {run: after}]")
@@ -51,7 +58,7 @@ async def test_a_step_that_fails_is_tried_again_from_before_it(world, tmp_path):
     said = "\n".join(world.host.logs["build"].lines)
     assert "try 2 of 2" in said
     assert [step.outcome for step in jobs["build"].steps] == [Outcome.SUCCESS] * 3
-    assert not list((tmp_path / "kept").iterdir())
+    assert kept(tmp_path) == []
 
 
 async def test_a_step_fails_after_its_last_try(world, tmp_path):
@@ -62,7 +69,94 @@ async def test_a_step_fails_after_its_last_try(world, tmp_path):
     assert behaviour.began == [False, False, False]
 
 
-@pytest.mark.parametrize("why", ["secret", "token", "driver", "ends", "mask", "fork"])
+async def test_a_token_that_the_job_cannot_name_is_not_in_the_way(world, tmp_path):
+    """It never enters the machine."""
+    world.host.token = "ghs_abc"
+    run, _ = await go(world, tmp_path, FailsOnce(), FLAKY)
+    assert run.outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("secret", [True, False])
+async def test_with_a_key_a_step_with_secrets_is_tried_again(world, tmp_path, secret):
+    """Its machine is kept encrypted, and restored with the key; any other is not encrypted."""
+    key = tmp_path / "key"
+    make_key(key)
+    world.host.kept = KeptMachines(tmp_path / "kept", Limits(), clock=time.time, key_file=key, seals=True)
+    seen = []
+    if secret:
+        world.host.secrets = {"A": "open sesame"}
+
+    class Looks(FailsOnce):
+        async def exec(self, machine, command, output):
+            seen.extend(each.encrypted for each in world.host.kept.all())
+            return await super().exec(machine, command, output)
+
+    run, _ = await go(world, tmp_path, Looks(), FLAKY, mode="each-step")
+    assert run.outcome is Outcome.SUCCESS
+    assert set(seen) == {secret}
+
+
+@pytest.mark.parametrize(
+    ("mode", "succeeds", "left"),
+    [
+        ("off", False, []),
+        ("on-failure", False, ["step-02"]),
+        ("on-failure", True, []),
+        ("each-step", False, ["step-02", "step-03"]),
+        ("each-step", True, ["step-02", "step-03"]),
+    ],
+)
+async def test_what_stays_of_a_job_is_by_its_end(world, tmp_path, mode, succeeds, left):
+    """Only the newest of a failed job, or all of any; the log of a failed one ends with how to use it."""
+    text = flow(build="steps: [{run: make}, {name: flaky one, run: flaky}, {if: always(), run: after}]")
+    run, jobs = await go(world, tmp_path, FailsOnce(1 if succeeds else 9), text, mode=mode)
+    assert (run.outcome is Outcome.SUCCESS) == succeeds
+    assert kept(tmp_path) == left
+    last = world.host.logs["build"].lines[-1]
+    if left and not succeeds:
+        step = left[-1][-1]
+        assert f"`runnerd rerun {run.id} --job {jobs['build'].id} --from {step}`" in last
+        assert world.host.kept.find(jobs["build"].id, int(step)).run == run.id
+    else:
+        assert "is kept" not in last
+
+
+async def test_a_cancelled_job_leaves_nothing(world, tmp_path):
+    """As one that succeeded."""
+
+    class Hangs(FailsOnce):
+        async def exec(self, machine, command, output):
+            if any(b"hang" in machine.files.get(word, b"") for word in command.argv):
+                self.began.append(kept(tmp_path))
+                await trio.sleep_forever()
+            return await super().exec(machine, command, output)
+
+    world.host.rewinds = Rules(mode="on-failure")
+    behaviour = Hangs()
+    await world.machines(behaviour, capabilities=KEEPS)
+    await world.executor()
+    run = await world.begin(flow(build="steps: [{run: make}, {run: hang}]"))
+    await world.until(trio_value(lambda: behaviour.began), bool)
+    await world.cancel(run)
+    record, _ = await world.finished(run)
+    assert record.outcome is Outcome.CANCELLED
+    assert behaviour.began == [["step-02"]]
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["on-failure", "each-step"])
+async def test_only_who_asked_is_told_that_nothing_is_kept(world, tmp_path, mode):
+    """Once, as a line of the log."""
+    event = push_event(name="pull_request", number=3, fork=True, ref="refs/pull/3/merge")
+    text = flow(build="steps: [{run: make}, {run: make}, {run: make}]")
+    run, _ = await go(world, tmp_path, FailsOnce(), text, mode=mode, event=event)
+    assert run.outcome is Outcome.SUCCESS
+    said = [line for line in world.host.logs["build"].lines if "not kept" in line]
+    assert len(said) == (mode == "each-step")
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("why", ["secret", "token", "driver", "ends", "mask", "fork", "beside"])
 async def test_a_step_is_not_tried_again_where_nothing_may_be_kept(world, tmp_path, why):
     """The log says so, and the failure stands."""
     event, capabilities, text = None, KEEPS, FLAKY
@@ -70,12 +164,15 @@ async def test_a_step_is_not_tried_again_where_nothing_may_be_kept(world, tmp_pa
         world.host.secrets = {"A": "open sesame"}
     elif why == "token":
         world.host.token = "ghs_abc"
+        text = text.replace("run: make", "run: 'make ${{ github.token }}'")
     elif why == "driver":
         capabilities = Capabilities(isolated=True)
     elif why == "ends":
         capabilities = Capabilities(isolated=True, snapshot=True, snapshot_outlives=False)
     elif why == "fork":
         event = push_event(name="pull_request", number=3, fork=True, ref="refs/pull/3/merge")
+    elif why == "beside":
+        text = text.replace("name: flaky one,", "name: flaky one, background: true,")
     behaviour = FailsOnce()
     if why == "mask":
         behaviour._replies = (("hide", Reply(stdout=b"::add-mask::open sesame\n")),)
@@ -91,7 +188,7 @@ async def test_a_machine_that_cannot_be_gone_back_to_is_lost(world, tmp_path, mo
     real = FailsOnce.exec
 
     async def harms(self, machine, command, output):
-        for each in tmp_path.glob("kept/*/snapshot.json"):
+        for each in tmp_path.glob("kept/*/*/snapshot.json"):
             each.write_bytes(b"{}")
         return await real(self, machine, command, output)
 

@@ -6,12 +6,23 @@ import msgspec
 import pytest
 
 from runnerd.config import sections
-from runnerd.config.sections import Config, Forge, Machines, Repository, Secret, Server, Trust, Webhook
+from runnerd.config.sections import (
+    Config,
+    Forge,
+    Machines,
+    Repository,
+    Secret,
+    Server,
+    Snapshots,
+    Trust,
+    Webhook,
+)
 
 
 def config(**changes: object) -> Config:
     here = Path("/nonexistent")
-    return Config(state_directory=here, runtime_directory=here, control_socket=here, **changes)  # type: ignore[arg-type]
+    places = {"state_directory": here, "runtime_directory": here, "control_socket": here}
+    return Config(**{**places, **changes})  # type: ignore[arg-type]
 
 
 def test_secret_hides_itself() -> None:
@@ -158,6 +169,22 @@ def test_half_an_identity_does_not_serve(forge: Forge, words: str) -> None:
     reason = config(webhook=Webhook(secret=Secret("s")), forge=forge).why_not_serve()
     assert reason is not None
     assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("", "takes a key"), ("STATE/kept.key", "in the state directory"), ("STATE/../other/key", "")],
+)
+def test_a_key_of_snapshots_lies_elsewhere(tmp_path: Path, key: str, words: str) -> None:
+    """Where it is wanted it is named, and never beside what it encrypts, not through a link either."""
+    state = tmp_path / "state"
+    state.mkdir()
+    (tmp_path / "link").symlink_to(state)
+    for base in (state, tmp_path / "link"):
+        snapshots = Snapshots(secrets=True, key=key.replace("STATE", str(base)))
+        given = config(webhook=Webhook(secret=Secret("s")), snapshots=snapshots, state_directory=state)
+        assert words in (given.why_not_serve() or "")
+        assert bool(words) == (given.why_not_serve() is not None)
 
 
 def test_an_app_goes_before_a_token() -> None:

@@ -37,7 +37,7 @@ class CopiesFolders:
     def wants(self, number: int, status: str) -> bool:
         return number >= self.first
 
-    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool) -> None:
+    async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         if self.refuses:
             raise NotKept(self.refuses)
         self.kept[number] = standing

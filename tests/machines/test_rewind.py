@@ -1,19 +1,164 @@
-"""Which steps are tried again, and what is left of those that were."""
+"""Which machines of a job are kept, for how long, and which steps are tried again."""
 
-from runnerd.machines.rewind import Rules, sweep
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from runnerd.machines.driver import Capabilities, NotKept, Size
+from runnerd.machines.fake import Replies, open_fake_driver
+from runnerd.machines.kept import KeptMachines, Limits, make_key
+from runnerd.machines.rewind import JobRewind, Rules
+from runnerd.machines.rewinding import RewindingMachine
 
 
-def test_patterns_name_file_job_and_step(tmp_path):
+def test_patterns_name_file_job_and_step():
     """Steps that no pattern names have one try."""
-    rules = Rules(folder=tmp_path, steps=("ci.yml/test/Install*",), times=3)
+    rules = Rules(steps=("ci.yml/test/Install*",), times=3)
     assert rules.tries("ci.yml/test/Install all/of it") == 4
     assert rules.tries("ci.yml/lint/Install") == 1
 
 
-def test_what_an_earlier_daemon_left_is_removed(tmp_path):
-    """Also when there is nothing."""
-    rules = Rules(folder=tmp_path / "kept")
-    (rules.folder / "job-1").mkdir(parents=True)
-    sweep(rules)
-    sweep(rules)
-    assert not rules.folder.exists()
+@pytest.mark.parametrize(
+    ("mode", "steps", "idle"), [("off", (), True), ("off", ("x",), False), ("each-step", (), False)]
+)
+def test_rules_are_idle_where_nobody_wants_anything(mode, steps, idle):
+    """Jobs then run on the machine itself."""
+    assert Rules(mode=mode, steps=steps).idle is idle
+
+
+@pytest.fixture
+async def job(tmp_path):
+    """Makes what keeps the machines of job 1."""
+    options = {"capabilities": Capabilities(isolated=True, snapshot=True)}
+    async with open_fake_driver(Replies([]), **options) as driver:
+        machine = await driver.clone(await driver.build_template("default", Size()))
+
+        def make(mode="on-failure", *, limits=None, seals=False, capabilities=None, **more):
+            key = tmp_path / "key"
+            make_key(key)
+            store = KeptMachines(
+                tmp_path / "kept", limits or Limits(), clock=time.time, key_file=key, seals=seals
+            )
+            if capabilities is not None:
+                machine.capabilities = capabilities
+            known = {"run": 7, "job": 1, "prefix": "ci.yml/test", "denied": "", "given": False}
+            rules = Rules(mode=mode, steps=("*/flaky",))
+            return JobRewind(rules, store, RewindingMachine(machine, swap=None), **{**known, **more}), store
+
+        yield make
+
+
+async def keep(rewind, number, status="success", **more):
+    """As a turn does."""
+    wanted = rewind.wants(number, status)
+    await rewind.keep(number, f"Step {number}", b"stood", **{"masked": False, "wanted": wanted, **more})
+
+
+def steps(store):
+    return [each.step for each in store.of(1)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "running", "useful", "useless"),
+    [("on-failure", [4], [4], []), ("each-step", [2, 3, 4], [2, 3, 4], [2, 3, 4]), ("off", [4], [], [])],
+)
+async def test_what_stays_is_by_the_mode(job, mode, running, useful, useless):
+    """While the job runs, when it failed, and when it succeeded or was cancelled."""
+    for ends, left in ((True, useful), (False, useless)):
+        rewind, store = job(mode)
+        async with rewind:
+            for number in (2, 3, 4):
+                await keep(rewind, number)
+            assert steps(store) == running
+            stays = await rewind.finish(useful=ends)
+        assert [each.step for each in stays] == steps(store) == left
+
+
+async def test_an_earlier_attempts_machines_go_when_the_next_begins(job):
+    """They are not of this attempt."""
+    rewind, store = job()
+    async with rewind:
+        await keep(rewind, 2)
+        await rewind.finish(useful=True)
+    async with job()[0]:
+        assert steps(store) == []
+
+
+async def test_only_the_mode_wants_more_than_tries_need(job):
+    """Not before the first step, and on-failure not after a failure: what came before that is looked at."""
+    cases = {
+        "off": (False, False, False),
+        "on-failure": (False, True, False),
+        "each-step": (False, True, True),
+    }
+    for mode, wanted in cases.items():
+        rewind, _ = job(mode)
+        asked = ((1, "success"), (2, "success"), (3, "failure"))
+        assert tuple(rewind.wants(*each) for each in asked) == wanted
+
+
+async def test_what_is_kept_for_tries_alone_takes_nothing_elses_place(job):
+    """A step of the clean-up that is tried again does not cost the machine of before the failure."""
+    rewind, store = job()
+    async with rewind:
+        await keep(rewind, 2)
+        await keep(rewind, 4, status="failure")
+        assert steps(store) == [2, 4]
+        await rewind.finish(useful=True)
+    assert steps(store) == [2]
+
+
+async def test_a_running_jobs_newest_is_not_swept_away(job):
+    """Its step may have to go back to it."""
+    rewind, store = job(limits=Limits(age=1e-9))
+    async with rewind:
+        await keep(rewind, 2)
+        assert store.sweep() == ()
+    assert [each.step for each in store.all()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "masked", "said"),
+    [
+        ({"denied": "the run is a fork's", "seals": True}, False, "fork"),
+        ({"given": True}, False, "was given a secret"),
+        ({}, True, "has masked a value"),
+        ({"capabilities": Capabilities(isolated=True)}, False, "keep no snapshots"),
+        (
+            {"capabilities": Capabilities(isolated=True, snapshot=True, snapshot_outlives=False)},
+            False,
+            "end with their machine",
+        ),
+        ({"limits": Limits(limit=1)}, False, "larger than there is room"),
+    ],
+)
+async def test_what_may_not_be_kept_is_not(job, changes, masked, said):
+    """The reason is known afterwards; nothing half done is left, and what was kept before stays."""
+    rewind, store = job(**changes)
+    async with rewind:
+        with pytest.raises(NotKept, match=said):
+            await keep(rewind, 2, masked=masked)
+        assert said in rewind.why_none
+    assert not list(store.folder.glob("*/*"))
+    assert not list(store.folder.glob("*/.*"))
+
+
+@pytest.mark.parametrize(("given", "masked"), [(True, False), (False, True)])
+async def test_with_the_key_a_job_that_has_secrets_is_kept_encrypted(job, given, masked):
+    """And one that has none is not encrypted."""
+    rewind, store = job(seals=True, given=given)
+    async with rewind:
+        await keep(rewind, 2, masked=masked)
+        assert [each.encrypted for each in store.of(1)] == [True]
+    rewind, store = job(seals=True)
+    async with rewind:
+        await keep(rewind, 2)
+        assert [each.encrypted for each in store.of(1)] == [False]
+
+
+async def test_where_it_is_denied_nobody_is_bothered_unless_he_asked(job):
+    """With each-step the log is to say why."""
+    assert not job(denied="the run is a fork's")[0].wants(2, "success")
+    assert job("each-step", denied="the run is a fork's")[0].wants(2, "success")

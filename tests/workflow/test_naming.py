@@ -5,7 +5,7 @@ import pytest
 from runnerd.workflow import load
 from runnerd.workflow.calls import Scope
 from runnerd.workflow.model import Call
-from runnerd.workflow.naming import named_at_root, named_secrets
+from runnerd.workflow.naming import named_at_root, named_secrets, names_token
 
 
 def named(steps, *, top="", job=""):
@@ -81,3 +81,51 @@ def test_a_called_job_that_may_name_any_gets_what_is_passed():
     steps = "[{run: x, env: {T: '${{ toJSON(secrets) }}'}}]"
     assert inner_names("secrets: {key: '${{ secrets.A }}', other: '${{ secrets.B }}'}", steps) == {"A", "B"}
     assert inner_names("secrets: inherit", steps) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "names"),
+    [
+        ("[{run: make}]", False),
+        (
+            "[{uses: actions/checkout@v4}, {run: 'echo ${{ github.sha }} ${{ github.event.token }} token'}]",
+            False,
+        ),
+        ("[{run: 'echo ${{ github.token }}'}]", True),
+        ("[{run: \"echo ${{ GitHub['TOKEN'] }}\"}]", True),
+        ("[{run: 'echo ${{ secrets.GITHUB_TOKEN }}'}]", True),
+        ("[{run: 'echo ${{ toJSON(github) }}'}]", True),
+        ("[{run: 'echo ${{ github[env.WHICH] }}'}]", True),
+        ("[{run: 'echo ${{ toJSON(secrets) }}'}]", True),
+        ("[{if: github.token != '', run: make}]", True),
+        ("[{uses: octo/tool@v1}]", True),
+        ("[{parallel: [{uses: octo/tool@v1}, {run: make}]}]", True),
+        ("[{parallel: [{uses: actions/checkout@v4}, {run: make}]}]", False),
+    ],
+)
+def test_a_token_is_named_by_any_way_to_it(steps, names):
+    """What only plain text says names none; what is not known before it runs counts, and so do actions."""
+    workflow = load(f"on: push\njobs: {{a: {{runs-on: x, steps: {steps}}}}}", path="ci.yml")
+    assert names_token(Scope(workflow=workflow, contexts={}), workflow.jobs["a"]) is names
+
+
+@pytest.mark.parametrize(
+    ("passed", "names"),
+    [
+        ("with: {name: plain}", False),
+        ("with: {name: '${{ github.token }}'}", True),
+        ("secrets: {key: '${{ secrets.GITHUB_TOKEN }}'}", True),
+        ("secrets: {key: '${{ github.token }}'}", True),
+        ("secrets: inherit", False),
+    ],
+)
+def test_a_token_that_a_call_hands_down_is_named(passed, names):
+    """As an input or as a secret; all secrets are no token to a job that names another one."""
+    called = (
+        "on: {workflow_call: {inputs: {name: {type: string}}, secrets: {key: {required: false}}}}\n"
+        "jobs: {inner: {runs-on: x, steps: [{run: '${{ secrets.key }} ${{ inputs.name }}'}]}}\n"
+    )
+    text = f"on: push\njobs:\n  call: {{uses: ./.github/workflows/c.yml, {passed}}}\n"
+    scope = Scope(workflow=load(text, path="ci.yml", resolve=lambda name: called), contexts={})
+    inner = scope.enter(scope.workflow.jobs["call"], Call(key="call", leg=0, legs=1, name="call"))
+    assert names_token(inner, inner.workflow.jobs["inner"]) is names

@@ -1,0 +1,325 @@
+"""Machines of jobs as they were before steps, kept under one folder: STATE/kept/job-JOB/step-NN.
+
+Each is what `Machine.snapshot` writes, with `standing` (how the job stood, in bytes that only it reads) and
+`kept.json`. It appears whole or not at all; the folder's listing is the only record there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from runnerd.machines import sealed
+from runnerd.machines.driver import NotKept
+from runnerd.machines.sealed import Room, TooLarge, Unsealed
+
+RESERVE = 1 << 30
+"""Bytes of the disk that are never used for this."""
+_STANDING = 256 << 20
+"""Bytes that are read of how a job stood, at most."""
+_FORMAT = 1
+_JOB = re.compile(r"job-(\d{1,18})")
+_STEP = re.compile(r"step-(\d{2,6})")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is kept, of all jobs together, and of one machine."""
+
+    count: int = 20
+    age: float = 604800.0
+    """Seconds."""
+    disk: int = 10240 << 20
+    """Bytes of all."""
+    limit: int = 8 << 30
+    """Bytes of one."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine as it was before a step of a job."""
+
+    folder: Path
+    run: int
+    job: int
+    step: int
+    """The number of the step that it was kept before."""
+    name: str
+    """That step's name."""
+    at: float
+    """When, in seconds since the epoch."""
+    bytes: int
+    encrypted: bool
+
+
+def way_back(kept: Kept) -> str:
+    """The line that tells people how to use it."""
+    return (
+        f"The machine as it was before step {kept.step} ({kept.name}) is kept: "
+        f"`runnerd shell {kept.run} --job {kept.job}` opens a terminal in a copy of it, "
+        f"`runnerd rerun {kept.run} --job {kept.job} --from {kept.step}` runs the job again from there."
+    )
+
+
+class _Note(msgspec.Struct, frozen=True, kw_only=True):
+    """`kept.json`; `standing` is the sha256 of the file of that name."""
+
+    format: int = _FORMAT
+    run: int
+    job: int
+    step: int
+    name: str
+    at: float
+    bytes: int
+    encrypted: bool
+    standing: str
+
+
+def excess(kept: Iterable[Kept], now: float, limits: Limits, held: Collection[Path] = ()) -> tuple[Kept, ...]:
+    """Return what is to be removed so that the limits hold, oldest first; what is held stays, and counts."""
+    left = sorted(kept, key=lambda each: (each.at, each.job, each.step))
+    free = [each for each in left if each.folder not in held]
+    count, used = len(left), sum(each.bytes for each in left)
+    gone = []
+    for each in free:
+        if now - each.at <= limits.age and count <= limits.count and used <= limits.disk:
+            continue
+        gone.append(each)
+        count -= 1
+        used -= each.bytes
+    return tuple(gone)
+
+
+class KeptMachines:
+    """All that is kept under a folder. Its methods block, but for `held`.
+
+    `key_file` holds the key of what is kept encrypted; `seals` says that machines may be kept that were
+    given secrets, which takes the key.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        key_file: Path | None = None,
+        seals: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.limits = limits
+        self._clock = clock
+        self._key_file = key_file
+        self.seals = seals
+        self._held: Counter[Path] = Counter()
+
+    def key(self) -> bytes | None:
+        """Read the key; None where there is none. Raises OSError."""
+        if self._key_file is None:
+            return None
+        key = self._key_file.read_bytes()
+        if len(key) != sealed.KEY:
+            raise OSError(f"the key in {self._key_file} has {len(key)} bytes instead of {sealed.KEY}")
+        return key
+
+    def all(self) -> tuple[Kept, ...]:
+        """Everything that is kept whole, by job and step."""
+        found = []
+        for job in _folders(self.folder, _JOB):
+            found += [kept for step in _folders(job, _STEP) if (kept := _read(step)) is not None]
+        return tuple(sorted(found, key=lambda each: (each.job, each.step)))
+
+    def of(self, job: int) -> tuple[Kept, ...]:
+        """What is kept of a job, by step."""
+        found = (_read(step) for step in _folders(self._job(job), _STEP))
+        return tuple(sorted((kept for kept in found if kept is not None), key=lambda each: each.step))
+
+    def find(self, job: int, step: int) -> Kept | None:
+        """A job's machine as it was before a step, if it is kept."""
+        return _read(self._step(job, step))
+
+    def standing(self, kept: Kept) -> bytes:
+        """How the job stood. Raises Unsealed, in a sentence, where it is gone or harmed or has no key."""
+        out = bytearray()
+
+        def take(data: bytes) -> None:
+            out.extend(data)
+            if len(out) > _STANDING:
+                raise Unsealed("it is too large")
+
+        try:
+            note = _note(kept.folder)
+            sealed.read(kept.folder / "standing", self._key_of(note.encrypted), note.standing, take)
+        except (OSError, msgspec.MsgspecError, Unsealed) as error:
+            raise Unsealed(
+                f"how job {kept.job} stood before step {kept.step} cannot be read: {error}"
+            ) from error
+        return bytes(out)
+
+    def place(self, job: int, step: int) -> Path:
+        """Where a machine is to be written, before `put` makes it known; nothing is there yet."""
+        new = self._job(job) / f".step-{step:02}"
+        shutil.rmtree(new, ignore_errors=True)
+        new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return new
+
+    def room(self, job: int) -> int:
+        """Return how many bytes a machine of this job may have now.
+
+        Raises NotKept when there is no room: for what must not be removed, or on the disk.
+        """
+        held = [each for each in self.all() if each.folder in self._held and each.job != job]
+        room = min(self.limits.limit, self.limits.disk - sum(each.bytes for each in held))
+        if room <= 0 or len(held) >= self.limits.count:
+            raise NotKept("as many are kept and in use as [snapshots] allows")
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        free = shutil.disk_usage(self.folder).free - RESERVE
+        if free <= 0:
+            raise NotKept("the disk is nearly full")
+        return min(room, free)
+
+    def put(
+        self, new: Path, standing: bytes, *, run: int, job: int, step: int, name: str, encrypted: bool
+    ) -> Kept:
+        """Make what was written at its `place` known, whole, with how the job stood; then keep the limits.
+
+        Raises OSError and NotKept.
+        """
+        try:
+            with sealed.Writer(new / "standing", self._key_of(encrypted), Room(_STANDING)) as writer:
+                writer.write(standing)
+        except (TooLarge, Unsealed) as error:
+            raise NotKept(f"how the job stands cannot be kept: {error}") from error
+        note = _Note(
+            run=run,
+            job=job,
+            step=step,
+            name=name,
+            at=self._clock(),
+            bytes=sum(file.stat().st_size for file in new.iterdir()),
+            encrypted=encrypted,
+            standing=writer.digest,
+        )
+        (new / "kept.json").write_bytes(msgspec.json.encode(note))
+        folder = self._step(job, step)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+        with self.held(folder):
+            self.sweep()
+        return _known(folder, note)
+
+    def drop(self, job: int, *, but: Collection[int] = ()) -> None:
+        """Remove what is kept of a job, but for these steps and what is held."""
+        for kept in self.of(job):
+            if kept.step not in but and kept.folder not in self._held:
+                self._remove(kept.folder)
+        with contextlib.suppress(OSError):
+            self._job(job).rmdir()
+
+    def sweep(self) -> tuple[Kept, ...]:
+        """Remove what is more than the limits allow, and return it."""
+        gone = excess(self.all(), self._clock(), self.limits, self._held)
+        for kept in gone:
+            self._remove(kept.folder)
+            with contextlib.suppress(OSError):
+                kept.folder.parent.rmdir()
+        return gone
+
+    def tidy(self) -> None:
+        """At the start, before anything is kept: remove what is not whole, then what is too much."""
+        whole = {kept.folder for kept in self.all()}
+        with contextlib.suppress(FileNotFoundError):
+            for job in list(self.folder.iterdir()):
+                for step in list(job.iterdir()) if _JOB.fullmatch(job.name) and job.is_dir() else []:
+                    if step not in whole:
+                        shutil.rmtree(step, ignore_errors=True)
+                if not _JOB.fullmatch(job.name) or not any(job.iterdir()):
+                    shutil.rmtree(job, ignore_errors=True)
+        self.sweep()
+
+    @contextlib.contextmanager
+    def held(self, folder: Path) -> Iterator[None]:
+        """Nothing removes this one meanwhile: a machine is being made of it."""
+        self._held[folder] += 1
+        try:
+            yield
+        finally:
+            self._held[folder] -= 1
+            if not self._held[folder]:
+                del self._held[folder]
+
+    def _key_of(self, encrypted: bool) -> bytes | None:
+        key = self.key() if encrypted else None
+        if encrypted and key is None:
+            raise Unsealed("it is encrypted, and [snapshots] names no key")
+        return key
+
+    def _remove(self, folder: Path) -> None:
+        """First its name goes, so that nobody finds it half gone."""
+        leaving = folder.with_name(f".gone-{folder.name}")
+        try:
+            folder.rename(leaving)
+        except OSError:
+            leaving = folder
+        shutil.rmtree(leaving, ignore_errors=True)
+
+    def _job(self, job: int) -> Path:
+        return self.folder / f"job-{job}"
+
+    def _step(self, job: int, step: int) -> Path:
+        return self._job(job) / f"step-{step:02}"
+
+
+def _folders(folder: Path, named: re.Pattern[str]) -> list[Path]:
+    try:
+        return [each for each in folder.iterdir() if named.fullmatch(each.name)]
+    except OSError:
+        return []
+
+
+def _note(folder: Path) -> _Note:
+    note = msgspec.json.decode((folder / "kept.json").read_bytes(), type=_Note)
+    if note.format != _FORMAT:
+        raise Unsealed("another version of runnerd wrote it")
+    return note
+
+
+def _read(folder: Path) -> Kept | None:
+    """What is kept in a folder; None where it is not whole, or of another version."""
+    try:
+        note = _note(folder)
+    except (OSError, msgspec.MsgspecError, Unsealed):
+        return None
+    if (folder.parent.name, folder.name) != (f"job-{note.job}", f"step-{note.step:02}"):
+        return None
+    return _known(folder, note)
+
+
+def _known(folder: Path, note: _Note) -> Kept:
+    return Kept(
+        folder=folder,
+        run=note.run,
+        job=note.job,
+        step=note.step,
+        name=note.name,
+        at=note.at,
+        bytes=note.bytes,
+        encrypted=note.encrypted,
+    )
+
+
+def make_key(path: Path) -> None:
+    """Make the file of a key where there is none, for its owner alone. Blocks. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(os.urandom(sealed.KEY))
+        file.flush()
+        os.fsync(descriptor)

@@ -1,0 +1,226 @@
+"""What is kept of jobs' machines: found again whole, bounded, never removed while in use."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runnerd.machines import kept
+from runnerd.machines.driver import NotKept
+from runnerd.machines.kept import Kept, KeptMachines, Limits, excess, make_key, way_back
+from runnerd.machines.sealed import Unsealed
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path, clock):
+    return KeptMachines(tmp_path / "kept", Limits(), clock=clock)
+
+
+def keep(store, job, step, *, size=10, encrypted=False, standing=b"how it stood"):
+    """Keep a machine of so many bytes."""
+    new = store.place(job, step)
+    new.mkdir()
+    (new / "memory").write_bytes(b"m" * size)
+    return store.put(new, standing, run=7, job=job, step=step, name=f"Step {step}", encrypted=encrypted)
+
+
+def steps(found):
+    return [(each.job, each.step) for each in found]
+
+
+def test_what_was_kept_is_found_with_all_that_is_known(store):
+    """By job and step, also by whoever opens the folder next."""
+    keep(store, 2, 3)
+    keep(store, 2, 2)
+    keep(store, 12, 2)
+    again = KeptMachines(store.folder, Limits(), clock=lambda: 0.0)
+    again.tidy()
+    assert steps(again.all()) == [(2, 2), (2, 3), (12, 2)]
+    assert steps(again.of(2)) == [(2, 2), (2, 3)]
+    found = again.find(2, 3)
+    assert (found.run, found.job, found.step, found.name) == (7, 2, 3, "Step 3")
+    assert found.bytes >= 10
+    assert again.standing(found) == b"how it stood"
+    assert again.find(2, 4) is None
+    assert again.of(99) == ()
+
+
+def test_the_way_back_names_both_commands(store):
+    """With the run, the job and the step."""
+    said = way_back(keep(store, 2, 3))
+    assert "before step 3 (Step 3)" in said
+    assert "`runnerd shell 7 --job 2`" in said
+    assert "`runnerd rerun 7 --job 2 --from 3`" in said
+
+
+def test_a_machine_kept_again_takes_the_earlier_ones_place(store):
+    """There is one of before each step."""
+    keep(store, 1, 2, standing=b"first")
+    keep(store, 1, 2, standing=b"second")
+    assert store.standing(store.find(1, 2)) == b"second"
+
+
+def test_what_is_not_whole_is_no_machine_and_goes_at_the_start(store):
+    """A write that was cut off, harmed notes, folders of another name, an earlier version's."""
+    keep(store, 1, 2)
+    keep(store, 1, 3)
+    (store.folder / "job-1/step-03/kept.json").write_bytes(b"{")
+    store.place(1, 4).mkdir()
+    keep(store, 5, 2)
+    (store.folder / "job-5").rename(store.folder / "job-6")
+    (store.folder / "job-9").mkdir()
+    (store.folder / "other").mkdir()
+    assert steps(store.all()) == [(1, 2)]
+    store.tidy()
+    assert sorted(path.name for path in store.folder.iterdir()) == ["job-1"]
+    assert [path.name for path in (store.folder / "job-1").iterdir()] == ["step-02"]
+
+
+def test_nothing_kept_is_no_trouble(store):
+    """The folder need not be there."""
+    store.tidy()
+    store.drop(1)
+    assert store.all() == store.sweep() == ()
+
+
+def test_a_job_drops_what_it_names_and_what_is_not_in_use(store):
+    """Its folder goes with the last."""
+    for step in (2, 3, 4):
+        keep(store, 1, step)
+    store.drop(1, but=(3,))
+    assert steps(store.of(1)) == [(1, 3)]
+    with store.held(store.find(1, 3).folder):
+        store.drop(1)
+        assert steps(store.of(1)) == [(1, 3)]
+    store.drop(1)
+    assert not list(store.folder.iterdir())
+
+
+def test_the_limits_hold_after_each_that_is_kept(tmp_path, clock):
+    """The oldest go first; the one just kept and those in use do not."""
+    store = KeptMachines(tmp_path / "kept", Limits(count=2), clock=clock)
+    first = keep(store, 1, 2)
+    with store.held(first.folder):
+        keep(store, 2, 2)
+        keep(store, 3, 2)
+        assert steps(store.all()) == [(1, 2), (3, 2)]
+    keep(store, 4, 2)
+    assert steps(store.all()) == [(3, 2), (4, 2)]
+
+
+def test_what_is_too_old_goes_by_the_sweep(store, clock):
+    """After the time that is configured."""
+    keep(store, 1, 2)
+    clock.now += store.limits.age
+    assert steps(store.sweep()) == [(1, 2)]
+    assert not list(store.folder.iterdir())
+
+
+def test_room_is_what_all_limits_leave(tmp_path, clock, monkeypatch):
+    """That of one machine, of the quota without what is in use, and of the disk without its reserve."""
+    store = KeptMachines(tmp_path / "kept", Limits(limit=5000, disk=6000, count=3), clock=clock)
+    assert store.room(1) == 5000
+    big = keep(store, 2, 2, size=4000)
+    assert store.room(1) == 5000
+    with store.held(big.folder):
+        assert 1000 < store.room(1) < 2000
+        assert store.room(2) == 5000
+    usage = os.statvfs_result
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage((0,) * 10) and Usage(kept.RESERVE + 70))
+    assert store.room(1) == 70
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: Usage(kept.RESERVE))
+    with pytest.raises(NotKept, match="nearly full"):
+        store.room(1)
+
+
+class Usage:
+    def __init__(self, free):
+        self.free = free
+
+
+def test_there_is_no_room_where_all_is_in_use(tmp_path, clock):
+    """As many as are allowed are kept already, and none may go."""
+    store = KeptMachines(tmp_path / "kept", Limits(count=1), clock=clock)
+    with store.held(keep(store, 1, 2).folder), pytest.raises(NotKept, match="in use"):
+        store.room(2)
+
+
+def test_how_a_job_stood_is_encrypted_with_its_machine(tmp_path, clock):
+    """It is read with the key alone, and not when it was harmed."""
+    key = tmp_path / "key"
+    make_key(key)
+    make_key(key)
+    assert key.stat().st_mode & 0o777 == 0o600
+    store = KeptMachines(tmp_path / "kept", Limits(), clock=clock, key_file=key, seals=True)
+    found = keep(store, 1, 2, encrypted=True, standing=b"open sesame")
+    assert found.encrypted
+    assert b"sesame" not in (found.folder / "standing").read_bytes()
+    assert store.standing(found) == b"open sesame"
+    key.write_bytes(os.urandom(32))
+    with pytest.raises(Unsealed, match="another key"):
+        store.standing(found)
+    key.write_bytes(b"short")
+    with pytest.raises(Unsealed, match="5 bytes"):
+        store.standing(found)
+    without = KeptMachines(tmp_path / "kept", Limits(), clock=clock)
+    with pytest.raises(Unsealed, match="names no key"):
+        without.standing(found)
+
+
+def test_how_a_job_stood_is_not_read_when_it_was_harmed(store):
+    """Or is gone; the sentence says whose it was."""
+    found = keep(store, 1, 2)
+    (found.folder / "standing").write_bytes(b"how it stands")
+    with pytest.raises(Unsealed, match=r"job 1 stood before step 2 .* not what was written"):
+        store.standing(found)
+    store.drop(1)
+    with pytest.raises(Unsealed, match="job 1 stood before step 2"):
+        store.standing(found)
+
+
+def machine(path, at, size):
+    number = int(path.name)
+    return Kept(folder=path, run=1, job=number, step=2, name="", at=at, bytes=size, encrypted=False)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 50), st.booleans()), max_size=12),
+    st.integers(0, 8),
+    st.integers(1, 60),
+    st.integers(0, 150),
+)
+def test_what_goes_is_no_more_than_the_limits_ask(tmp_path_factory, all_kept, count, age, disk):
+    """Nothing in use goes; the rest is within the limits, or nothing more could go; no older one outlives."""
+    base = tmp_path_factory.getbasetemp()
+    machines = [machine(base / str(n), at, size) for n, (at, size, _) in enumerate(all_kept)]
+    held = {base / str(n) for n, (_, _, in_use) in enumerate(all_kept) if in_use}
+    limits = Limits(count=count, age=age, disk=disk)
+    gone = excess(machines, 100.0, limits, held)
+    stay = [each for each in machines if each not in gone]
+    free = [each for each in stay if each.folder not in held]
+    assert not [each for each in gone if each.folder in held]
+    assert not [each for each in free if 100 - each.at > age]
+    if free:
+        assert len(stay) <= count
+        assert sum(each.bytes for each in stay) <= disk
+        oldest = min(each.at for each in free)
+        assert all(each.at <= oldest or 100 - each.at > age for each in gone)
+    for last in gone[-1:]:
+        if 100 - last.at <= age:
+            assert len(stay) + 1 > count or sum(each.bytes for each in stay) + last.bytes > disk
