@@ -1,45 +1,50 @@
-"""What machines cost: a clone, a lease, a step, many at once, their memory."""
+"""What machines of each driver cost: a clone, a lease, a step, an end, many at once, their memory."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import trio
 
 from bench.daemon import STATE
+from bench.drivers import DRIVERS, OpenDriver, opened, opening, suffix
 from bench.results import Figures, single, spread
 from runnerd.actors.pool import PoolActor
-from runnerd.machines.driver import Command, Machine, Size
-from runnerd.machines.journal import MachineNote
+from runnerd.machines.driver import Command, Driver, Machine, Size
 from runnerd.machines.kinds import Kind, Rules
-from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
+from runnerd.machines.sweep import descendants
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
 SIZE = Size(vcpus=1, memory=512, disk=1024)
 CLONES, LEASES, STEPS, MANY, BUILDERS = 40, 40, 40, 32, 2
+USED = 8
+TOUCHED = 128
+"""MiB that the job of a used machine had in memory at once."""
+FIRSTS = 3
+
+Make = Callable[[], Awaitable[Machine]]
 
 
 def measure() -> Figures:
-    """Every figure of machines alone."""
-    return trio.run(_measure)
-
-
-async def _measure() -> Figures:
-    pids: dict[str, int] = {}
-
-    async def journal(note: MachineNote) -> None:
-        if note.pid is not None:
-            pids[note.id] = note.pid
-
+    """Every figure of machines alone, of each driver that has it."""
     figures: Figures = {}
-    async with open_driver(journal) as driver:
+    for driver in DRIVERS:
+        found = trio.run(_of_pool if driver == "fake" else _of_machines, driver)
+        figures |= {name + suffix(driver): figure for name, figure in found.items()}
+    return figures
+
+
+async def _of_machines(name: str) -> Figures:
+    """What a driver's machines cost, and the pool with them."""
+    figures: Figures = {}
+    async with opened(name) as driver:
         template = await driver.build_template("default", SIZE)
 
         async def make() -> Machine:
@@ -47,85 +52,162 @@ async def _measure() -> Figures:
             await machine.thaw()
             return machine
 
-        times = []
-        for _ in range(CLONES):
-            started = time.perf_counter()
-            machine = await make()
-            times.append((time.perf_counter() - started) * 1000)
-            await machine.destroy()
-        figures["clone_thawed"] = spread(times)
-
-        machines: list[Machine] = []
-        left = iter(range(MANY))
-
-        async def builder() -> None:
-            for _ in left:
-                machines.append(await make())
-
-        started = time.perf_counter()
-        async with trio.open_nursery() as nursery:
-            for _ in range(BUILDERS):
-                nursery.start_soon(builder)
-        figures["clones_32_ready"] = single((time.perf_counter() - started) * 1000, "ms")
-        await trio.sleep(2)
-        figures["warm_private"] = spread([_private(pids[machine.id]) for machine in machines], "MiB")
-        for machine in machines:
-            await machine.destroy()
-
+        figures |= await one_after_the_other(make, CLONES)
+        figures |= await crowd(make, MANY)
         machine = await make()
-        await machine.put("/home/runner/work/_temp/true.sh", b"true")
         figures["bare_bash"] = spread([await bash(machine) for _ in range(STEPS + 5)][5:])
         await machine.destroy()
-    figures["lease_warm"] = spread(await _leases(journal))
-    return figures
+        if driver.capabilities.snapshot:
+            figures |= await kept(driver, make, STEPS // 2)
+    return figures | await _of_pool(name) | await first_warm(name)
 
 
-@asynccontextmanager
-async def open_driver(journal: object = None) -> AsyncIterator[QemuDriver]:
-    """A driver with a state folder of its own, and the images and templates that are there."""
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as folder:
-        async with open_qemu_driver(
-            state=Path(folder),
-            images=STATE / "images",
-            snapshots=STATE / "snapshots",
-            **({"journal": journal} if journal else {}),
-        ) as driver:
-            yield driver
+async def one_after_the_other(make: Make, count: int) -> Figures:
+    """From asking for a clone to one that is thawed, and the end of one that ran nothing."""
+    made, ended = [], []
+    for _ in range(count):
+        started = time.perf_counter()
+        machine = await make()
+        made.append(_since(started))
+        started = time.perf_counter()
+        await machine.destroy()
+        ended.append(_since(started))
+    return {"clone_thawed": spread(made), "destroy": spread(ended)}
 
 
-async def bash(machine: Machine) -> float:
-    """What the guest itself needs for a `run: true`: one bash, in ms."""
+async def crowd(make: Make, count: int) -> Figures:
+    """Many machines at once: when the last is ready, and their memory, idle and after a job that used it."""
+    others = set(descendants(os.getpid()))
+    machines: list[Machine] = []
+    left = iter(range(count))
 
-    async def ignore(stream: str, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
+    async def builder() -> None:
+        for _ in left:
+            machines.append(await make())
 
-    command = Command(argv=("bash", "-e", f"{machine.paths.temp}/true.sh"), env={"PATH": "/usr/bin:/bin"})
     started = time.perf_counter()
-    assert (await machine.exec(command, ignore)).success
-    return (time.perf_counter() - started) * 1000
+    async with trio.open_nursery() as nursery:
+        for _ in range(BUILDERS):
+            nursery.start_soon(builder)
+    ready = _since(started)
+    await trio.sleep(2)
+    idle = _private(others)
+    for machine in machines[USED:]:
+        await machine.destroy()
+    for machine in machines[:USED]:
+        await run(machine, "dd", "if=/dev/zero", "of=/dev/null", f"bs={TOUCHED}M", "count=1")
+    used = _private(others)
+    for machine in machines[:USED]:
+        await machine.destroy()
+    return {
+        f"clones_{count}_ready": single(ready, "ms"),
+        "warm_private": spread(idle, "MiB"),
+        "used_private": spread(used, "MiB"),
+    }
 
 
-async def _leases(journal: object) -> list[float]:
+async def kept(driver: Driver, make: Make, count: int) -> Figures:
+    """A machine kept between two steps, and one brought back from that, thawed; and what is on the disk."""
+    keeping, back, sizes = [], [], []
+    machine = await make()
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as folder:
+        for number in range(count):
+            await bash(machine)
+            into = Path(folder) / str(number)
+            started = time.perf_counter()
+            await machine.snapshot(into, key=None, limit=8 << 30)
+            keeping.append(_since(started))
+            sizes.append(sum(path.stat().st_size for path in into.iterdir()) / (1 << 20))
+            started = time.perf_counter()
+            again = await driver.restore(into, key=None)
+            await again.thaw()
+            back.append(_since(started))
+            await bash(again)
+            await again.destroy()
+    await machine.destroy()
+    return {
+        "snapshot": spread(keeping),
+        "restore_thawed": spread(back),
+        "snapshot_size": spread(sizes, "MiB"),
+    }
+
+
+async def _of_pool(name: str) -> Figures:
+    return {"lease_warm": spread(await leases(partial(opened, name), LEASES))}
+
+
+async def leases(open_driver: OpenDriver, count: int) -> list[float]:
     """From asking the pool to having a machine, in ms, while one is warm."""
     mailbox: Mailbox[LeaseMachine] = Mailbox(8)
     rules = Rules(min_idle=2, memory=4096, builders=BUILDERS)
-    pool = PoolActor(mailbox, partial(open_driver, journal), {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
+    pool = PoolActor(mailbox, open_driver, {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
     times = []
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
-        for number in range(LEASES):
+        for number in range(count):
             await trio.sleep(0.7)  # long enough for the pool to be full again
-            reply: Reply[Machine] = Reply()
             started = time.perf_counter()
-            await mailbox.send(LeaseMachine("default", number, reply))
-            machine = await reply.wait()
-            times.append((time.perf_counter() - started) * 1000)
+            machine = await lease(mailbox, number)
+            times.append(_since(started))
             await machine.destroy()
         nursery.cancel_scope.cancel()
     return times
 
 
-def _private(pid: int) -> float:
-    """The memory of a process that no other shares, in MiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+async def first_warm(name: str) -> Figures:
+    """From opening the driver on a host that has the image and no template to the first lease."""
+    times = []
+    for _ in range(FIRSTS):
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as folder:
+            open_driver = opening(name, Path(folder), Path(folder) / "templates")
+            mailbox: Mailbox[LeaseMachine] = Mailbox(8)
+            rules = Rules(min_idle=1, memory=4096, builders=1)
+            started = time.perf_counter()
+            pool = PoolActor(mailbox, open_driver, {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                machine = await lease(mailbox, 1)
+                times.append(_since(started))
+                await machine.destroy()
+                nursery.cancel_scope.cancel()
+    return {"first_warm": spread(times)}
+
+
+async def lease(mailbox: Mailbox[LeaseMachine], job: int) -> Machine:
+    """Ask the pool for a machine and wait for it."""
+    reply: Reply[Machine] = Reply()
+    await mailbox.send(LeaseMachine("default", job, reply))
+    return await reply.wait()
+
+
+async def bash(machine: Machine) -> float:
+    """What the guest itself needs for a `run: true`: one bash, in ms."""
+    script = f"{machine.paths.temp}/true.sh"
+    await machine.put(script, b"true")
+    started = time.perf_counter()
+    await run(machine, "bash", "-e", script)
+    return _since(started)
+
+
+async def run(machine: Machine, *words: str) -> None:
+    """Run a command that has to succeed."""
+
+    async def ignore(stream: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    done = await machine.exec(Command(argv=words, env={"PATH": "/usr/bin:/bin"}), ignore)
+    if not done.success:
+        raise SystemExit(f"{' '.join(words)} in a machine came to {done}")
+
+
+def _since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
+
+
+def _private(others: set[int]) -> list[float]:
+    """The memory that each process below this one shares with no other, in MiB, but for those there were."""
+    found = []
+    for pid in set(descendants(os.getpid())) - others:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        found.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024)
+    return found

@@ -10,29 +10,24 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
 from bench.daemon import STATE, ensure_image
+from bench.drivers import DRIVERS, OpenDriver, opening
+from bench.machines import lease
 from runnerd.actors.pool import PoolActor
-from runnerd.machines.driver import Command, Driver, Machine, Size
+from runnerd.machines.driver import Command, Size
 from runnerd.machines.kinds import Kind, Rules
 from runnerd.machines.sweep import descendants
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
-from runnerd.supervise.reply import Reply
 
-DRIVERS = ("fake", "process", "qemu")
 SIZE = Size(vcpus=1, memory=256, disk=512)
 WARM_UP = 3
 """Cycles before the first count: what is loaded or opened once for all is no leak."""
-
-OpenDriver = Callable[[Path], AbstractAsyncContextManager[Driver]]
 
 
 class Traces(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +92,7 @@ async def soak(open_driver: OpenDriver, cycles: int, folder: Path) -> tuple[Trac
     """
     mailbox: Mailbox[LeaseMachine] = Mailbox(8)
     rules = Rules(min_idle=0, memory=4096, builders=1)
-    actor = PoolActor(mailbox, partial(open_driver, folder), {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
+    actor = PoolActor(mailbox, open_driver, {"default": Kind(size=SIZE)}, rules)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
         for number in range(WARM_UP):
@@ -126,9 +121,7 @@ async def _settled(folder: Path, before: Traces | None = None) -> Traces:
 
 
 async def _cycle(mailbox: Mailbox[LeaseMachine], number: int) -> None:
-    reply: Reply[Machine] = Reply()
-    await mailbox.send(LeaseMachine("default", number, reply))
-    machine = await reply.wait()
+    machine = await lease(mailbox, number)
     try:
         done = await machine.exec(
             Command(argv=("/bin/sh", "-c", "echo here; sleep 1000 &"), env={"PATH": "/usr/bin:/bin"}),
@@ -143,23 +136,6 @@ async def _ignored(stream: str, data: bytes) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def opener(driver: str) -> OpenDriver:
-    """How a driver is opened with its machines in a folder."""
-    if driver == "fake":
-        from runnerd.machines.fake import open_fake_driver
-
-        return lambda folder: open_fake_driver()
-    if driver == "process":
-        from runnerd.machines.process import open_process_driver
-
-        return lambda folder: open_process_driver(root=folder / "machines")
-    from runnerd.machines.qemu.driver import open_qemu_driver
-
-    return lambda folder: open_qemu_driver(
-        state=folder, images=STATE / "images", snapshots=STATE / "snapshots"
-    )
-
-
 def main(words: list[str]) -> int:
     """Soak each driver, print what was counted, and return 1 when anything was left behind."""
     parser = argparse.ArgumentParser(prog="python -m bench soak", description=__doc__)
@@ -172,7 +148,9 @@ def main(words: list[str]) -> int:
             ensure_image()
         STATE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="soak-", dir=STATE) as folder:
-            before, after, seconds = trio.run(soak, opener(driver), wanted.cycles, Path(folder))
+            before, after, seconds = trio.run(
+                soak, opening(driver, Path(folder)), wanted.cycles, Path(folder)
+            )
         more = after.left_since(before)
         left |= bool(more)
         print(

@@ -4,11 +4,12 @@ import os
 import subprocess
 
 from bench import soak
+from bench.drivers import opening
 
 
 async def test_machines_that_leave_nothing_leave_no_trace(tmp_path):
     """Cycles of machines in processes end with as much as they began with."""
-    before, after, seconds = await soak.soak(soak.opener("process"), 3, tmp_path)
+    before, after, seconds = await soak.soak(opening("process", tmp_path), 3, tmp_path)
     assert after.left_since(before) == {}
     assert seconds > 0
 
