@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from runnerd import __version__, log
+from runnerd.machines.kept import KeptMachines
 from runnerd.messages import CancelRun, DescribePool, PausePool, PoolDescription, RunCreated
 from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
 from runnerd.store import logs
@@ -19,7 +20,7 @@ from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable, M
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 from runnerd.web import control, guard
-from runnerd.web.control import LogView, Refused, RunView, Unavailable
+from runnerd.web.control import KeptView, LogView, Refused, RunView, Unavailable
 from runnerd.web.listeners import Listen
 
 ANSWER_TIMEOUT = 5.0
@@ -59,8 +60,9 @@ class Api:
     """`ControlApi` of a running daemon.
 
     `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `drain` asks the daemon to
-    take nothing new and end; `state_directory` is where the logs lie; `why_void` says why a run's commit
-    cannot be approved. Its state is the ledger's, so that it outlives the actor.
+    take nothing new and end; `state_directory` is where the logs lie, `kept`
+    what is kept of jobs' machines; `why_void` says why a run's commit cannot be approved. Its state is the
+    ledger's, so that it outlives the actor.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class Api:
         drain: Callable[[], object],
         explain: Callable[[RunRecord], Awaitable[Any]],
         state_directory: Path,
+        kept: KeptMachines,
         clock: Callable[[], float] = time.time,
         why_void: Callable[[RunRecord], Awaitable[str]] = _nothing_known,
     ) -> None:
         self._why_void = why_void
+        self._kept = kept
         self._ledger = ledger
         self._executor = executor
         self._pool = pool
@@ -112,7 +116,22 @@ class Api:
         record = await self._known(run)
         jobs = await self._ledger.jobs(run)
         notes = await self._ledger.notes(record.delivery)
-        return RunView(run=record, jobs=tuple(jobs), notes=tuple(notes))
+        snapshots = await trio.to_thread.run_sync(self._snapshots, jobs)
+        return RunView(run=record, jobs=tuple(jobs), notes=tuple(notes), snapshots=snapshots)
+
+    def _snapshots(self, jobs: Sequence[JobRecord]) -> tuple[KeptView, ...]:
+        return tuple(
+            KeptView(
+                job=kept.job,
+                step=kept.step,
+                name=kept.name,
+                at=kept.at,
+                bytes=kept.bytes,
+                encrypted=kept.encrypted,
+            )
+            for job in jobs
+            for kept in self._kept.of(job.id)
+        )
 
     async def explain(self, run: int) -> Any:
         """Why each workflow and job of a run ran, was skipped or waits; raises LookupError."""

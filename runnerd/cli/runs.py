@@ -67,7 +67,7 @@ def show(run: RunId, socket: options.Socket = None, json: options.Json = False) 
     if json:
         show_json(view)
     else:
-        typer.echo("\n".join(tree(view["run"], view["jobs"])))
+        typer.echo("\n".join(tree(view["run"], view["jobs"], view["snapshots"])))
 
 
 def logs(
@@ -203,8 +203,10 @@ def chosen(jobs: list[Mapping[str, Any]], wanted: str) -> int:
         fail(str(unclear), Code.NOTHING)
 
 
-def tree(run: Mapping[str, Any], jobs: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a run for people: what it is, then each job with its steps."""
+def tree(
+    run: Mapping[str, Any], jobs: list[Mapping[str, Any]], snapshots: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[str]:
+    """Yield a run for people: what it is, then each job with its steps and what is kept of its machine."""
     event = run["event"]
     yield f"run {run['id']}: {clean(run['workflow_name'])} of {clean(run['repository'])}"
     yield f"  {clean(run['title'])} (attempt {run['attempt']})"
@@ -224,6 +226,12 @@ def tree(run: Mapping[str, Any], jobs: list[Mapping[str, Any]]) -> Iterator[str]
             code = f", exit status {step['exit_code']}" if step["exit_code"] else ""
             took = span(step["started"], step["ended"])
             yield f"    {step['number']} {clean(step['name'])}: {step['outcome']}{allowed}{code}, took {took}"
+        steps = [each["step"] for each in snapshots if each["job"] == job["id"]]
+        if steps:
+            named = f"{run['id']} --job {job['id']}"
+            yield f"    kept as it was before step {', '.join(map(str, steps))}:"
+            yield f"      `runnerd shell {named} --at {steps[-1]}` opens a terminal in a copy"
+            yield f"      `runnerd rerun {named} --from {steps[-1]}` runs it again from there"
 
 
 def _backlog(reports: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[str]:

@@ -199,6 +199,7 @@ class _Daemon:
             drain=self.stop.set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
             state_directory=config.state_directory,
+            kept=self.site.kept,
             why_void=self.people.why_void,
         )
 

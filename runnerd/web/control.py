@@ -33,12 +33,25 @@ class Unavailable(Exception):
     """The daemon cannot do this now, but may later; the sentence says why."""
 
 
+class KeptView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's machine that is kept as it was before the step of this number and name; see `machines.kept`."""
+
+    job: int
+    step: int
+    name: str
+    at: float
+    bytes: int
+    encrypted: bool
+
+
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A run with its jobs, and why each workflow file of its delivery was or was not started."""
 
     run: RunRecord
     jobs: tuple[JobRecord, ...]
     notes: tuple[Any, ...] = ()
+    snapshots: tuple[KeptView, ...] = ()
+    """The machines that are kept of its jobs, by job and step."""
 
 
 class LogView(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from runnerd.actors.control import Api, ControlActor
+from runnerd.machines.kept import KeptMachines, Limits
 from runnerd.messages import CancelRun, PausePool, PoolDescription, RunCreated
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository
 from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
@@ -34,6 +35,7 @@ class Site:
         self.api = Api(
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
             explain=self.explain, state_directory=folder, clock=lambda: 1000.0, why_void=self.why_void,
+            kept=KeptMachines(folder / "kept", Limits(), clock=lambda: 1000.0),
         )  # fmt: skip
 
     async def why_void(self, run):
@@ -97,6 +99,19 @@ async def test_a_run_is_shown_with_its_jobs(site):
     assert [run.id for run in await site.api.runs(10, None, "o/r")] == [site.run]
     with pytest.raises(LookupError, match="no run 99"):
         await site.api.run(99)
+
+
+async def test_a_run_tells_what_is_kept_of_its_jobs(site):
+    """By job and step; nothing of other jobs."""
+    kept = KeptMachines(site.folder / "kept", Limits(), clock=lambda: 7.0)
+    for job, step in ((site.job, 3), (site.job, 2), (99, 2)):
+        (new := kept.place(job, step)).mkdir()
+        kept.put(new, b"", run=site.run, job=job, step=step, name=f"s{step}", encrypted=False)
+    seen = (await site.api.run(site.run)).snapshots
+    assert [(each.job, each.step, each.name, each.at) for each in seen] == [
+        (site.job, 2, "s2", 7.0),
+        (site.job, 3, "s3", 7.0),
+    ]
 
 
 async def test_a_run_is_explained(site):

@@ -73,6 +73,7 @@ class Answering:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.outcome = Outcome.SUCCESS
+        self.snapshots: list[dict[str, Any]] = []
         self.jobs = [a_job(1, "build"), a_job(2, "test (a)"), a_job(3, "test (b)", Outcome.FAILURE)]
 
     def __call__(self, path: Any) -> "Answering":
@@ -89,7 +90,7 @@ class Answering:
     def run(self, run: int) -> Any:
         if run != 7:
             raise client.Refusal(f"there is no run {run}", 404)
-        view = {"run": a_run(7, self.outcome), "jobs": self.jobs, "notes": []}
+        view = {"run": a_run(7, self.outcome), "jobs": self.jobs, "notes": [], "snapshots": self.snapshots}
         return json.loads(msgspec.json.encode(view))
 
     def log(self, run: int, job: int, offset: int = 0) -> Any:
@@ -171,6 +172,18 @@ def test_show(invoke, daemon: Answering) -> None:
     assert "  success, took 1 min 03 s" in lines
     assert "  3 test (b): failure, took 2.0 s" in lines
     assert "    1 Run x: failure (allowed), exit status 3, took 500 ms" in lines
+
+
+def test_show_tells_how_to_use_what_is_kept(invoke, daemon: Answering) -> None:
+    """Under the job it is of, with the newest as an example; of the others nothing is said."""
+    assert "kept" not in invoke("show", "7").stdout
+    daemon.snapshots = [{"job": 3, "step": 2, "name": "x"}, {"job": 3, "step": 5, "name": "y"}]
+    lines = invoke("show", "7").stdout.splitlines()
+    assert lines[-3:] == [
+        "    kept as it was before step 2, 5:",
+        "      `runnerd shell 7 --job 3 --at 5` opens a terminal in a copy",
+        "      `runnerd rerun 7 --job 3 --from 5` runs it again from there",
+    ]
 
 
 @pytest.mark.parametrize(
