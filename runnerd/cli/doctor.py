@@ -36,7 +36,7 @@ def doctor(
     state: options.State = None,
     json: options.Json = False,
     selftest: Annotated[
-        bool, typer.Option("--selftest", help="Also make a machine, run something in it, and end it.")
+        bool, typer.Option("--selftest", help="Also make a machine, use it, go back in it, and end it.")
     ] = False,
 ) -> None:
     """Look at everything machines and the daemon need; exit 1 if there is a problem."""

@@ -71,6 +71,8 @@ class FakeService:
         self.timeouts: list[tuple[Any, Any]] = []
         self.snapshots: list[tuple[str, str]] = []
         self.rollbacks: list[tuple[str, str]] = []
+        self.forgets_rollbacks = False
+        """It says that it went back, and did nothing."""
         self.lock = threading.Lock()
 
     def execute(self, order: dict[str, Any]) -> tuple[int, Any]:
@@ -150,11 +152,21 @@ class FakeService:
                 return self.execute(body)
             case "POST", ["api", "vms", name, "snapshots"] if name in self.vms:
                 self.snapshots.append((name, body["name"]))
-                return 200, {"snapshot_id": f"snap-{len(self.snapshots)}"}
+                shelf = self.root / f"snap-{len(self.snapshots)}"
+                subprocess.run(["cp", "-a", self.vms[name].folder, shelf], check=True)
+                return 200, {"snapshot_id": shelf.name}
             case "POST", ["api", "vms", name, "rollback", snapshot] if name in self.vms:
                 self.rollbacks.append((name, snapshot))
+                self.roll_back(self.vms[name].folder, self.root / snapshot)
                 return 200, {"message": "ok", "snapshot_id": snapshot, "vm_id": name}
         return 404, {"error": "not found"}
+
+    def roll_back(self, folder: Path, shelf: Path) -> None:
+        if self.forgets_rollbacks or not shelf.is_dir():
+            return
+        sweep.end_all(lambda: sweep.processes_of(folder), seconds=3.0)
+        sweep.remove(folder)
+        subprocess.run(["cp", "-a", shelf, folder], check=True)
 
     def end(self, name: str) -> None:
         vm = self.vms.pop(name)

@@ -1,6 +1,6 @@
 """Machines under a strict fake of Firecracker, with real agents in them.
 
-`runnerd doctor --selftest` is what meets a real one, on hosts that have it.
+`runnerd doctor --selftest` is what meets a real one, on hosts that have it; a test runs it there.
 """
 
 from __future__ import annotations
