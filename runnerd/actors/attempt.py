@@ -16,9 +16,11 @@ import msgspec
 import trio
 
 from runnerd import log, metrics
+from runnerd.actors.wayon import way_on
 from runnerd.jobs.ports import Checkout, LogSink, Network
 from runnerd.jobs.runner import run_job
 from runnerd.jobs.spec import JobSpec
+from runnerd.jobs.standing import Standing
 from runnerd.machines import rewind
 from runnerd.machines.driver import Machine, NoMachine
 from runnerd.machines.kept import KeptMachines, way_back
@@ -101,6 +103,8 @@ class Attempt:
 
     def __init__(self) -> None:
         self.cancel = trio.Event()
+        self.standing: Standing | None = None
+        """How the job stood where it goes on; None where it begins."""
         self.waiting: trio.CancelScope | None = None
         self.reason = ""
 
@@ -190,7 +194,7 @@ class Attempts:
             reason = f"no image claims the labels {wanted}: see [images] in config.toml"
             return _Ended(row.epoch, JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason))
         try:
-            machine = await self._lease(image, job, attempt)
+            machine = await self._machine(image, row, attempt)
         except NoMachine as problem:
             return _Ended(row.epoch, JobResult(outcome=Outcome.INFRA_ERROR, reason=str(problem)))
         if machine is None:
@@ -219,14 +223,23 @@ class Attempts:
             self._ledger.tell_machine_leaves(machine.id, why)
             await machine.destroy()
 
-    async def _lease(self, image: str, job: int, attempt: Attempt) -> Machine | None:
+    async def _machine(self, image: str, row: JobRecord, attempt: Attempt) -> Machine | None:
+        """A machine for a job, as it was kept where the job goes on from a step; None as for `_lease`."""
+        if not row.resumes:
+            return await self._lease(image, row.id, attempt)
+        async with way_on(self._site.kept, row.resumes) as (folder, attempt.standing):
+            return await self._lease(image, row.id, attempt, folder)
+
+    async def _lease(
+        self, image: str, job: int, attempt: Attempt, kept: Path | None = None
+    ) -> Machine | None:
         """A machine from the pool; None when the wait was called off."""
         if self.draining or attempt.cancel.is_set():
             return None
         with trio.CancelScope() as attempt.waiting:
             while True:
                 reply: Reply[Machine] = Reply()
-                await self._pool.send(LeaseMachine(image, job, reply))
+                await self._pool.send(LeaseMachine(image, job, reply, kept))
                 try:
                     return await reply.wait(take_back=self._take_back)
                 except PoolRestarted:
@@ -319,6 +332,7 @@ class Attempts:
                     cancel=attempt.cancel,
                     network=self._site.network,
                     clock=self._clock,
+                    standing=attempt.standing,
                 )
                 if self._site.rewinds.idle:
                     result = await run_steps(machine)

@@ -15,6 +15,7 @@ from runnerd import __version__, log
 from runnerd.machines.kept import KeptMachines
 from runnerd.messages import CancelRun, DescribePool, PausePool, PoolDescription, RunCreated
 from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
+from runnerd.planning.again import CannotRerun, Part, Wish
 from runnerd.store import logs
 from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable, MachineRow
 from runnerd.supervise.mailbox import Mailbox
@@ -59,10 +60,10 @@ class ControlActor:
 class Api:
     """`ControlApi` of a running daemon.
 
-    `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `drain` asks the daemon to
-    take nothing new and end; `state_directory` is where the logs lie, `kept`
-    what is kept of jobs' machines; `why_void` says why a run's commit cannot be approved. Its state is the
-    ledger's, so that it outlives the actor.
+    `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `part` says which of its jobs
+    a wish means, or raises `CannotRerun`; `drain` asks the daemon to take nothing new and end;
+    `state_directory` is where the logs lie, `kept` what is kept of jobs' machines; `why_void` says why a
+    run's commit cannot be approved. Its state is the ledger's, so that it outlives the actor.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Api:
         pool: Mailbox[Any],
         drain: Callable[[], object],
         explain: Callable[[RunRecord], Awaitable[Any]],
+        part: Callable[[RunRecord, Wish], Awaitable[Part]],
         state_directory: Path,
         kept: KeptMachines,
         clock: Callable[[], float] = time.time,
@@ -85,6 +87,7 @@ class Api:
         self._pool = pool
         self._drain = drain
         self._explain = explain
+        self._part = part
         self._state_directory = state_directory
         self._clock = clock
         self._started = clock()
@@ -139,11 +142,12 @@ class Api:
 
     async def log(self, run: int, job: int, offset: int, wait: float) -> LogView:
         """A piece of a job's log; with `wait`, as soon as there is one or the job has ended."""
-        path = logs.log_path(self._state_directory, run, job)
         deadline = trio.current_time() + wait
         while True:
             # The job is looked at first: what it logged before its end is then in the file.
-            ended = (await self._job(run, job)).phase is Phase.DONE
+            record = await self._job(run, job)
+            path = logs.log_path(self._state_directory, *record.logged)
+            ended = record.phase is Phase.DONE
             data, following = await logs.read(path, offset, PIECE)
             late = trio.current_time() >= deadline
             if data or ended or late:
@@ -171,15 +175,21 @@ class Api:
         await self._tell(RunCreated(run))
         return {"run": run, "message": f"run {run} is approved at commit {approval.sha}"}
 
-    async def rerun(self, run: int) -> dict[str, Any]:
-        """Start the next attempt of a run that has ended; raises `Refused` when there is nothing to run."""
-        await self._known(run)
+    async def rerun(self, run: int, job: str, step: str, *, failed: bool) -> dict[str, Any]:
+        """Start the next attempt of a run that has ended, or of a part of it; raises `Refused`, with why."""
+        record = await self._known(run)
+        part: Part | None = None
         try:
-            again = await self._ledger.rerun(run)
-        except IllegalTransition as error:
+            if job or failed:
+                if record.phase is not Phase.DONE:
+                    raise Refused(f"run {run} is {record.phase}: jobs of it can run again when it has ended")
+                part = await self._part(record, Wish(job=job, step=step))
+            again = await self._ledger.rerun(run, None if part is None else part.again)
+        except (CannotRerun, IllegalTransition) as error:
             raise Refused(str(error)) from error
         await self._tell(RunCreated(again))
-        return {"run": again, "message": f"run {run} runs again as run {again}"}
+        what = "" if part is None else f": {part.said}"
+        return {"run": again, "message": f"run {run} runs again as run {again}{what}"}
 
     async def drain(self) -> dict[str, Any]:
         """Ask the daemon to end when what runs has ended."""

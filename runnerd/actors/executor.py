@@ -13,6 +13,7 @@ from runnerd.actors.attempt import Attempt, Attempts, Site, blame
 from runnerd.jobs.contexts import github_context
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord
+from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import Change, EndJob, EndRun
 from runnerd.store.ledger import Ledger, LedgerUnavailable
@@ -211,12 +212,7 @@ class ExecutorActor:
 
     async def _read(self, run: RunRecord, rows: Sequence[JobRecord]) -> Scope:
         """The workflow as far as it is ours, with the contexts that all its jobs share."""
-        source = await self._ledger.source(run.source)
-        if run.called:
-            files = {name: await self._ledger.source(file.source) for name, file in run.called.items()}
-            workflow = await self._reader.load_whole(source, run.workflow_path, files, {})
-        else:
-            workflow = await self._reader.load(source, run.workflow_path)
+        workflow = await reread(run, ledger=self._ledger, reader=self._reader)
         ours = {row.key.partition("/")[0].partition(".")[0] for row in rows}
         workflow = msgspec.structs.replace(
             workflow,

@@ -236,7 +236,7 @@ class ReporterActor:
         tails = {}
         for job in jobs:
             if job.outcome is not None and not job.outcome.green:
-                path = logs.log_path(self._state_directory, run.id, job.id)
+                path = logs.log_path(self._state_directory, *job.logged)
                 step = next((step for step in job.steps if not step.conclusion.green), None)
                 tails[job.id] = await (
                     logs.tail(path, step.started, step.ended, step=step.number)

@@ -112,10 +112,34 @@ def approve(run: RunId, socket: options.Socket = None, json: options.Json = Fals
         _done(client.approve(run), json)
 
 
-def rerun(run: RunId, socket: options.Socket = None, json: options.Json = False) -> None:
-    """Run a run's workflow again, on the same commit with the same file."""
+def rerun(
+    run: RunId,
+    job: Annotated[
+        str | None,
+        typer.Option(help="Only this job and those that need it: its number, its name or its key."),
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STEP",
+            help="Go on from this step of --job, in the machine as it was kept before it: a number, an id "
+            "or a name.",
+        ),
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only the jobs that did not succeed, and those that need them.")
+    ] = False,
+    socket: options.Socket = None,
+    json: options.Json = False,
+) -> None:
+    """Run a run's workflow again, or some of its jobs, on the same commit with the same file."""
+    if step is not None and not job:
+        fail("--from names a step of a job: say which with --job", Code.USAGE)
+    if failed and job:
+        fail("--failed and --job exclude each other", Code.USAGE)
     with daemon(socket) as client:
-        _done(client.rerun(run), json)
+        _done(client.rerun(run, job or None, step or None, failed=failed), json)
 
 
 def drain(socket: options.Socket = None, json: options.Json = False) -> None:
@@ -219,7 +243,7 @@ def tree(
     yield f"  {standing(run)}{reason}, took {span(run['started'], run['ended'])}"
     for job in jobs:
         reason = f": {clean(job['reason'])}" if job["reason"] else ""
-        state = f"{job['outcome'] or job['phase']}{reason}"
+        state = f"{job['outcome'] or job['phase']}{reason}{_origin(job)}"
         yield f"  {job['id']} {clean(job['name'])}: {state}, took {span(job['started'], job['ended'])}"
         for step in job["steps"]:
             allowed = " (allowed)" if step["outcome"] != step["conclusion"] else ""
@@ -232,6 +256,14 @@ def tree(
             yield f"    kept as it was before step {', '.join(map(str, steps))}:"
             yield f"      `runnerd shell {named} --at {steps[-1]}` opens a terminal in a copy"
             yield f"      `runnerd rerun {named} --from {steps[-1]}` runs it again from there"
+
+
+def _origin(job: Mapping[str, Any]) -> str:
+    """Say where a job's result comes from that did not begin in this run."""
+    if job["carried"]:
+        return f" (as it was in run {job['carried'].partition('/')[0]})"
+    before, _, step = job["resumes"].partition("/")
+    return f" (goes on from step {step} of job {before})" if step else ""
 
 
 def _backlog(reports: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[str]:

@@ -58,7 +58,7 @@ class Pages:
         found = next((each for each in jobs if each.id == job), None)
         if found is None:
             return None
-        path = logs.log_path(self._state_directory, run, job)
+        path = logs.log_path(self._state_directory, *found.logged)
         data, following = await logs.read(path, 0, LOG)
         more = (await logs.read(path, following, LOG))[0]
         rest = f"\n… the rest is on the runner's host: runnerd logs {run} {job}\n" if more else ""

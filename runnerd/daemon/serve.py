@@ -46,6 +46,7 @@ from runnerd.messages import (
     OutboxChanged,
     RunCreated,
 )
+from runnerd.planning.again import part_of
 from runnerd.planning.explain import explain_run
 from runnerd.planning.gate import Gate
 from runnerd.planning.planner import Planner
@@ -198,6 +199,7 @@ class _Daemon:
             pool=self.pool,
             drain=self.stop.set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
+            part=partial(part_of, ledger=ledger, reader=self.reader, kept=self.site.kept.of),
             state_directory=config.state_directory,
             kept=self.site.kept,
             why_void=self.people.why_void,

@@ -10,6 +10,7 @@ import trio
 from runnerd.jobs.contexts import github_context
 from runnerd.model import JobRecord, Outcome, Phase, RunRecord
 from runnerd.planning.judge import Site
+from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import WorkflowNote
 from runnerd.store.ledger import Ledger
@@ -49,12 +50,7 @@ async def explain_run(run: RunRecord, *, ledger: Ledger, reader: Reader, site: S
     if not rows:
         return RunExplained(run=run, notes=notes, jobs=())
     try:
-        source = await ledger.source(run.source)
-        if run.called:
-            files = {name: await ledger.source(file.source) for name, file in run.called.items()}
-            workflow = await reader.load_whole(source, run.workflow_path, files, {})
-        else:
-            workflow = await reader.load(source, run.workflow_path)
+        workflow = await reread(run, ledger=ledger, reader=reader)
     except WorkflowErrors:
         return RunExplained(run=run, notes=notes, jobs=())  # the run's reason says it
     payload = await ledger.payload(run.delivery)

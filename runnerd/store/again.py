@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from runnerd.store.errors import IllegalTransition
 from runnerd.store.records import Kind, ReportState
 from runnerd.store.tables import calls
 from runnerd.store.tables import jobs as table
+from runnerd.workflow.calls import callers_of
 
 
 def write(connection: sa.Connection, old: int, new: int, again: Again, now: float) -> None:
@@ -50,14 +51,7 @@ def write(connection: sa.Connection, old: int, new: int, again: Again, now: floa
 
 def _within(key: str, anew: Mapping[str, NewJob]) -> str | None:
     """The job that is made anew and is this one, or has called it; None where there is none."""
-    return next((caller for caller in _callers(key) if caller in anew), None)
-
-
-def _callers(key: str) -> Iterable[str]:
-    """A job's key after those of all that called it: `a.0/b.1/c` is called by `a.0/b`, and that by `a`."""
-    parts = key.split("/")
-    yield from ("/".join(parts[:end]).rpartition(".")[0] for end in range(1, len(parts)))
-    yield key
+    return next((caller for caller in callers_of(key) if caller in anew), None)
 
 
 def _insert(connection: sa.Connection, values: Mapping[str, Any]) -> int:

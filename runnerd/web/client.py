@@ -64,9 +64,12 @@ class Client:
         """Let a run start that waits for approval."""
         return self.ask("POST", f"/v1/runs/{run}/approve")
 
-    def rerun(self, run: int) -> Any:
-        """Run again what has ended."""
-        return self.ask("POST", f"/v1/runs/{run}/rerun")
+    def rerun(
+        self, run: int, job: str | None = None, step: str | None = None, *, failed: bool = False
+    ) -> Any:
+        """Run again what has ended, whole, or one job of it (from a step), or those that failed."""
+        query = {"job": job, "from": step, "failed": 1 if failed else None}
+        return self.ask("POST", f"/v1/runs/{run}/rerun", query)
 
     def drain(self) -> Any:
         """Let the daemon finish what runs and end."""

@@ -93,8 +93,11 @@ class ControlApi(Protocol):
         """Let a run start that waits for approval."""
         ...
 
-    async def rerun(self, run: int) -> Any:
-        """Run again what has ended; names the new run."""
+    async def rerun(self, run: int, job: str, step: str, *, failed: bool) -> Any:
+        """Run again what has ended, whole, or one job of it (from a step), or those that failed.
+
+        Names the new run.
+        """
         ...
 
     async def drain(self) -> Any:
@@ -180,7 +183,11 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
 
     @quart.post("/v1/runs/<int:run>/rerun")
     async def rerun(run: int) -> Response:
-        return _json(await api.rerun(_id(run)), 202)
+        job, step = request.args.get("job", ""), request.args.get("from", "")
+        failed = bool(_number("failed", 0))
+        if (step and not job) or (job and failed):
+            raise BadRequest("`from` goes with a `job`, and `failed` without one")
+        return _json(await api.rerun(_id(run), job, step, failed=failed), 202)
 
     @quart.post("/v1/drain")
     async def drain() -> Response:

@@ -7,7 +7,7 @@ fixed when it is made (`Call`); secrets are not: `secrets_of` follows the chain 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -79,6 +79,13 @@ def scope_of(scope: Scope, calls: Mapping[str, tuple[Call, ...]], key: str) -> t
     if id not in scope.workflow.jobs:
         raise LookupError(f"the run has no job {key!r}")
     return scope, id
+
+
+def callers_of(key: str) -> Iterator[str]:
+    """The keys of all jobs that called this one, outermost first, and its own: `a`, `a.0/b`, `a.0/b.1/c`."""
+    parts = key.split("/")
+    yield from ("/".join(parts[:end]).rpartition(".")[0] for end in range(1, len(parts)))
+    yield key
 
 
 def make_calls(scope: Scope, job: Job, contexts: Mapping[str, Any]) -> tuple[Call, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from runnerd.model import Outcome, Phase
-from runnerd.workflow.calls import Scope, outputs_of
+from runnerd.workflow.calls import Scope, callers_of, outputs_of
 from runnerd.workflow.concurrency import Standing
 from runnerd.workflow.legs import ExpandedLeg
 from runnerd.workflow.model import Call
@@ -140,9 +140,7 @@ def with_calls(nodes: Mapping[str, NodeState]) -> dict[str, NodeState]:
     below: dict[str, list[LegState]] = {key: [] for key in callers}
     for key, node in nodes.items() if callers else ():
         if key not in callers:
-            parts = key.split("/")
-            for end in range(1, len(parts)):
-                caller = "/".join(parts[:end]).rpartition(".")[0]
+            for caller in callers_of(key):
                 below.get(caller, []).extend((LegState(index=0),) if node.legs is None else node.legs)
     return {
         key: msgspec.structs.replace(node, legs=tuple(below[key])) if key in callers else node

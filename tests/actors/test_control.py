@@ -9,7 +9,8 @@ from runnerd.actors.control import Api, ControlActor
 from runnerd.machines.kept import KeptMachines, Limits
 from runnerd.messages import CancelRun, PausePool, PoolDescription, RunCreated
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository
-from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
+from runnerd.planning.again import CannotRerun, Part
+from runnerd.store.changes import Again, EndJob, EndRun, NewJob, NewRun, QueueJob, SkipJob
 from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.store.logs import log_path
 from runnerd.store.records import MachineNews, Stage
@@ -34,27 +35,32 @@ class Site:
         self.void = ""
         self.api = Api(
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
-            explain=self.explain, state_directory=folder, clock=lambda: 1000.0, why_void=self.why_void,
-            kept=KeptMachines(folder / "kept", Limits(), clock=lambda: 1000.0),
+            explain=self.explain, part=self.part, state_directory=folder, clock=lambda: 1000.0,
+            why_void=self.why_void, kept=KeptMachines(folder / "kept", Limits(), clock=lambda: 1000.0),
         )  # fmt: skip
 
     async def why_void(self, run):
         await trio.lowlevel.checkpoint()
         return self.void
 
+    async def part(self, run, wish):
+        await trio.lowlevel.checkpoint()
+        if wish.job != "build":
+            raise CannotRerun(f"no job is called {wish.job!r}")
+        return Part(again=Again(jobs=frozenset({self.job})), said=f"build from {wish.step!r}")
+
     async def explain(self, run):
         await trio.lowlevel.checkpoint()
         return {"explained": run.id}
 
-    async def plan(self):
-        await self.ledger.accept_delivery(Delivery(id="d-1", event="push", body=b"{}", received=1.0))
+    async def plan(self, delivery="d-1", *keys):
+        await self.ledger.accept_delivery(Delivery(id=delivery, event="push", body=b"{}", received=1.0))
         run = NewRun(
             workflow_path="ci.yml", workflow_name="CI", title="t", source_text="x", event=EVENT,
-            jobs=(NewJob(key="build", name="build"),),
+            jobs=tuple(NewJob(key=key, name=key) for key in keys or ("build",)),
         )  # fmt: skip
-        [self.run] = await self.ledger.plan_delivery("d-1", [run], [])
-        [job] = await self.ledger.jobs(self.run)
-        self.job = job.id
+        [self.run] = await self.ledger.plan_delivery(delivery, [run], [])
+        self.job = (await self.ledger.jobs(self.run))[0].id
 
     async def end(self):
         await self.ledger.apply(self.run, [QueueJob(job=self.job, now=1.0)])
@@ -133,13 +139,41 @@ async def test_cancel_is_recorded_and_passed_on(site):
 async def test_rerun_makes_a_new_run_of_an_ended_one(site):
     """A run that has not ended is refused; the executor learns of the new one."""
     with pytest.raises(Refused):
-        await site.api.rerun(site.run)
+        await site.api.rerun(site.run, "", "", failed=False)
     await site.end()
-    answer = await site.api.rerun(site.run)
+    answer = await site.api.rerun(site.run, "", "", failed=False)
     assert await site.told() == RunCreated(answer["run"])
     assert (await site.ledger.run(answer["run"])).attempt == 2
     with pytest.raises(Refused, match="ended"):
         await site.api.cancel(site.run)
+
+
+async def test_rerun_of_a_part_says_which(site):
+    """What is meant is found out when the run has ended, and why not is passed on."""
+    with pytest.raises(Refused, match="is queued: jobs of it can run again when it has ended"):
+        await site.api.rerun(site.run, "build", "", failed=False)
+    await site.end()
+    with pytest.raises(Refused, match="no job is called 'lint'"):
+        await site.api.rerun(site.run, "lint", "", failed=False)
+    with pytest.raises(Refused, match="no job is called ''"):
+        await site.api.rerun(site.run, "", "", failed=True)
+    answer = await site.api.rerun(site.run, "build", "3", failed=False)
+    assert answer["message"] == f"run {site.run} runs again as run {answer['run']}: build from '3'"
+    assert await site.told() == RunCreated(answer["run"])
+
+
+async def test_the_log_of_a_carried_job_is_where_it_ran(site):
+    """The new attempt has none of its own, and shows that one under the job's new number."""
+    await site.plan("d-2", "build", "test")
+    build, test = await site.ledger.jobs(site.run)
+    site.job = build.id
+    site.write("2026Z once\n")
+    skipped = [SkipJob(job=job.id, reason="x") for job in (build, test)]
+    await site.ledger.apply(site.run, [*skipped, EndRun(outcome=Outcome.FAILURE)])
+    again = await site.ledger.rerun(site.run, Again(jobs=frozenset({test.id})))
+    carried, fresh = await site.ledger.jobs(again)
+    assert (await site.api.log(again, carried.id, 0, 0.0)).text == "2026Z once\n"
+    assert (await site.api.log(again, fresh.id, 0, 0.0)).text == ""
 
 
 async def test_the_operator_approves_what_waits(site):

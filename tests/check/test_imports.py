@@ -189,6 +189,7 @@ def test_rooms_import_what_they_may() -> None:
 PARTS = {
     "runnerd.actors.attempt": "runnerd.actors.executor",
     "runnerd.actors.pool_report": "runnerd.actors.pool",
+    "runnerd.actors.wayon": "runnerd.actors.attempt",
 }
 """A module of the actors' room that is no actor itself, and the one that it is a part of."""
 

@@ -104,8 +104,11 @@ class Answering:
     def approve(self, run: int) -> Any:
         return {"message": f"run {run} is approved"}
 
-    def rerun(self, run: int) -> Any:
-        raise client.Refusal(f"run {run} has not ended", 409)
+    def rerun(self, run: int, job: str | None, step: str | None, *, failed: bool) -> Any:
+        if run != 7:
+            raise client.Refusal(f"run {run} has not ended", 409)
+        self.asked.append(("rerun", job, step, failed))
+        return {"run": 8, "message": "run 7 runs again as run 8"}
 
     def drain(self) -> Any:
         self.asked.append("drain")
@@ -172,6 +175,13 @@ def test_show(invoke, daemon: Answering) -> None:
     assert "  success, took 1 min 03 s" in lines
     assert "  3 test (b): failure, took 2.0 s" in lines
     assert "    1 Run x: failure (allowed), exit status 3, took 500 ms" in lines
+    daemon.jobs = [
+        msgspec.structs.replace(a_job(4, "build"), carried="6/1"),
+        msgspec.structs.replace(a_job(5, "test"), resumes="2/3"),
+    ]
+    lines = invoke("show", "7").stdout.splitlines()
+    assert "  4 build: success (as it was in run 6), took 2.0 s" in lines
+    assert "  5 test: success (goes on from step 3 of job 2), took 2.0 s" in lines
 
 
 def test_show_tells_how_to_use_what_is_kept(invoke, daemon: Answering) -> None:
@@ -235,8 +245,23 @@ def test_actions(invoke, daemon: Answering) -> None:
     assert invoke("cancel", "7").stdout == "run 7 is being cancelled\n"
     assert invoke("drain").stdout == "draining\n"
     assert daemon.asked == [("cancel", 7), "drain"]
-    result = invoke("rerun", "7")
-    assert (result.exit_code, result.stderr) == (1, "runnerd: run 7 has not ended\n")
+    result = invoke("rerun", "9")
+    assert (result.exit_code, result.stderr) == (1, "runnerd: run 9 has not ended\n")
+
+
+def test_a_part_of_a_run_is_run_again(invoke, daemon: Answering) -> None:
+    """One job, from a step or not, or all that failed; what contradicts itself is not even asked."""
+    for words in ([], ["--job", "build"], ["--job", "build", "--from", "Test it"], ["--failed"]):
+        assert invoke("rerun", "7", *words).stdout == "run 7 runs again as run 8\n"
+    assert daemon.asked == [
+        ("rerun", None, None, False),
+        ("rerun", "build", None, False),
+        ("rerun", "build", "Test it", False),
+        ("rerun", None, None, True),
+    ]
+    for words, said in ((["--from", "3"], "say which with --job"), (["--failed", "--job", "x"], "exclude")):
+        result = invoke("rerun", "7", *words)
+        assert (result.exit_code, said in result.stderr) == (2, True)
 
 
 def test_pause_and_resume(invoke, daemon: Answering) -> None:

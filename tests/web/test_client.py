@@ -52,6 +52,8 @@ async def test_every_verb_asks_its_path(served):
         client.cancel(5)
         client.approve(5)
         client.rerun(5)
+        client.rerun(5, "a b", "3")
+        client.rerun(5, failed=True)
         client.drain()
         client.pause("a disk")
         client.pause()
@@ -70,6 +72,8 @@ async def test_every_verb_asks_its_path(served):
         ("POST", "/v1/runs/5/cancel"),
         ("POST", "/v1/runs/5/approve"),
         ("POST", "/v1/runs/5/rerun"),
+        ("POST", "/v1/runs/5/rerun?job=a+b&from=3"),
+        ("POST", "/v1/runs/5/rerun?failed=1"),
         ("POST", "/v1/drain"),
         ("POST", "/v1/pause?reason=a+disk"),
         ("POST", "/v1/pause"),

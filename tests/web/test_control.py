@@ -58,8 +58,8 @@ class Recorded:
         self._ask("approve", run)
         return {"run": run}
 
-    async def rerun(self, run):
-        self._ask("rerun", run)
+    async def rerun(self, run, job, step, *, failed):
+        self._ask("rerun", run, job, step, failed)
         return {"run": run + 1}
 
     async def drain(self):
@@ -109,7 +109,9 @@ def client(api):
         ("GET", "/v1/machines?limit=7", ("machines", 7), 200),
         ("POST", "/v1/runs/5/cancel", ("cancel", 5), 202),
         ("POST", "/v1/runs/5/approve", ("approve", 5), 202),
-        ("POST", "/v1/runs/5/rerun", ("rerun", 5), 202),
+        ("POST", "/v1/runs/5/rerun", ("rerun", 5, "", "", False), 202),
+        ("POST", "/v1/runs/5/rerun?job=a%20b&from=3", ("rerun", 5, "a b", "3", False), 202),
+        ("POST", "/v1/runs/5/rerun?failed=1", ("rerun", 5, "", "", True), 202),
         ("POST", "/v1/drain", ("drain",), 202),
         ("POST", "/v1/pause", ("pause", ""), 202),
         ("POST", "/v1/pause?reason=a%20disk", ("pause", "a disk"), 202),
@@ -161,6 +163,8 @@ async def test_an_error_has_its_status_and_sentence(api, client, error, status):
         ("GET", "/v1/nothing", 404),
         ("GET", "/v1/drain", 405),
         ("POST", f"/v1/pause?reason={'x' * 1001}", 400),
+        ("POST", "/v1/runs/5/rerun?from=3", 400),
+        ("POST", "/v1/runs/5/rerun?job=a&failed=1", 400),
         ("POST", "/v1/status", 405),
     ],
 )

@@ -1,0 +1,218 @@
+"""Which part of a run is to run again: what a person asked for, with all that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+
+from runnerd.jobs.sequence import placed
+from runnerd.model import JobRecord, Outcome, RunRecord
+from runnerd.planning.reread import reread
+from runnerd.reading.process import Reader
+from runnerd.store.changes import UNEXPANDED, Again, NewJob
+from runnerd.store.ledger import Ledger
+from runnerd.workflow.again import dependents
+from runnerd.workflow.calls import Scope, callers_of, scope_of
+from runnerd.workflow.expressions.values import to_text
+from runnerd.workflow.meant import Named, Unclear, meant
+from runnerd.workflow.model import Call, WorkflowErrors
+
+_CHAIN = 50
+"""Attempts that are looked through for a kept machine."""
+NONE_KEPT = (
+    "whether they are kept says [snapshots] mode in config.toml; with on-failure it is the newest of a job "
+    "that neither succeeded nor was cancelled, for as long as there is room, none of a fork's, and of a job "
+    "that was given a secret or a token only with [snapshots] secrets"
+)
+
+
+class CannotRerun(Exception):
+    """A part of a run cannot be run again; the sentence says why, and what can be done."""
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to run again: a job, from its start or from a step, or all jobs that did not succeed."""
+
+    job: str = ""
+    """Its number, its name or its key; empty: all that did not succeed."""
+    step: str = ""
+    """The number, the id or the shown name of the step to go on from; empty: from the start."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to run again, for the ledger and for people."""
+
+    again: Again
+    said: str
+
+
+class Kept(Protocol):
+    """A machine of a job as it was before a step."""
+
+    @property
+    def step(self) -> int:
+        """The step's number."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        ...
+
+
+KeptOf = Callable[[int], Sequence[Kept]]
+"""The machines that are kept of a job; blocks."""
+
+
+async def part_of(run: RunRecord, wish: Wish, *, ledger: Ledger, reader: Reader, kept: KeptOf) -> Part:
+    """Find out what a wish comes to in a run that has ended. Raises `CannotRerun`."""
+    rows = await ledger.jobs(run.id)
+    calls = await ledger.calls(run.id)
+    try:
+        workflow = await reread(run, ledger=ledger, reader=reader)
+    except WorkflowErrors as errors:
+        raise CannotRerun(
+            f"this version cannot read the workflow of run {run.id} any more: {errors}"
+        ) from None
+    made: dict[str, tuple[Call, ...]] = {}
+    for call in calls:
+        made[call.key] = (*made.get(call.key, ()), call)
+    whole = Scope(workflow=workflow, contexts={})
+    chosen = _chosen(run, rows, made, wish)
+    resumes: dict[int, str] = {}
+    said = ", ".join(row.name for row in chosen) if chosen else wish.job
+    if wish.step:
+        row = _alone(chosen, wish)
+        scope, id = scope_of(whole, made, row.key)
+        steps = _steps(scope, id, row)
+        step = _step(row, steps, wish.step)
+        if step.number > 1:
+            resumes[row.id] = await _kept_before(row, step, ledger, kept)
+        said = f"{row.name} from step {step.number} ({step.name})"
+    anew = _anew(whole, made, rows, chosen, wish)
+    again = frozenset(row.id for row in chosen if not any(each in anew for each in callers_of(row.key)))
+    others = [
+        name for key, name in anew.items() if key != wish.job and key not in {row.key for row in chosen}
+    ]
+    return Part(
+        again=Again(
+            jobs=again,
+            anew=tuple(NewJob(key=key, leg=UNEXPANDED, name=name) for key, name in anew.items()),
+            resumes=resumes,
+        ),
+        said=said + (f", and what needs it: {', '.join(others)}" if others else ""),
+    )
+
+
+def _chosen(
+    run: RunRecord, rows: Sequence[JobRecord], made: Mapping[str, object], wish: Wish
+) -> list[JobRecord]:
+    """The rows that are meant; none where a job is that has made its calls."""
+    if not wish.job:
+        bad = [row for row in rows if row.outcome is None or not row.outcome.green]
+        if not bad:
+            raise CannotRerun(f"no job of run {run.id} failed: `runnerd rerun {run.id}` runs all of it again")
+        return bad
+    if wish.job in made:
+        return []
+    try:
+        number = meant(
+            wish.job, [Named(row.id, row.key, row.name) for row in rows], what="job", whole=f"run {run.id}"
+        ).number
+        found = [row for row in rows if row.id == number]
+    except Unclear as unclear:
+        found = [row for row in rows if row.key == wish.job]
+        if not found:
+            raise CannotRerun(str(unclear)) from None
+    for row in found:
+        if row.outcome is Outcome.SKIPPED:
+            why = row.reason or "its `if` is false"
+            raise CannotRerun(f"job {row.id} ({row.name}) was skipped, and would be again: {why}")
+    return found
+
+
+def _alone(chosen: Sequence[JobRecord], wish: Wish) -> JobRecord:
+    if not chosen:
+        raise CannotRerun(
+            f"{wish.job!r} calls a workflow and has no steps: name one of the jobs it brought in"
+        )
+    if len(chosen) > 1:
+        legs = ", ".join(f"{row.id} ({row.name})" for row in chosen[:30])
+        raise CannotRerun(
+            f"{wish.job!r} has {len(chosen)} legs, each with steps of its own: choose of {legs}"
+        )
+    return chosen[0]
+
+
+def _steps(scope: Scope, id: str, row: JobRecord) -> list[Named]:
+    """The steps of a job as people were shown them."""
+    named = {step.number: step.name for step in row.steps}
+    found = []
+    for each in placed(scope.workflow.jobs[id].steps):
+        name = named.get(each.number) or to_text(each.step.name or each.action)
+        found.append(Named(each.number, each.step.id or "", name))
+    return found
+
+
+def _step(row: JobRecord, steps: Sequence[Named], wanted: str) -> Named:
+    try:
+        return meant(wanted, steps, what="step", whole=f"job {row.id} ({row.name})")
+    except Unclear as unclear:
+        raise CannotRerun(str(unclear)) from None
+
+
+async def _kept_before(row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf) -> str:
+    """Where the machine is kept as it was before a step: `JOB/STEP`.
+
+    One that went on from another job's machine has that one's for the steps before.
+    """
+    job = row.logged[1]
+    there: dict[int, str] = {}
+    below = 1 << 31
+    for _ in range(_CHAIN):
+        for each in await trio.to_thread.run_sync(kept, job):
+            if each.step == step.number and each.step <= below:
+                return f"{job}/{each.step}"
+            if each.step <= below:
+                there.setdefault(each.step, each.name)
+        before = await ledger.job(job)
+        if before is None or not before.resumes:
+            break
+        job, below = (int(part) for part in before.resumes.split("/"))
+    said = f"no machine of job {row.id} ({row.name}) is kept from before step {step.number} ({step.name})"
+    if there:
+        choices = ", ".join(f"{number} ({name})" for number, name in sorted(there.items()))
+        raise CannotRerun(f"{said}: there are those from before {choices}")
+    if not row.machine:
+        raise CannotRerun(f"{said}: it never began, so leave --from out")
+    raise CannotRerun(
+        f"{said}, nor from before any other: {NONE_KEPT}; without --from it runs again from its start"
+    )
+
+
+def _anew(
+    whole: Scope,
+    made: Mapping[str, tuple[Call, ...]],
+    rows: Iterable[JobRecord],
+    chosen: Sequence[JobRecord],
+    wish: Wish,
+) -> dict[str, str]:
+    """The jobs that are made anew, by key with their names: who needs what was chosen, and what has no legs.
+
+    What a job among them has called is not named: it goes with its caller.
+    """
+    found: dict[str, str] = {}
+    for key in dict.fromkeys(row.key for row in chosen) or (wish.job,):
+        scope, id = scope_of(whole, made, key)
+        found |= dependents(scope, id)
+        if not chosen or any(row.leg == UNEXPANDED for row in chosen if row.key == key):
+            found[key] = scope.named(id)
+    there = {row.key for row in rows} | set(made)
+    return {
+        key: name
+        for key, name in found.items()
+        if key in there and not any(caller in found for caller in list(callers_of(key))[:-1])
+    }

@@ -1,0 +1,144 @@
+"""A part of a run again: jobs that go on from a step, those carried over, and machines that are gone."""
+
+import shutil
+
+import pytest
+
+from runnerd.machines import rewind
+from runnerd.machines.driver import Capabilities
+from runnerd.machines.fake import Replies, Reply
+from runnerd.messages import RunCreated
+from runnerd.model import Outcome
+from runnerd.planning.again import Wish, part_of
+from runnerd.reading.process import Reader
+
+from .conftest import flow
+
+KEEPS = Capabilities(isolated=True, snapshot=True)
+TEXT = flow(
+    build="outputs: {tag: '${{ steps.made.outputs.tag }}'}, steps: [{id: made, run: first}, {run: second}, "
+    "{name: The gate, run: third}]",
+    aside="steps: [{run: aside}]",
+    deploy="needs: build, steps: [{run: 'deploys ${{ needs.build.outputs.tag }}'}]",
+)
+
+
+class Remembers(Replies):
+    """Remembers the scripts it ran, with what files and which variable they met."""
+
+    def __init__(self, *replies):
+        super().__init__(replies)
+        self.ran = []
+
+    async def exec(self, machine, command, output):
+        for word in command.argv:
+            script = machine.files.get(word, b"").decode()
+            if script:
+                self.ran.append((script.strip(), machine.files.get("/made"), command.env.get("KNOWN")))
+        return await super().exec(machine, command, output)
+
+
+FIRST = Reply(writes={"GITHUB_OUTPUT": b"tag=v7\n", "GITHUB_ENV": b"KNOWN=yes\n"})
+SECOND = Reply(writes={"/made": b"by the second"})
+
+
+async def began(world, behaviour):
+    """Start a pool of such machines and an executor; returns how to end both."""
+    world.host.rewinds = rewind.Rules(mode="on-failure")
+    scopes = [await world.machines(behaviour, capabilities=KEEPS), await world.executor()]
+
+    async def end():
+        for scope, ended in reversed(scopes):
+            scope.cancel()
+            await ended.wait()
+
+    return end
+
+
+async def failed(world):
+    """A run whose job `build` failed at its third step, with its machine kept, and nobody who serves."""
+    end = await began(world, Remembers(("first", FIRST), ("second", SECOND), ("third", Reply(code=1))))
+    run, jobs = await world.go(TEXT)
+    await end()
+    assert {name: job.outcome for name, job in jobs.items()} == {
+        "build": Outcome.FAILURE, "aside": Outcome.SUCCESS, "deploy": Outcome.SKIPPED,
+    }  # fmt: skip
+    return run, jobs
+
+
+async def again(world, run, job="", step=""):
+    """Write the next attempt of a part of a run; returns it."""
+    wish = Wish(job=job, step=step)
+    part = await part_of(run, wish, ledger=world.ledger, reader=Reader(), kept=world.host.kept.of)
+    return await world.ledger.rerun(run.id, part.again)
+
+
+async def test_a_job_goes_on_from_its_step(world):
+    """Other daemons take it up: what came before is there and does not run again, who needs it runs."""
+    run, old = await failed(world)
+    next_run = await again(world, run, "build", "The gate")
+    behaviour = Remembers()
+    await began(world, behaviour)
+    record, jobs = await world.finished(next_run)
+    assert record.outcome is Outcome.SUCCESS
+    assert behaviour.ran == [("third", b"by the second", "yes"), ("deploys v7", None, None)]
+    build = jobs["build"]
+    assert build.steps[:2] == old["build"].steps[:2]
+    assert [step.outcome for step in build.steps] == [Outcome.SUCCESS] * 3
+    assert (build.outputs, build.resumes) == ({"tag": "v7"}, f"{old['build'].id}/3")
+    assert jobs["aside"].carried == f"{run.id}/{old['aside'].id}"
+    assert (jobs["aside"].outcome, jobs["aside"].ended) == (Outcome.SUCCESS, old["aside"].ended)
+    said = "\n".join(world.host.logs["build"].lines)
+    assert f"as it was in job {old['build'].id}" in said
+
+
+async def test_a_job_that_fails_again_can_go_on_again(world):
+    """The machine it went on from serves as often as it is asked."""
+    run, _ = await failed(world)
+    fails = Remembers(("third", Reply(code=1)))
+    end = await began(world, fails)
+    for attempt in (2, 3):
+        next_run = await again(world, run, "build", "3")
+        await world.mailbox.send(RunCreated(next_run))
+        run, jobs = await world.finished(next_run)
+        assert (run.attempt, jobs["build"].outcome) == (attempt, Outcome.FAILURE)
+    await end()
+    assert [script for script, _, _ in fails.ran] == ["third", "third"]
+
+
+async def test_jobs_that_failed_run_again_from_their_start(world):
+    """Each in a fresh machine; what succeeded is not run."""
+    run, _ = await failed(world)
+    next_run = await again(world, run)
+    behaviour = Remembers(("first", FIRST), ("second", SECOND))
+    await began(world, behaviour)
+    record, _ = await world.finished(next_run)
+    assert record.outcome is Outcome.SUCCESS
+    assert behaviour.ran == [
+        ("first", None, None),
+        ("second", None, "yes"),
+        ("third", b"by the second", "yes"),
+        ("deploys v7", None, None),
+    ]
+
+
+@pytest.mark.parametrize("what", ["folder", "machine", "standing"])
+async def test_a_machine_that_is_gone_ends_the_job(world, what):
+    """It is our fault and said so, it is not tried again, and nothing of the job runs."""
+    run, _ = await failed(world)
+    next_run = await again(world, run, "build", "3")
+    [kept] = world.host.kept.all()
+    if what == "folder":
+        shutil.rmtree(kept.folder)
+    else:
+        (kept.folder / ("snapshot.json" if what == "machine" else "standing")).write_bytes(b"{}")
+    behaviour = Remembers()
+    await began(world, behaviour)
+    record, jobs = await world.finished(next_run)
+    build = jobs["build"]
+    assert (build.outcome, build.epoch, build.steps) == (Outcome.INFRA_ERROR, 0, ())
+    assert {"folder": "not kept any more", "machine": "cannot be gone back to", "standing": "cannot be read"}[
+        what
+    ] in build.reason
+    assert (record.outcome, jobs["deploy"].outcome) == (Outcome.INFRA_ERROR, Outcome.SKIPPED)
+    assert behaviour.ran == []
