@@ -83,8 +83,8 @@ def unheld(machine: Machine, policy: Policy) -> str:
         return "Network: that of the host, for the job runs as a process of it; no policy holds here"
     if policy.kind != "guarded":
         raise PolicyUnheld(
-            f"the network policy {policy.kind!r} cannot be held on this machine, whose network is not ours: "
-            "use another [machines] driver, or set policy or forks under [network] to guarded, which is then "
-            "left to the service that makes the machines"
+            f"the network policy {policy.kind!r} cannot be held on this machine: its network card is that of "
+            "the service that made it, and no proxy of ours is on that way. Use another [machines] "
+            "driver, or set policy or forks under [network] to guarded, which is then left to that service"
         )
     return "##[warning]Network: as the service that made the machine gives it; no policy of ours holds here"

@@ -29,6 +29,10 @@ jobs:
           echo "LATER=kept" >> "$GITHUB_ENV"
           for word in 1 2 3; do echo "line $word"; sleep 0.4; done
       - run: echo "$LATER $PWD"
+  untold:
+    runs-on: ubuntu-latest
+    steps:
+      - run: kill -9 $PPID; exit 0
   legs:
     needs: build
     runs-on: ubuntu-latest
@@ -80,6 +84,7 @@ def test_a_workflow_runs_through_a_remote_service(tmp_path, fakes):
     ((record, jobs),) = report.runs
     assert {job.name: job.outcome for job in jobs} == {
         "build": Outcome.SUCCESS,
+        "untold": Outcome.INFRA_ERROR,  # whoever waited for its status is gone
         "legs (fails)": Outcome.FAILURE,
         "legs (sleeps)": Outcome.CANCELLED,
     }
@@ -90,4 +95,5 @@ def test_a_workflow_runs_through_a_remote_service(tmp_path, fakes):
     assert {"legs (fails)|hello", "legs (sleeps)|interrupted", "legs (sleeps)|cleaned up"} <= set(said)
     times = {line: when for when, line in lines}
     assert times["build|line 1"] < times["build|line 2"] < times["build|line 3"]
-    assert (jobs[1].steps[0].exit_code, jobs[1].steps[0].outcome) == (3, Outcome.FAILURE)
+    failed = next(job for job in jobs if job.name == "legs (fails)")
+    assert (failed.steps[0].exit_code, failed.steps[0].outcome) == (3, Outcome.FAILURE)

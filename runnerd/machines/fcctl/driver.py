@@ -21,6 +21,8 @@ from runnerd.machines.fcctl.service import Service, ServiceDenied, ServiceTroubl
 from runnerd.machines.fcctl.session import PATIENCE
 from runnerd.machines.journal import Journal, MachineNote, unwritten
 
+WARNED = 3600.0
+"""Seconds between two warnings that the token will run out."""
 SETTLED = 120.0
 """Seconds after which a request for a machine that never got an answer will not start one any more."""
 
@@ -44,7 +46,7 @@ async def open_fcctl_driver(
     poll: float = POLL,
 ) -> AsyncIterator[FcctlDriver]:
     """Machines of type `vm_type` at the service; leaving releases them all. `state` keeps account of them."""
-    async with open_service(address, token) as service:
+    async with open_service(address, token, now=now) as service:
         make = partial(
             ServiceMachine,
             service,
@@ -91,6 +93,7 @@ class FcctlDriver:
         self._entropy = entropy
         self._now = now
         self._seen: set[str] = set()
+        self._warned = float("-inf")
         self._machines: dict[str, ServiceMachine] = {}
         self._asking: set[str] = set()
         self._blocking = trio.CapacityLimiter(4)
@@ -106,7 +109,8 @@ class FcctlDriver:
         return Template(key=f"fcctl-{self._vm_type}", image=image, size=size)
 
     async def clone(self, template: Template) -> Machine:
-        """Ask for a machine. Raises `NoMachine`, and then none is left behind."""
+        """Ask for a machine, unless the token ran out. Raises `NoMachine`, and then none is left behind."""
+        self._look_at_the_token()
         name = f"runnerd-fcctl-{self._entropy(8).hex()}"
         self._asking.add(name)
         try:
@@ -124,7 +128,6 @@ class FcctlDriver:
                 vm = (await self._service.create(self._vm_type, name)).name
         except ServiceDenied as denied:
             await self._forget(name, image)
-            self._look_at_the_token()
             raise NoMachine(str(denied)) from denied
         except ServiceTrouble as trouble:
             # Whether a machine was started is not known: the record stays for the sweep to look after.
@@ -234,4 +237,6 @@ class FcctlDriver:
             return
         if token_trouble(self._token, now, ahead=0.0):
             raise NoMachine(trouble)
-        _log.warning(trouble)
+        if now >= self._warned + WARNED:
+            self._warned = now
+            _log.warning(trouble)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -100,7 +101,9 @@ class _Snapshot(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_service(address: str, token: str | None) -> AsyncIterator[Service]:
+async def open_service(
+    address: str, token: str | None, *, now: Callable[[], float] = time.time
+) -> AsyncIterator[Service]:
     """A client of the service at `address`; the token goes nowhere else."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     limits = httpx.Limits(max_connections=64)
@@ -111,15 +114,17 @@ async def open_service(address: str, token: str | None) -> AsyncIterator[Service
         follow_redirects=False,
         trust_env=False,
     ) as http:
-        yield Service(http, address)
+        yield Service(http, address, lambda: token_trouble(token, now(), ahead=0.0))
 
 
 class Service:
     """One remote service. Every method raises `ServiceTrouble`, with a sentence that names the service."""
 
-    def __init__(self, http: httpx.AsyncClient, address: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, address: str, expired: Callable[[], str]) -> None:
+        """`expired` says that the token has run out, if it has: the service only says no."""
         self._http = http
         self.address = address
+        self._expired = expired
 
     async def health(self) -> None:
         """Return when the service says that it is well."""
@@ -215,9 +220,8 @@ class Service:
             return bytes(answer)
         said = _said(answer)
         if response.status_code in (401, 403):
-            raise ServiceDenied(
-                f"the service at {self.address} refuses the token: {response.status_code} {said}".rstrip()
-            )
+            why = self._expired() or f"{response.status_code} {said}".rstrip()
+            raise ServiceDenied(f"the service at {self.address} refuses the token: {why}")
         if response.status_code == 404:
             raise NotThere(f"{what} at {self.address}: not found")
         raise self._trouble(what, f"{response.status_code} {said}".rstrip())
@@ -272,4 +276,6 @@ def token_trouble(token: str | None, now: float, *, ahead: float = 86400.0) -> s
 
 def _span(seconds: float) -> str:
     hours = seconds / 3600
+    if hours < 1:
+        return f"{seconds / 60:.0f} minutes"
     return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"

@@ -61,6 +61,8 @@ class FakeService:
         """How often a machine that runs cannot be reached."""
         self.ends_in = "running"
         self.keeps_names = False
+        self.name_key = "id"
+        """How it calls a machine's name in what it says of one."""
         self.boot_id = ""
         """The boot id of every machine; empty gives each its own."""
         self.max_vms = 10
@@ -140,11 +142,16 @@ class FakeService:
                 self.vms[name] = Vm(
                     self.root / name, self.polls_until_running, self.refused_connections, boot
                 )
-                return 201, {"id": name, "name": self.names[name], "status": "Creating", "vm_type": "focal"}
+                return 201, {
+                    self.name_key: name,
+                    "name": self.names[name],
+                    "status": "Creating",
+                    "vm_type": "focal",
+                }
             case "GET", ["api", "vms", name] if name in self.vms:
                 vm = self.vms[name]
                 vm.polls -= 1
-                return 200, {"id": name, "status": "Creating" if vm.polls >= 0 else self.ends_in}
+                return 200, {self.name_key: name, "status": "Creating" if vm.polls >= 0 else self.ends_in}
             case "DELETE", ["api", "vms", name] if name in self.vms:
                 self.end(name)
                 return 200, {"message": "deleted"}

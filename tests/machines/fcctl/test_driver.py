@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from runnerd.machines.driver import Driver, Machine, NoMachine, NotKept, Size
+from runnerd.machines.driver import Driver, Machine, MachineLost, NoMachine, NotKept, Size
 from runnerd.machines.fcctl.driver import SETTLED, FcctlDriver
 from runnerd.machines.journal import MachineNote
 
@@ -129,6 +129,33 @@ async def test_token_is_looked_at_first(
         await driver.build_template("ubuntu", Size())
     said = capsys.readouterr()
     assert "runs out in 2.0 hours" in said.out + said.err
+
+
+async def test_token_that_runs_out_meanwhile_is_named(
+    opened: Opened, fake: Any, web_token: Callable[[float], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon outlives its token: it is warned of once an hour, then no machine is asked for, and a running
+    one is lost with that reason, not with a bare 401."""
+    start = time.time()
+    clock = [start]
+    fake.token = web_token(start + 86400 + 7200)
+    async with opened(token=fake.token, now=lambda: clock[0]) as driver:
+        await clone(driver)
+        assert "runs out" not in capsys.readouterr().err
+        for passed in (7300, 7400, 11000):
+            clock[0] = start + passed
+            machine = await clone(driver)
+        said = capsys.readouterr()
+        assert (said.out + said.err).count("the token of the Firecracker service runs out") == 2
+        clock[0] = start + 86400 + 7200
+        asked = len(fake.names)
+        with pytest.raises(NoMachine, match="ran out 0 minutes ago: get a new one"):
+            await clone(driver)
+        assert len(fake.names) == asked
+        fake.token = "another"
+        with pytest.raises(MachineLost, match=r"refuses the token: the token .* ran out"):
+            await machine.thaw()
+        fake.token = driver._token
 
 
 async def test_wrong_token_and_absent_service(opened: Opened, fake: Any) -> None:
