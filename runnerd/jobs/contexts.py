@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runnerd.machines.driver import Paths
@@ -202,6 +202,26 @@ def runner_environment(
         "RUNNER_WORKSPACE": str(github.get("workspace", "")).rpartition("/")[0],
     }
     return variables | dict(files)
+
+
+def process_environment(
+    paths: Paths,
+    *,
+    host: Mapping[str, str],
+    environment: Mapping[str, str],
+    search: Sequence[str],
+    github: Mapping[str, Any],
+    runner: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the whole environment of a step's process, from what weighs least to the runner's own.
+
+    `host` is what the host gives to every process, `environment` every `env` and GITHUB_ENV, `search` the
+    folders that steps put before PATH.
+    """
+    merged = base_environment(paths) | dict(host) | dict(environment)
+    merged["PATH"] = ":".join([*search, merged["PATH"]])
+    return merged | runner_environment(github, runner, paths, files)
 
 
 def _text(value: object) -> str:

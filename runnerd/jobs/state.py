@@ -110,10 +110,15 @@ class JobState:
         self, environment: Mapping[str, str], files: Mapping[str, str], action: str = ""
     ) -> dict[str, str]:
         """Return the environment of a step's process, given its `env`, its files and `github.action`."""
-        merged = contexts.base_environment(self._paths) | dict(self.host_environment) | dict(environment)
-        merged["PATH"] = ":".join([*self._path, merged["PATH"]])
-        github = {**self.github, "action": action}
-        return merged | contexts.runner_environment(github, self._runner, self._paths, files)
+        return contexts.process_environment(
+            self._paths,
+            host=self.host_environment,
+            environment=environment,
+            search=self._path,
+            github={**self.github, "action": action},
+            runner=self._runner,
+            files=files,
+        )
 
     def show(self, key: str, effects: Effects, outcome: Outcome, conclusion: Outcome) -> None:
         """Let later steps see what a step did: its variables, its paths and, under its id, how it ended."""
