@@ -23,6 +23,7 @@ from runnerd.supervise.reply import Reply
 from runnerd.web import control, guard
 from runnerd.web.control import KeptView, LogView, Refused, RunView, Unavailable
 from runnerd.web.listeners import Listen
+from runnerd.web.terminal import Screen, Talk
 
 ANSWER_TIMEOUT = 5.0
 """Seconds another actor has for its part of an answer."""
@@ -61,9 +62,10 @@ class Api:
     """`ControlApi` of a running daemon.
 
     `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `part` says which of its jobs
-    a wish means, or raises `CannotRerun`; `drain` asks the daemon to take nothing new and end;
-    `state_directory` is where the logs lie, `kept` what is kept of jobs' machines; `why_void` says why a
-    run's commit cannot be approved. Its state is the ledger's, so that it outlives the actor.
+    a wish means, or raises `CannotRerun`; `shell` opens a shell in one of them; `drain` asks the daemon to
+    take nothing new and end; `state_directory` is where the logs lie, `kept` what is kept of jobs' machines;
+    `why_void` says why a run's commit cannot be approved. Its state is the ledger's, so that it outlives the
+    actor.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Api:
         drain: Callable[[], object],
         explain: Callable[[RunRecord], Awaitable[Any]],
         part: Callable[[RunRecord, Wish], Awaitable[Part]],
+        shell: Callable[[RunRecord, JobRecord, str | None, Screen], Awaitable[Talk]],
         state_directory: Path,
         kept: KeptMachines,
         clock: Callable[[], float] = time.time,
@@ -88,6 +91,7 @@ class Api:
         self._drain = drain
         self._explain = explain
         self._part = part
+        self._shell = shell
         self._state_directory = state_directory
         self._clock = clock
         self._started = clock()
@@ -220,6 +224,13 @@ class Api:
     async def machines(self, limit: int) -> Sequence[MachineRow]:
         """The machines that exist or ended in the last day, the newest first."""
         return await self._ledger.machine_history(limit)
+
+    async def shell(self, run: int, job: int, at: str | None, screen: Screen) -> Talk:
+        """What opens a shell in a copy of a job's machine, before the step `at` or the newest there is.
+
+        Raises LookupError, `Refused` and `Unavailable`.
+        """
+        return await self._shell(await self._known(run), await self._job(run, job), at, screen)
 
     async def _set_pause(self, pause: Pause | None) -> None:
         """Record it, so that a pool which starts anew knows, and tell the one that runs."""

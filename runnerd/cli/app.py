@@ -34,6 +34,7 @@ COMMANDS = {
     "resume": "runs.resume",
     "drain": "runs.drain",
     "pool": "runs.pool",
+    "shell": "shell.shell",
     "launcher": "launcher.launcher",
     "setup": "setup.setup",
     "demo": "demo.demo",

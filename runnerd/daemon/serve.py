@@ -23,6 +23,7 @@ from runnerd.actors.pool import PoolActor
 from runnerd.actors.receiver import ReceiverActor
 from runnerd.actors.reconciler import ReconcilerActor
 from runnerd.actors.reporter import ReporterActor
+from runnerd.actors.shell import Shells
 from runnerd.actors.timekeeper import TimekeeperActor
 from runnerd.actors.writer import WriterActor
 from runnerd.config import Config
@@ -192,6 +193,14 @@ class _Daemon:
             key = pages.key(_folder(config.state_directory))
             self.links = Links(public_url=config.server.public_url, key=key)
         self.people = People(forge, as_app=config.forge.as_app)
+        self.shells = Shells(
+            ledger=ledger,
+            pool=self.pool,
+            host=self.site,
+            shelf=self.site.kept,
+            stopping=self.stop,
+            clock=time.time,
+        )
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(
             ledger=ledger,
@@ -200,6 +209,7 @@ class _Daemon:
             drain=self.stop.set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
             part=partial(part_of, ledger=ledger, reader=self.reader, kept=self.site.kept.of),
+            shell=self.shells.open,
             state_directory=config.state_directory,
             kept=self.site.kept,
             why_void=self.people.why_void,

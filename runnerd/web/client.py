@@ -104,7 +104,7 @@ class Client:
             body = response.read()
             answer = json.loads(body)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unreachable(_why(self.path, error)) from error
+            raise unreachable(self.path, error) from error
         finally:
             connection.close()
         if response.status >= 400:
@@ -116,12 +116,27 @@ class Client:
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("runnerd", timeout=timeout)
-        self._path = path
+        self._path, self._seconds = path, timeout
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self.sock = connect(self._path, self._seconds)
+
+
+def connect(path: str, timeout: float) -> socket.socket:
+    """Open a connection to a control socket; raises OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def unreachable(path: str, error: Exception) -> Unreachable:
+    """Say why no daemon answers on a socket."""
+    return Unreachable(_why(path, error))
 
 
 def _why(path: str, error: Exception) -> str:

@@ -5,8 +5,10 @@ It trusts whoever may open its socket. Every refusal is `{"error": SENTENCE}`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import msgspec
 from quart import Response, request
@@ -15,7 +17,10 @@ from werkzeug.exceptions import BadRequest
 
 from runnerd.model import JobRecord, RunRecord
 
+from .connection import SWITCH, Switch
 from .errors import answer_in_json, json_error
+from .frames import LIMIT, PROTOCOL
+from .terminal import Screen, Talk, converse
 
 WAIT_LIMIT = 30.0
 """Seconds that a request for more of a log may wait for it."""
@@ -23,6 +28,10 @@ REASON = 1000
 """Characters that the reason of a pause may have."""
 PAGE = 1000
 """Runs that one answer may hold."""
+STEP = 1000
+"""Characters that a step's name may have."""
+_WINDOW = {"rows": 24, "columns": 80}
+_TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 class Refused(Exception):
@@ -120,6 +129,10 @@ class ControlApi(Protocol):
         """The machines of the last day, those that are gone as well, the newest first."""
         ...
 
+    async def shell(self, run: int, job: int, at: str | None, screen: Screen) -> Talk:
+        """What opens a terminal in a copy of a job's machine, as it was before the step `at`."""
+        ...
+
 
 def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> QuartTrio:
     """Build the application over what the daemon offers; `unavailable` errors of it are 503 as well."""
@@ -173,6 +186,22 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
     async def machines() -> Response:
         return _json(await api.machines(min(_number("limit", PAGE), PAGE)))
 
+    @quart.get("/v1/runs/<int:run>/jobs/<int:job>/shell")
+    async def shell(run: int, job: int) -> Response:
+        """Answers with 101 and goes on in frames; see `frames`."""
+        extensions = cast(dict[str, Any], request.scope).get("extensions") or {}
+        switch: Switch | None = extensions.get(SWITCH)
+        if switch is None or switch.protocol != PROTOCOL:
+            refusal = json_error(426, f"a terminal speaks {PROTOCOL} with this daemon: use its own command")
+            refusal.headers["upgrade"] = PROTOCOL
+            return refusal
+        at = request.args.get("at")
+        if at is not None and len(at) > STEP:
+            raise BadRequest(f"a step is named by at most {STEP} characters")
+        talk = await api.shell(_id(run), _id(job), at, _screen())
+        switch.accept(partial(converse, talk=talk))
+        return Response(b"", 101)
+
     @quart.post("/v1/runs/<int:run>/cancel")
     async def cancel(run: int) -> Response:
         return _json(await api.cancel(_id(run)), 202)
@@ -209,6 +238,15 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
 
 def _json(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, content_type="application/json")
+
+
+def _screen() -> Screen:
+    """Read what the person sees with from the query."""
+    term = request.args.get("term", "dumb")
+    if not _TERM.fullmatch(term):
+        raise BadRequest("term is the name of a kind of terminal")
+    rows, columns = (min(max(_number(name, default), 1), LIMIT) for name, default in _WINDOW.items())
+    return Screen(rows=rows, columns=columns, term=term, plain=bool(_number("plain", 0)))
 
 
 def _id(number: int) -> int:

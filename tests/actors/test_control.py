@@ -18,6 +18,7 @@ from runnerd.supervise.mailbox import Mailbox
 from runnerd.web import listeners
 from runnerd.web.client import Client, Refusal
 from runnerd.web.control import Refused, Unavailable
+from runnerd.web.terminal import Screen
 
 EVENT = Event(
     delivery="d-1", name="push", repository=Repository(id=1, full_name="o/r"), sender=Actor(id=1, login="o"),
@@ -35,8 +36,9 @@ class Site:
         self.void = ""
         self.api = Api(
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
-            explain=self.explain, part=self.part, state_directory=folder, clock=lambda: 1000.0,
-            why_void=self.why_void, kept=KeptMachines(folder / "kept", Limits(), clock=lambda: 1000.0),
+            explain=self.explain, part=self.part, shell=self.shell, state_directory=folder,
+            clock=lambda: 1000.0, why_void=self.why_void,
+            kept=KeptMachines(folder / "kept", Limits(), clock=lambda: 1000.0),
         )  # fmt: skip
 
     async def why_void(self, run):
@@ -52,6 +54,10 @@ class Site:
     async def explain(self, run):
         await trio.lowlevel.checkpoint()
         return {"explained": run.id}
+
+    async def shell(self, run, job, at, screen):
+        await trio.lowlevel.checkpoint()
+        return run.id, job.id, at, screen
 
     async def plan(self, delivery="d-1", *keys):
         await self.ledger.accept_delivery(Delivery(id=delivery, event="push", body=b"{}", received=1.0))
@@ -323,3 +329,13 @@ async def test_the_socket_serves_the_api(site, tmp_path):
             assert caught.value.status == 503
             stop.set()
     assert not path.exists()
+
+
+async def test_a_shell_is_in_a_job_of_the_run(site):
+    """The run and its job are looked up; what is unknown, or another run's, is no place for a shell."""
+    screen = Screen()
+    assert await site.api.shell(site.run, site.job, "unit", screen) == (site.run, site.job, "unit", screen)
+    with pytest.raises(LookupError, match="no run"):
+        await site.api.shell(site.run + 1, site.job, None, screen)
+    with pytest.raises(LookupError, match="no job"):
+        await site.api.shell(site.run, site.job + 1, None, screen)

@@ -180,3 +180,10 @@ async def test_a_run_is_explained(client, api):
     answer = await client.get("/v1/runs/5/explain")
     assert (answer.status_code, await answer.get_json()) == (200, {"jobs": []})
     assert api.asked == [("explain", 5)]
+
+
+async def test_a_shell_is_for_who_speaks_its_protocol(client, api):
+    """Asked for as a page it is refused, with what it wants; `test_terminal_client` has the rest."""
+    answer = await client.get("/v1/runs/5/jobs/9/shell")
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "runnerd-terminal/1")
+    assert api.asked == []
