@@ -116,9 +116,14 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     driver: str
     isolated: bool
     emulated: bool
-    capacity: int
+    capacity: int | None
+    """Machines there may be at once; None where nothing limits them here."""
+    remote: bool = False
+    """The machines are another host's, and nothing of this one's memory and processors."""
     machines: tuple[MachineLine, ...] = ()
     waiting: tuple[WaitingLine, ...] = ()
+    keeps: tuple[str, ...] = ()
+    """A sentence for each image: how many of it are kept warm, and why."""
     trouble: tuple[str, ...] = ()
     """A sentence for each image whose builds fail."""
     ready: bool = True

@@ -75,7 +75,7 @@ def pool_check(pool: Mailbox[Any], timeout: float = 2.0) -> Check:
             description = await reply.wait()
             if not description.ready:
                 raise NotReady("; ".join(description.trouble) or "no image has its template yet")
-            if description.capacity < 1:
+            if description.capacity is not None and description.capacity < 1:
                 raise NotReady("no machine fits into the memory the pool may use")
             return
         raise NotReady(f"the machine pool did not answer within {timeout:g} seconds")

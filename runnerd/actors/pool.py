@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import trio
 from runnerd import log, metrics
 from runnerd.actors import pool_report
 from runnerd.machines import pool
+from runnerd.machines.demand import MEMORY, Demand
 from runnerd.machines.driver import Driver, Machine, MachineLost, NoMachine, OpenDriver, Template
 from runnerd.machines.kinds import Kind, Rules, limits
 from runnerd.messages import (
@@ -48,6 +49,10 @@ def _unwritten(news: MachineNews) -> None:
     """A journal for those who keep none."""
 
 
+async def _nothing_asked(seconds: float) -> Sequence[tuple[str, float]]:
+    return ()
+
+
 class PoolActor:
     """The pool of machines. `paused` tells at each start whether the operator has it paused.
 
@@ -57,7 +62,8 @@ class PoolActor:
     `snapshot_key` reads the key of what was kept encrypted, each time anew; it may raise OSError.
 
     `journal` hears of a machine before it enters a stage, and must keep the order. That one is being built
-    its driver says, and waits until it is durable.
+    its driver says, and waits until it is durable. `history` tells each lease of the last so many seconds as
+    (image, seconds since it was asked for), oldest first.
 
     When it stops or crashes every machine it made is destroyed with its driver: those jobs end as
     `lost`, and who waited is told `PoolRestarted`.
@@ -77,6 +83,7 @@ class PoolActor:
         patient: bool = True,
         snapshot_key: Callable[[], bytes | None] = _no_key,
         journal: Callable[[MachineNews], object] = _unwritten,
+        history: Callable[[float], Awaitable[Sequence[tuple[str, float]]]] = _nothing_asked,
     ) -> None:
         self._snapshot_key = snapshot_key
         self._patient = patient
@@ -88,6 +95,8 @@ class PoolActor:
         self._rules = rules
         self._clock = clock
         self._journal = journal
+        self._history = history
+        self._demand: dict[str, Demand] = {}
         self._driver = ""
         self._slots: dict[str, pool.Slot] = {}
         self._machines: dict[str, Machine] = {}
@@ -116,6 +125,8 @@ class PoolActor:
                 reaped = await driver.adopt_or_reap()
                 if reaped:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
+                for image, ago in await self._history(MEMORY):
+                    self._note_demand(image, self._clock() - ago)
                 async with trio.open_nursery() as nursery:
                     # The tasks catch what a machine may do to them; anything else is a bug of ours and
                     # crashes the actor, whose supervisor starts it anew.
@@ -142,6 +153,8 @@ class PoolActor:
                         self._clock(),
                         jobs=self._jobs,
                         asked={ticket: request.job for ticket, (_, request) in self._waiting.items()},
+                        there=self._machines,
+                        demand=self._demand,
                         pause=self._pause,
                     )
                 )
@@ -156,6 +169,8 @@ class PoolActor:
                 self._tickets += 1
                 who = pool.Waiting(self._tickets, message.image, self._clock(), kept=message.kept is not None)
                 self._waiting[who.ticket] = (who, message)
+                if not who.kept:
+                    self._note_demand(who.image, who.since)
                 self._ring()
         self._draining = True
         self._ring()
@@ -426,7 +441,17 @@ class PoolActor:
         )
 
     def _limits(self, driver: Driver) -> pool.Rules:
-        return limits(self._kinds, self._rules, overhead=driver.overhead)
+        now = self._clock()
+        return limits(
+            self._kinds,
+            self._rules,
+            overhead=driver.overhead,
+            remote=driver.capabilities.remote,
+            wanted={image: demand.wanted(now) for image, demand in self._demand.items()},
+        )
+
+    def _note_demand(self, image: str, at: float) -> None:
+        self._demand[image] = self._demand.get(image, Demand()).after(at)
 
     def _ring(self) -> None:
         self._bell.set()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from runnerd.machines import pool
+from runnerd.machines import pool, waits
+from runnerd.machines.demand import Demand, told
 from runnerd.machines.driver import Driver
 from runnerd.messages import MachineLine, PoolDescription, WaitingLine
 from runnerd.model import Pause
@@ -18,13 +19,22 @@ def describe(
     *,
     jobs: Mapping[str, int],
     asked: Mapping[int, int],
+    there: Collection[str],
+    demand: Mapping[str, Demand],
     pause: Pause | None,
 ) -> PoolDescription:
-    """Say all of a pool in this state; `jobs` are those of machines, `asked` those of tickets."""
+    """Say all of a pool in this state.
+
+    `jobs` are those of machines and of places for one, `asked` those of tickets; `there` are the machines
+    that exist, `demand` is what was asked of each image.
+    """
+    reasons = waits.reasons(state, rules, now)
+    coming_back = (s for s in state.slots if s.stage is pool.Stage.LEASED and s.machine not in there)
     return PoolDescription(
         driver=driver.name,
         isolated=driver.capabilities.isolated,
         emulated=driver.capabilities.emulated,
+        remote=driver.capabilities.remote,
         capacity=pool.capacity(rules),
         machines=tuple(
             MachineLine(
@@ -36,20 +46,27 @@ def describe(
             )
             for slot in state.slots
         ),
-        waiting=tuple(
-            WaitingLine(
-                job=asked[who.ticket],
-                image=who.image,
-                age=now - who.since,
-                why=_why(who, state, rules, pause),
-            )
-            for who in state.waiting
+        waiting=(
+            *(
+                WaitingLine(
+                    job=jobs[slot.machine], image=slot.image, age=now - slot.since, why=waits.BROUGHT_BACK
+                )
+                for slot in coming_back
+            ),
+            *(
+                WaitingLine(
+                    job=asked[who.ticket],
+                    image=who.image,
+                    age=now - who.since,
+                    why=reasons[who.ticket] if pause is None else _said(pause),
+                )
+                for who in state.waiting
+            ),
         ),
-        trouble=tuple(
-            f"image {f.image}: {f.count} builds failed in a row, next in "
-            f"{max(0.0, f.retry_at - now):.0f} s: {f.reason}"
-            for f in state.failing
+        keeps=tuple(
+            told(shelf.image, demand.get(shelf.image, Demand()), shelf, now) for shelf in rules.shelves
         ),
+        trouble=tuple(waits.failed(failing, now) for failing in state.failing),
         ready=pause is not None or _able(state, rules),
         paused=None if pause is None else _said(pause),
     )
@@ -59,18 +76,6 @@ def _able(state: pool.State, rules: pool.Rules) -> bool:
     """Whether the machines of any image come up."""
     wanting: Collection[str] = {*state.cold, *(f.image for f in state.failing)}
     return any(shelf.image not in wanting for shelf in rules.shelves)
-
-
-def _why(who: pool.Waiting, state: pool.State, rules: pool.Rules, pause: Pause | None) -> str:
-    if pause is not None:
-        return _said(pause)
-    if not who.kept:
-        for trouble in state.failing:
-            if trouble.image == who.image:
-                return trouble.reason
-        if any(slot.image == who.image and slot.stage is pool.Stage.BUILDING for slot in state.slots):
-            return "a machine is being made"
-    return pool.hindrance(state.slots, rules, who.image) or "those who came first are served first"
 
 
 def _said(pause: Pause) -> str:

@@ -70,8 +70,11 @@ def examine(settings: Config) -> Iterable[Finding]:
     yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
     yield from deliveries(settings.state_directory / "ledger.db")
     yield privilege(os.geteuid() == 0, drivers.launcher_socket(settings.machines.launcher))
-    meminfo = Path("/proc/meminfo").read_text()
-    yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
+    if settings.machines.driver_name == "fcctl":
+        yield remote_room(settings.pool.max_total)
+    else:
+        meminfo = Path("/proc/meminfo").read_text()
+        yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
     yield disk(settings.state_directory)
     own = Path("/proc/self/cgroup").read_text()
     yield cgroup(own, Path("/sys/fs/cgroup"), settings.machines.cgroup)
@@ -236,6 +239,20 @@ def memory(meminfo: str, *, each: int, reserve: int) -> Finding:
     if fit:
         return Finding("memory", "good", found)
     return Finding("memory", "problem", found, "make [machines] memory or [pool] memory_reserve smaller")
+
+
+def remote_room(max_total: int) -> Finding:
+    """Judge what limits machines of another host, whose memory and processors are not ours."""
+    if max_total:
+        return Finding(
+            "machines", "good", f"{max_total} on the other host at most; none take memory of this one"
+        )
+    return Finding(
+        "machines",
+        "warning",
+        "nothing here limits how many the other host is asked for: its memory is not known",
+        "set [pool] max_total",
+    )
 
 
 def disk(state: Path) -> Finding:

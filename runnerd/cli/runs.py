@@ -181,7 +181,10 @@ def pool(
         typer.echo(table(_HISTORY, [_life(each) for each in answer]))
         return
     kind = "emulated" if answer["emulated"] else "isolated" if answer["isolated"] else "without isolation"
-    typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {answer['capacity']} machines")
+    room = "as many as there are jobs" if answer["capacity"] is None else answer["capacity"]
+    typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {room} machines")
+    if answer["remote"]:
+        typer.echo("they are another host's: only [pool] max_total limits them, nothing of this host")
     if answer["paused"]:
         typer.echo(clean(answer["paused"]))
     machines = [
@@ -193,6 +196,8 @@ def pool(
         (each["job"], each["image"], duration(each["age"]), each["why"]) for each in answer["waiting"]
     ]:
         typer.echo(table(("waiting", "image", "since", "for"), waiting))
+    for kept in answer["keeps"]:
+        typer.echo(clean(kept))
     for trouble in answer["trouble"]:
         typer.echo(f"trouble: {clean(trouble)}")
 

@@ -194,6 +194,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """`[pool]`: how many machines are kept warm and how many there may be."""
 
     min_idle: Count = 1
+    max_idle: Annotated[int, Meta(ge=-1, le=1000, description="a whole number from 0 to 1000, or -1")] = -1
     max_total: Count = 0
     memory_reserve: Count = 1024
     cpu_ratio: Annotated[float, Meta(gt=0, le=1000, description="a number above 0, up to 1000")] = 4.0

@@ -263,11 +263,13 @@ class _Daemon:
                 max_idle_age=pool.max_idle_age,
                 memory=drivers.pool_memory(self.config),
                 vcpus=drivers.pool_vcpus(self.config),
+                max_idle=pool.max_idle,
                 builders=drivers.builders(),
             ),
             paused=self.ledger.pause,
             journal=self.ledger.tell_machine,
             snapshot_key=self.site.kept.key,
+            history=self.ledger.leases,
         )
 
     def _health(self) -> HealthActor:

@@ -37,6 +37,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: bool = False
     snapshot_outlives: bool = True
     """A machine can be gone back to after it ended."""
+    remote: bool = False
+    """Its machines are on another host, so that they take nothing of this one's memory and processors."""
     egress: bool = False
     """The machine reaches nothing but the ports it was offered, so the host decides what it reaches."""
 

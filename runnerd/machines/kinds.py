@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from runnerd.machines import pool
+from runnerd.machines import demand, pool
 from runnerd.machines.driver import Size
 
 
@@ -31,12 +31,25 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     vcpus: int = 0
     """Processors that may be promised to all machines together; 0 sets no limit."""
+    max_idle: int = 0
+    """Idle machines of a kind, where the last hours needed more than its `min_idle`; -1: as room allows."""
     builders: int = 1
 
 
-def limits(kinds: Mapping[str, Kind], rules: Rules, *, overhead: int) -> pool.Rules:
-    """Return the limits of every kind, when a machine costs `overhead` MiB beside its memory."""
-    return pool.Rules(
+def limits(
+    kinds: Mapping[str, Kind],
+    rules: Rules,
+    *,
+    overhead: int,
+    remote: bool = False,
+    wanted: Mapping[str, int] | None = None,
+) -> pool.Rules:
+    """Return the limits of every kind, when a machine costs `overhead` MiB beside its memory.
+
+    Nothing of this host limits machines that are `remote`. `wanted` are idle machines of each kind that the
+    last hours speak for.
+    """
+    bounds = pool.Rules(
         shelves=tuple(
             pool.Shelf(
                 image=name,
@@ -49,7 +62,13 @@ def limits(kinds: Mapping[str, Kind], rules: Rules, *, overhead: int) -> pool.Ru
             for name, kind in kinds.items()
         ),
         max_total=rules.max_total,
-        memory=rules.memory,
-        vcpus=rules.vcpus,
+        memory=None if remote else rules.memory,
+        vcpus=0 if remote else rules.vcpus,
+        max_idle=rules.max_idle,
         builders=rules.builders,
     )
+    if not wanted or not rules.max_idle:
+        return bounds
+    ready = demand.ready(bounds, wanted)
+    shelves = (msgspec.structs.replace(shelf, ready=ready[shelf.image]) for shelf in bounds.shelves)
+    return msgspec.structs.replace(bounds, shelves=tuple(shelves))

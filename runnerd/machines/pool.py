@@ -60,6 +60,8 @@ class Shelf(msgspec.Struct, frozen=True, kw_only=True):
     """What one of its machines takes: guest memory and the monitor's own. Never overcommitted."""
     vcpus: int = 1
     min_idle: int = 1
+    ready: int = 0
+    """Idle machines that what the last hours needed speaks for, `min_idle` among them."""
     max_total: int = 0
     """Machines of it alive at once; 0 sets no limit of its own."""
     max_idle_age: float = 1200.0
@@ -72,10 +74,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Every image there is, the first kept warm first."""
     max_total: int = 0
     """Machines alive at once; 0 leaves it to memory alone."""
-    memory: int
-    """What all machines together may take."""
+    memory: int | None
+    """What all machines together may take; None where they are on another host, whose matter it is."""
     vcpus: int = 0
     """Processors that may be promised to all machines together; 0 sets no limit."""
+    max_idle: int = 0
+    """Idle machines of an image, where the last hours needed more than its `min_idle`; -1: as room allows."""
     builders: int = 1
     """Machines built at once: more than one per core only makes each later."""
     give_up_after: int = 3
@@ -158,16 +162,16 @@ def backoff(failures: int) -> float:
     return min(60.0, 0.5 * 2.0 ** min(failures - 1, 10))
 
 
-def capacity(rules: Rules) -> int:
-    """How many machines may be alive at once if all were of the largest kind."""
+def capacity(rules: Rules) -> int | None:
+    """How many machines may be alive at once if all were of the largest kind; None: nothing limits them."""
     largest = max((shelf.memory for shelf in rules.shelves), default=1)
     widest = max((shelf.vcpus for shelf in rules.shelves), default=1)
-    limits = [max(0, rules.memory // largest)]
+    limits = [] if rules.memory is None else [max(0, rules.memory // largest)]
     if rules.vcpus:
         limits.append(rules.vcpus // widest)
     if rules.max_total:
         limits.append(rules.max_total)
-    return min(limits)
+    return min(limits, default=None)
 
 
 def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
@@ -180,8 +184,8 @@ def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
         return f"all {shelf.max_total} machines that image {image} may have are taken"
     if rules.max_total and len(slots) >= rules.max_total:
         return f"all {rules.max_total} machines that the pool may have are taken"
-    free = rules.memory - sum(rules.shelf(s.image).memory for s in slots)
-    if shelf.memory > free:
+    free = (rules.memory or 0) - sum(rules.shelf(s.image).memory for s in slots)
+    if rules.memory is not None and shelf.memory > free:
         return f"a machine needs {shelf.memory} MiB and {max(0, free)} MiB of {rules.memory} MiB are free"
     promised = sum(rules.shelf(s.image).vcpus for s in slots)
     if rules.vcpus and shelf.vcpus + promised > rules.vcpus:
@@ -197,11 +201,11 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     """Say what to do now; the same state and time give the same actions.
 
     Who waits is served in the order of arrival, oldest warm machine first. A leased machine is never
-    touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm,
-    within memory, processors, the limits and the number of builders. Who came first also gets room first: a
-    small machine is not built where a larger one waits. A kept machine is brought back as soon as there is
-    room for one more, whatever the builders do. A warm machine past its age is replaced. Builders that are
-    left make the templates of images that have none.
+    touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm, and
+    then `ready`, within memory, processors, the limits and the number of builders. Who came first also gets
+    room first: a small machine is not built where a larger one waits. A kept machine is brought back as soon
+    as there is room for one more, whatever the builders do. A warm machine past its age is replaced.
+    Builders that are left make the templates of images that have none.
     While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
@@ -274,13 +278,17 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             return tuple(actions)
         else:
             order(image)
-    for shelf in rules.shelves if not state.draining else ():
-        for _ in range(shelf.min_idle - idle.count(shelf.image)):
-            if busy() or tried_later(shelf.image):
+    # Every image's minimum comes before what only the last hours speak for.
+    floors = [(shelf.image, shelf.min_idle) for shelf in rules.shelves]
+    wanted = [(shelf.image, shelf.ready) for shelf in rules.shelves]
+    for image, number in (*floors, *wanted) if not state.draining else ():
+        for _ in range(number - idle.count(image)):
+            if busy() or tried_later(image):
                 break
-            if hindrance(alive, rules, shelf.image) is not None:
+            if hindrance(alive, rules, image) is not None:
                 break
-            order(shelf.image)
+            order(image)
+            idle.append(image)
     for image in state.cold if not state.draining else ():
         if image in building or image in preparing or busy() or tried_later(image):
             continue
@@ -339,7 +347,7 @@ def _surplus(building: Sequence[str], unserved: Sequence[Waiting]) -> list[str]:
 def _too_small(rules: Rules, image: str) -> str:
     """Why not one machine of this image fits into an empty pool; empty when one does."""
     shelf = rules.shelf(image)
-    if shelf.memory > rules.memory:
+    if rules.memory is not None and shelf.memory > rules.memory:
         return (
             f"a machine of image {image} needs {shelf.memory} MiB and the pool may use "
             f"{rules.memory} MiB: make its memory smaller or [pool] memory_reserve lower"

@@ -111,7 +111,7 @@ class Running:
     def __init__(self, driver, **rules) -> None:
         self.mailbox = Mailbox(16)
         limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
-        given = {name: limits.pop(name) for name in ("snapshot_key", "patient") if name in limits}
+        given = {name: limits.pop(name) for name in ("snapshot_key", "patient", "history") if name in limits}
         kinds = limits.pop("kinds", {"default": Kind(size=SIZE)})
         self.told = []
         """What the journal heard, with what the driver had done by then."""

@@ -1,6 +1,7 @@
 """What the pool says of itself."""
 
 from runnerd.actors.pool_report import describe
+from runnerd.machines.demand import Demand
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.pool import Failing, Rules, Shelf, Slot, Stage, State, Waiting
 from runnerd.model import Pause
@@ -13,12 +14,16 @@ class Emulating:
     capabilities = Capabilities(isolated=True, emulated=True)
 
 
-RULES = Rules(shelves=(Shelf(image="a", memory=100), Shelf(image="b", memory=100)), memory=300)
+RULES = Rules(shelves=(Shelf(image="a", memory=100), Shelf(image="b", memory=100, ready=2)), memory=300)
 FAILING = Failing("a", 3, 25.0, "no kernel")
 
 
 def report(pause=None, **state):
-    return describe(Emulating(), State(**state), RULES, 20.0, jobs={"m1": 7}, asked={1: 8, 2: 9}, pause=pause)
+    return describe(
+        Emulating(), State(**state), RULES, 20.0,
+        jobs={"m1": 7, "restore-3": 4}, asked={1: 8, 2: 9}, there={"m1"},
+        demand={"b": Demand().after(10.0).after(11.0)}, pause=pause,
+    )  # fmt: skip
 
 
 def test_everything_is_said():
@@ -34,10 +39,22 @@ def test_everything_is_said():
         ("x", "building", 1.0, None),
     ]
     assert [(w.job, w.age, w.why) for w in said.waiting] == [
-        (8, 5.0, "no kernel"),
-        (9, 2.0, "a machine is being made"),
+        (8, 5.0, "3 builds in a row of image a failed, the next is tried in 5 s: no kernel"),
+        (9, 2.0, "its machine is being made"),
     ]
-    assert said.trouble == ("image a: 3 builds failed in a row, next in 5 s: no kernel",)
+    assert said.trouble == (said.waiting[0].why,)
+    assert said.keeps == (
+        "image a: keeps 1 warm, as min_idle says; no jobs in the last hour",
+        "image b: keeps 2 warm: 2 jobs in the last hour, and lately up to 2 within a minute",
+    )
+
+
+def test_a_job_whose_machine_is_brought_back_still_waits():
+    """Its place is taken, and nobody has a machine in it yet."""
+    said = report(slots=(Slot("restore-3", "b", Stage.LEASED, 18.0),))
+    assert [(w.job, w.age, w.why) for w in said.waiting] == [
+        (4, 2.0, "the machine it goes on in is being brought back")
+    ]
 
 
 def test_it_is_ready_while_one_image_works():

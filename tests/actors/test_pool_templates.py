@@ -27,7 +27,7 @@ async def test_a_broken_image_keeps_no_other_from_working(nursery, autojump_cloc
         await pool.lease(2, "default")
     described = await pool.describe()
     assert described.ready
-    assert "image default: 3 builds failed in a row" in described.trouble[0]
+    assert "3 builds in a row of image default failed" in described.trouble[0]
     assert "build it" in described.trouble[0]
     nursery.cancel_scope.cancel()
 

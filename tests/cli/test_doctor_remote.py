@@ -37,6 +37,13 @@ def test_service_that_is_well(tmp_path, fakes) -> None:
         assert doctor.remote_service(settings(tmp_path, address), now=time.time()).verdict == "warning"
 
 
+def test_room_on_the_other_host(tmp_path) -> None:
+    """This host's memory says nothing about machines elsewhere; that nothing limits them is a warning."""
+    assert doctor.remote_room(4).verdict == "good"
+    unlimited = doctor.remote_room(0)
+    assert (unlimited.verdict, unlimited.cure) == ("warning", "set [pool] max_total")
+
+
 def test_token_and_address(tmp_path, fakes) -> None:
     """A token out of its time, a refused one and an absent service are problems that say which."""
     now = time.time()

@@ -123,7 +123,8 @@ class Answering:
 
     def pool(self) -> Any:
         return {
-            "driver": "qemu", "isolated": True, "emulated": True, "capacity": 4,
+            "driver": "qemu", "isolated": True, "emulated": True, "remote": False, "capacity": 4,
+            "keeps": ["image default: keeps 1 warm"],
             "machines": [{"machine": "m1", "image": "default", "stage": "busy", "age": 2.0, "job": 3}],
             "waiting": [{"job": 4, "image": "default", "age": 1.0, "why": "no room"}],
             "trouble": ["image x: absent"], "paused": "the pool is paused: a disk",
@@ -286,6 +287,7 @@ def test_pool(invoke, daemon: Answering) -> None:
     assert "driver qemu, emulated, room for 4 machines" in text
     assert "m1       default  busy   2.0 s  3" in text
     assert "\nthe pool is paused: a disk\n" in text
+    assert "\nimage default: keeps 1 warm\n" in text
     assert "no room" in text
     assert "trouble: image x: absent" in text
 

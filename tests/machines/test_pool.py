@@ -281,6 +281,7 @@ def shelves(image: str, memory: int, vcpus: int):
         memory=st.just(memory),
         vcpus=st.just(vcpus),
         min_idle=st.integers(0, 2),
+        ready=st.integers(0, 3),
         max_total=st.integers(0, 3),
         max_idle_age=st.just(50.0),
     )

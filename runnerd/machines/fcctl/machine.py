@@ -31,7 +31,7 @@ from runnerd.machines.fcctl.execution import Execution
 from runnerd.machines.fcctl.service import NotThere, Service, ServiceDenied, ServiceTrouble
 from runnerd.machines.fcctl.session import PATIENCE, Session
 
-CAPABILITIES = Capabilities(isolated=True, snapshot=True, snapshot_outlives=False)
+CAPABILITIES = Capabilities(isolated=True, remote=True, snapshot=True, snapshot_outlives=False)
 READY = 90.0
 """Seconds for a machine to come up; the service's own were measured at 15."""
 POLL = 0.5
