@@ -6,10 +6,11 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -36,6 +37,7 @@ from runnerd.store.ledger import Delivery, Ledger, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.supervisor import Child, GaveUp, RestartPolicy, StartFailed, sole, supervise
 from runnerd.workflow import ExpressionError, load, matches
+from runnerd.workflow.legs import labels_of
 from runnerd.workflow.model import Workflow, WorkflowErrors
 from runnerd.workflow.triggers import dispatch_inputs
 
@@ -103,7 +105,7 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
     event = msgspec.structs.replace(
         request.event, delivery=DELIVERY, sha=tree.sha or NO_COMMIT, ref=tree.ref or request.event.ref
     )
-    runs, notes = _plan(request, event, workflow_files(tree.root))
+    runs, notes, places = _plan(request, event, workflow_files(tree.root))
     with tempfile.TemporaryDirectory(prefix="runnerd-") as folder:
         own = Path(folder)
         async with open_ledger(own / "ledger.db") as ledger:
@@ -118,7 +120,7 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
                 variables=request.variables,
                 environment=request.env,
             )
-            once = _Once(config, ledger, site, partial(open_driver, config, unwritten, own))
+            once = _Once(config, ledger, site, partial(open_driver, config, unwritten, own), places)
             try:
                 interrupted = await once.run(event, request.body, runs, notes)
             except Exception as error:
@@ -133,9 +135,10 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
 
 def _plan(
     request: Request, event: Event, files: Mapping[str, bytes]
-) -> tuple[list[NewRun], list[WorkflowNote]]:
-    """The runs of the files that match; raises `Nothing` where none does."""
+) -> tuple[list[NewRun], list[WorkflowNote], list[Any]]:
+    """The runs of the files that match, and each `runs-on` in them; raises `Nothing` where none does."""
     tree = files
+    places: list[Any] = []
     if request.workflow_files:
         wanted = set(request.workflow_files)
         files = {path: text for path, text in files.items() if wanted & {path, Path(path).name}}
@@ -146,16 +149,16 @@ def _plan(
         raise Nothing(f"{request.path} has no workflow files in .github/workflows")
     runs, notes = [], []
     for path, text in files.items():
-        run, note = _plan_file(request, event, path, text.decode("utf-8", "replace"), tree)
+        run, note = _plan_file(request, event, path, text.decode("utf-8", "replace"), tree, places)
         notes.append(note)
         runs += [run] if run is not None else []
     if not runs:
         raise Nothing("\n".join(["nothing matches", *(f"{note.path}: {note.reason}" for note in notes)]))
-    return runs, notes
+    return runs, notes, places
 
 
 def _plan_file(
-    request: Request, event: Event, path: str, source: str, tree: Mapping[str, bytes]
+    request: Request, event: Event, path: str, source: str, tree: Mapping[str, bytes], places: list[Any]
 ) -> tuple[NewRun | None, WorkflowNote]:
     called: dict[str, NewCalled] = {}
 
@@ -203,6 +206,7 @@ def _plan_file(
         named = run_name(workflow, contexts)
     except ExpressionError as wrong:
         return _failed(event, path, workflow.name, source, f"`run-name` of {path}: {wrong}"), note
+    places += _places(workflow, keys)
     return NewRun(
         workflow_path=path,
         workflow_name=workflow.name,
@@ -212,6 +216,16 @@ def _plan_file(
         jobs=tuple(NewJob(key=key, leg=UNEXPANDED, name=key) for key in keys),
         called=tuple(called.values()),
     ), note
+
+
+def _places(workflow: Workflow, keys: Iterable[str]) -> Iterator[Any]:
+    """Each `runs-on` of these jobs, and of those they call."""
+    for key in keys:
+        job = workflow.jobs[key]
+        if job.called is not None:
+            yield from _places(job.called, job.called.jobs)
+        else:
+            yield job.runs_on
 
 
 def _failed(event: Event, path: str, name: str, source: str, reason: str) -> NewRun:
@@ -305,7 +319,10 @@ class _LoudLog:
 class _Once:
     """The writer, the pool and the executor, for as long as there is something to run."""
 
-    def __init__(self, config: Config, ledger: Ledger, site: Site, open_driver: OpenDriver) -> None:
+    def __init__(
+        self, config: Config, ledger: Ledger, site: Site, open_driver: OpenDriver, places: Sequence[Any]
+    ) -> None:
+        self._places = places
         self._config = config
         self._ledger = ledger
         self._site = site
@@ -346,12 +363,21 @@ class _Once:
         return self._interrupted
 
     def _children(self) -> list[Child]:
+        # Of the images that the jobs need, a machine for each that asks, and none for one that may ask.
+        needed = self._needed()
         rules = Rules(
+            min_idle=0,
+            max_idle=0,
+            max_total=self._config.pool.max_total,
             memory=drivers.pool_memory(self._config),
             vcpus=drivers.pool_vcpus(self._config),
             builders=drivers.builders(),
         )
-        kinds = drivers.machine_kinds(self._config)
+        kinds = {
+            name: msgspec.structs.replace(kind, min_idle=None)
+            for name, kind in drivers.machine_kinds(self._config).items()
+            if needed is None or name in needed
+        }
         return [
             Child(name="writer", make=lambda: WriterActor(self._ledger), close=self._ledger.close),
             Child(
@@ -362,6 +388,16 @@ class _Once:
             ),
             Child(name="executor", make=self._make_executor, close=self._executor.close),
         ]
+
+    def _needed(self) -> set[str] | None:
+        """The images that the jobs claim; None where a `runs-on` is known only once its job is reached."""
+        if any("${{" in str(place) for place in self._places):
+            return None
+        found = set()
+        for place in self._places:
+            with suppress(ExpressionError):  # its job will say so
+                found.add(self._site.image_for(labels_of(place, {})))
+        return {image for image in found if image is not None}
 
     def _make_executor(self) -> ExecutorActor:
         return ExecutorActor(

@@ -54,9 +54,9 @@ def checkout(tmp_path: Path) -> Path:
     return path
 
 
-def run(path: Path, lines: list[str], open_driver=drivers.open_driver, **options) -> Report:
+def run(path: Path, lines: list[str], open_driver=drivers.open_driver, settings=None, **options) -> Report:
     environ = {"STATE_DIRECTORY": str(path.parent / "state"), "HOME": str(path)}
-    config = load(None, environ=environ, flags={"machines.driver": "process", "machines.memory": 128})
+    config = load(settings, environ=environ, flags={"machines.driver": "process", "machines.memory": 128})
     what = happened(path, "push", None, inputs={})
     request = Request(path=path, event=what.event, body=what.body, changed=what.changed, **options)
     return run_once(
@@ -186,3 +186,62 @@ def test_no_machine_ends_it_at_once_in_the_words_of_the_driver(checkout: Path) -
     with pytest.raises(NoMachine, match="there is no image 'default': build it"):
         run(checkout, [], open_driver=open_driver)
     assert tried == ["default"]
+
+
+TWO_IMAGES = """
+[pool]
+min_idle = 3
+[images.default]
+labels = ["ubuntu-latest"]
+[images.other]
+labels = ["elsewhere"]
+min_idle = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "templates", "machines"),
+    [
+        (
+            "jobs: {a: {runs-on: ubuntu-latest, steps: [{run: x}]}, "
+            "b: {runs-on: [ubuntu-latest], steps: [{run: x}]}}",
+            {"default"},
+            2,
+        ),
+        ("jobs: {a: {runs-on: nowhere, steps: [{run: x}]}}", set(), 0),
+        (
+            "jobs: {a: {strategy: {matrix: {os: [elsewhere]}}, "
+            "runs-on: '${{ matrix.os }}', steps: [{run: x}]}}",
+            {"default", "other"},
+            1,
+        ),
+        ("jobs: {a: {uses: ./.github/workflows/called.yml}}", {"other"}, 1),
+    ],
+)
+def test_nothing_is_made_that_no_job_needs(checkout: Path, text: str, templates: set, machines: int) -> None:
+    """A machine for each job and none to spare, of the images that the jobs claim."""
+    (checkout / ".github/workflows/ci.yml").write_text(f"on: push\n{text}\n")
+    (checkout / ".github/workflows/called.yml").write_text(
+        "on: workflow_call\njobs: {a: {runs-on: elsewhere, steps: [{run: x}]}}\n"
+    )
+    settings = checkout.parent / "config.toml"
+    settings.write_text(TWO_IMAGES)
+    made: set[str] = set()
+    kept: list = []
+
+    @asynccontextmanager
+    async def open_driver(config, journal, own):
+        async with open_fake_driver() as driver:
+            build_template = driver.build_template
+
+            async def counted(image, size):
+                made.add(image)
+                return await build_template(image, size)
+
+            driver.build_template = counted
+            kept.append(driver)
+            yield driver
+
+    run(checkout, [], open_driver=open_driver, settings=settings)
+    assert made <= templates
+    assert kept[0].made == machines
