@@ -39,7 +39,7 @@ def missing(
 
 def install_command(names: Iterable[str], *, root: bool, required: Mapping[str, str] = REQUIRED) -> str:
     """Return the exact command that installs what `missing` named; empty when nothing is missing."""
-    packages = sorted({required[name] for name in names})
+    packages = sorted({required[name] for name in names if name in required})
     if not packages:
         return ""
     return ("" if root else "sudo ") + "apt-get install --no-install-recommends -y " + " ".join(packages)
@@ -54,5 +54,6 @@ def require(*names: str, environ: Mapping[str, str] = os.environ) -> tuple[str, 
     absent = [name for name, path in paths.items() if path is None]
     if absent:
         command = install_command(absent, root=os.geteuid() == 0)
-        raise FileNotFoundError(f"this host lacks {', '.join(absent)}; install with: {command}")
+        cure = f"; install with: {command}" if command else ""
+        raise FileNotFoundError(f"this host lacks {', '.join(absent)}{cure}")
     return tuple(path for path in paths.values() if path is not None)

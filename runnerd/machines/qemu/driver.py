@@ -53,6 +53,7 @@ _TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
 async def open_qemu_driver(
     *,
     state: Path,
+    program: str = "qemu-system-x86_64",
     images: Path | None = None,
     snapshots: Path | None = None,
     accelerator: str = "auto",
@@ -67,8 +68,9 @@ async def open_qemu_driver(
 ) -> AsyncIterator[QemuDriver]:
     """Open the driver; leaving ends every machine it made and removes all they held.
 
-    `state` is the daemon's state directory: no two drivers share one. `images` and `snapshots` are the
-    folders of images and of frozen templates, by default inside it; these may be shared.
+    `state` is the daemon's state directory: no two drivers share one. `program` is QEMU, by name or path.
+    `images` and `snapshots` are the folders of images and of frozen templates, by default inside it; these
+    may be shared.
     `launcher_socket` is where a launcher of its own listens; without one it runs in this process, and
     `cgroup` says which control group its machines have, as `cgroups.usable` reads it.
     `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
@@ -80,7 +82,7 @@ async def open_qemu_driver(
     if accelerator not in ("auto", "kvm", "tcg"):
         raise ValueError(f"{accelerator!r} is no accelerator: use auto, kvm or tcg")
     try:
-        qemu, *_ = host.require("qemu-system-x86_64", "mke2fs", "choom", "prlimit", "setpriv")
+        qemu, *_ = host.require(program, "mke2fs", "choom", "prlimit", "setpriv")
     except FileNotFoundError as error:
         raise NoMachine(str(error)) from error
     failed: BaseException | None = None

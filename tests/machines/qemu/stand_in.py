@@ -1,0 +1,107 @@
+"""A process that takes QEMU's place: it speaks QMP as QEMU 7.2 does, and has a real agent behind its port.
+
+Run as `stand_in.py AGENT FOLDER QEMU'S-ARGUMENTS…`: AGENT is the packed agent, FOLDER where it may write.
+What it saves as its state is a word, and it loads nothing else.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+from typing import Any
+
+STATE = b"the state of a stand-in"
+VERSION = {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "stand-in"}
+
+
+def end_of(name: str, words: list[str]) -> socket.socket:
+    """The socket that the command line gives to a chardev."""
+    found = re.search(rf"socket,id={name},fd=(\d+)", " ".join(words))
+    assert found, f"no chardev {name}"
+    return socket.socket(fileno=int(found[1]))
+
+
+class StandIn:
+    """One machine."""
+
+    def __init__(self, agent: str, folder: str, words: list[str]) -> None:
+        self.monitor, self.port = end_of("qmp", words), end_of("agent", words)
+        self.status = "inmigrate" if "-incoming" in words else "running"
+        self.inside: socket.socket | None = None
+        self.descriptor = -1
+        self._agent, self._folder = agent, folder
+
+    def run(self) -> None:
+        """Serve until the monitor is closed; the agent ends with this process, for it loses its port."""
+        self.say({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
+        if self.status == "running":
+            self.wake()
+        buffer = b""
+        while True:
+            heard = [self.monitor, *([self.port, self.inside] if self.inside else [])]
+            for end in select.select(heard, [], [])[0]:
+                if end is self.monitor:
+                    data, rights, _, _ = end.recvmsg(65536, socket.CMSG_SPACE(4))
+                    if not data:
+                        return
+                    for _, _, content in rights:
+                        self.descriptor = array.array("i", content)[0]
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    for line in lines:
+                        self.obey(json.loads(line))
+                elif self.inside is not None:
+                    data = end.recv(65536)
+                    if not data:
+                        self.inside.close()  # whose end is the agent's
+                        self.inside = None
+                        break
+                    (self.inside if end is self.port else self.port).sendall(data)
+
+    def wake(self) -> None:
+        """Start what is inside the machine."""
+        self.inside, theirs = socket.socketpair()
+        words = [sys.executable, "-I", "-S", "-B", self._agent, "--root", self._folder]
+        with theirs:
+            subprocess.Popen([*words, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+
+    def obey(self, command: dict[str, Any]) -> None:
+        """Carry out one command as far as the driver looks at what comes of it."""
+        name, result = command["execute"], {}
+        if name == "query-status":
+            result = {"status": self.status}
+        elif name == "stop":
+            self.status = "paused"
+        elif name == "cont":
+            self.status = "running"
+            if self.inside is None:
+                self.wake()
+        self.say({"return": result, "id": command["id"]})
+        if name == "migrate":
+            os.write(self.descriptor, STATE)
+            self.status = "postmigrate"
+        elif name == "migrate-incoming":
+            taken = b""
+            while data := os.read(self.descriptor, 65536):
+                taken += data
+            assert taken == STATE, taken
+        if name in ("migrate", "migrate-incoming"):
+            os.close(self.descriptor)
+            for status in ("setup", "completed"):
+                self.say({"event": "MIGRATION", "data": {"status": status}, "timestamp": {}})
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send one message."""
+        self.monitor.sendall(json.dumps(message).encode() + b"\r\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[3:] == ["--version"]:
+        print("QEMU emulator version 7.2.22 (stand-in)")
+    else:
+        StandIn(sys.argv[1], sys.argv[2], sys.argv[3:]).run()
