@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import posixpath
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -22,11 +23,20 @@ import msgspec
 
 from runnerd.machines.layers import Tree
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdError, ZstdFile
+else:
+    from backports.zstd import DecompressionParameter, ZstdError, ZstdFile
+
 LARGEST_TEXT = 4 << 20
-LARGEST_LAYER = 32 << 30
+LARGEST_IMAGE = 32 << 30
+"""Bytes of all layers together, unpacked."""
 MOST_LAYERS = 127
+WINDOW = 27
+"""Log2 of the memory that unpacking a layer may take: what the zstd program takes unless told otherwise."""
 
 _GZIP = ("application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip")
+_ZSTD = ("application/vnd.oci.image.layer.v1.tar+zstd",)
 _PLAIN = ("application/vnd.oci.image.layer.v1.tar",)
 _INDEX = (
     "application/vnd.oci.image.index.v1+json",
@@ -38,7 +48,10 @@ _MANIFEST = (
 )
 
 
-_DAMAGE = (tarfile.TarError, msgspec.MsgspecError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError)
+_DAMAGE = (
+    *(tarfile.TarError, msgspec.MsgspecError, UnicodeError),
+    *(EOFError, zlib.error, gzip.BadGzipFile, ZstdError),
+)
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -116,10 +129,10 @@ def opened(path: Path, work: Path) -> Iterator[Tree]:
             config = msgspec.json.decode(_text(store, manifest.config), type=_Config)
             if len(config.rootfs.diff_ids) != len(manifest.layers) or len(manifest.layers) > MOST_LAYERS:
                 raise ValueError("its configuration and its manifest disagree about its layers")
-            tree = Tree()
+            tree, left = Tree(), LARGEST_IMAGE
             for layer, wanted in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
                 plain = stack.enter_context(tempfile.TemporaryFile(dir=work))
-                _unpack(store, layer, wanted, plain)
+                left -= _unpack(store, layer, wanted, plain, left)
                 tree.apply(stack.enter_context(tarfile.open(fileobj=plain, mode="r:")))
             yield tree
     except _DAMAGE as error:
@@ -207,9 +220,12 @@ class _Hashing(io.RawIOBase):
         return len(data)
 
 
-def _unpack(store: _Store, layer: Descriptor, diff_id: str, out: IO[bytes]) -> None:
-    """Write a layer's tar to a file, both digests checked: of what is stored, and of what it unpacks to."""
-    if layer.media_type not in (*_GZIP, *_PLAIN):
+def _unpack(store: _Store, layer: Descriptor, diff_id: str, out: IO[bytes], left: int) -> int:
+    """Write a layer's tar to a file and return its size, which is at most `left`.
+
+    Both digests are checked: of what is stored, and of what it unpacks to.
+    """
+    if layer.media_type not in (*_GZIP, *_ZSTD, *_PLAIN):
         raise ValueError(
             f"a layer is of the kind {layer.media_type!r}, which is not read here: convert the image with "
             "skopeo copy --dest-compress-format gzip"
@@ -217,11 +233,16 @@ def _unpack(store: _Store, layer: Descriptor, diff_id: str, out: IO[bytes]) -> N
     plain, size = hashlib.sha256(), 0
     with _blob(store, layer) as file:
         stored = _Hashing(file)
-        source = gzip.GzipFile(fileobj=stored) if layer.media_type in _GZIP else cast(IO[bytes], stored)
+        source = cast(IO[bytes], stored)
+        if layer.media_type in _GZIP:
+            source = cast(IO[bytes], gzip.GzipFile(fileobj=stored))
+        elif layer.media_type in _ZSTD:
+            limit: dict[int, int] = {DecompressionParameter.window_log_max: WINDOW}
+            source = cast(IO[bytes], ZstdFile(stored, options=limit))
         while data := source.read(1 << 20):
             size += len(data)
-            if size > LARGEST_LAYER:
-                raise ValueError(f"a layer unpacks to more than {LARGEST_LAYER >> 30} GiB")
+            if size > left:
+                raise ValueError(f"its layers unpack to more than {LARGEST_IMAGE >> 30} GiB")
             plain.update(data)
             out.write(data)
         while stored.read(1 << 20):
@@ -230,3 +251,4 @@ def _unpack(store: _Store, layer: Descriptor, diff_id: str, out: IO[bytes]) -> N
     if diff_id != f"sha256:{plain.hexdigest()}":
         raise ValueError(f"a layer is not what the image's configuration says it is ({diff_id[:80]})")
     out.seek(0, os.SEEK_SET)
+    return size

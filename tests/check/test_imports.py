@@ -93,6 +93,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("runnerd.cli", "runnerd.__main__"),
     "rich": ("runnerd.cli",),
     "regex": ("runnerd.jobs.matchers",),
+    "backports": ("runnerd.machines.oci",),
 }
 """Third-party library -> the modules that may import it."""
 

@@ -21,8 +21,8 @@ def tarred(files):
     return out.getvalue()
 
 
-def write(path: Path, layers, *, architecture="amd64"):
-    """Make a layout in a folder and return it."""
+def write(path: Path, layers, *, architecture="amd64", form="gzip", pack=gzip.compress):
+    """Make a layout in a folder and return it; layers are of the `form` that `pack` gives them."""
     blobs = path / "blobs/sha256"
     blobs.mkdir(parents=True, exist_ok=True)
 
@@ -33,7 +33,7 @@ def write(path: Path, layers, *, architecture="amd64"):
 
     ids = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in layers]
     config = blob("config.v1+json", json.dumps({"rootfs": {"type": "layers", "diff_ids": ids}}).encode())
-    packed = [blob("layer.v1.tar+gzip", gzip.compress(data, mtime=0)) for data in layers]
+    packed = [blob(f"layer.v1.tar+{form}", pack(data)) for data in layers]
     manifest = blob(
         "manifest.v1+json", json.dumps({"schemaVersion": 2, "config": config, "layers": packed}).encode()
     )

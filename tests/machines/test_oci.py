@@ -1,12 +1,20 @@
 """Container images on disk: every digest checked, folders and tars alike."""
 
+import gzip
 import hashlib
 import json
+import os
+import sys
 import tarfile
 
 import pytest
 
 from runnerd.machines import oci
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from .oci_layout import tarred, write
 
@@ -83,3 +91,65 @@ def test_an_image_for_another_processor_is_refused(tmp_path):
     layout = write(tmp_path / "layout", LAYERS, architecture="arm64")
     with pytest.raises(ValueError, match=r"0 images for linux/amd64.*skopeo copy"):
         oci.identity(layout)
+
+
+def chunked(data):
+    """Several frames and a skippable one, as builders write for readers who want a part."""
+    half = len(data) // 2
+    skippable = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"index"
+    return zstd.compress(data[:half]) + zstd.compress(data[half:]) + skippable
+
+
+@pytest.mark.parametrize("pack", [zstd.compress, chunked])
+def test_layers_of_zstd(tmp_path, pack):
+    """They are read as those of gzip are, with both digests checked."""
+    layout = write(tmp_path / "layout", LAYERS, form="zstd", pack=pack)
+    assert read(layout, tmp_path, "etc/os") == b"two"
+    assert read(layout, tmp_path, "bin/sh") == b"sh"
+
+
+@pytest.mark.parametrize(
+    ("pack", "problem"),
+    [
+        (lambda data: zstd.compress(data)[:-9], "damaged"),
+        (lambda data: b"\x28\xb5\x2f\xfd" + os.urandom(99), "damaged"),
+        (lambda data: zstd.compress(data) + b"more", "damaged"),
+        (lambda data: zstd.compress(data + bytes(512)), "not what the image's configuration says"),
+    ],
+)
+def test_layers_of_zstd_that_are_harmed(tmp_path, pack, problem):
+    """Cut off, no zstd, followed by something else, or of other content: refused."""
+    layout = write(tmp_path / "layout", LAYERS, form="zstd", pack=pack)
+    with pytest.raises(ValueError, match=problem):
+        read(layout, tmp_path, "etc/os")
+
+
+def windowed(data):
+    """A frame that asks for 256 MiB of memory."""
+    packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
+    return packer.compress(data) + packer.flush()
+
+
+def test_a_layer_that_wants_too_much_memory(tmp_path):
+    """A frame says how much memory its unpacking takes: more than is customary is refused."""
+    layout = write(tmp_path / "layout", LAYERS, form="zstd", pack=windowed)
+    with pytest.raises(ValueError, match=r"damaged or no OCI image.*memory"):
+        read(layout, tmp_path, "etc/os")
+
+
+@pytest.mark.parametrize(("form", "pack"), [("zstd", zstd.compress), ("gzip", gzip.compress)])
+def test_layers_unpack_to_a_bounded_size(tmp_path, monkeypatch, form, pack):
+    """All of them together: a few KiB that unpack to anything fill no disk."""
+    monkeypatch.setattr(oci, "LARGEST_IMAGE", 3 << 20)
+    bomb = tarred({"zeros": (0o644, bytes(2 << 20))})
+    assert len(pack(bomb)) < 10_000
+    assert read(write(tmp_path / "one", [bomb], form=form, pack=pack), tmp_path, "absent") is None
+    with pytest.raises(ValueError, match="unpack to more than"):
+        read(write(tmp_path / "two", [bomb, bomb], form=form, pack=pack), tmp_path, "absent")
+
+
+def test_a_layer_of_another_form(tmp_path):
+    """The form is named, and the program that converts it."""
+    layout = write(tmp_path / "layout", LAYERS, form="bzip2")
+    with pytest.raises(ValueError, match=r"tar\+bzip2.*skopeo copy --dest-compress-format gzip"):
+        read(layout, tmp_path, "etc/os")
