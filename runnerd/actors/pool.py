@@ -354,9 +354,10 @@ class PoolActor:
         try:
             if instead_of is not None:
                 await self._destroy(instead_of, "its job went back to an earlier step")
-            machine = await driver.restore(kept, key=self._snapshot_key())
+            kind = self._kinds[image]
+            machine = await driver.restore(kept, key=self._snapshot_key(), size=kind.size)
             async with self._or_ended(machine, image):
-                if machine.image != (wanted := self._kinds[image].image or image):
+                if machine.image != (wanted := kind.image or image):
                     raise NoMachine(f"what was kept is a machine of image {machine.image}, not of {wanted}")
                 await machine.thaw()
                 with trio.fail_after(LEASE_TIMEOUT):

@@ -286,10 +286,11 @@ class Driver(Protocol):
         """Start a machine from a template; it is not usable before its `thaw`."""
         ...
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
         """Start a machine as another was when it was kept; it is not usable before its `thaw`.
 
-        Raises `NoMachine` with the reason: the snapshot is harmed, of another key, or its image has changed.
+        `size`, where it is given, is what the machine must have: what was admitted is what is started. Raises
+        `NoMachine` with the reason: the snapshot is harmed, of another key or size, or its image has changed.
         """
         ...
 

@@ -376,8 +376,8 @@ class FakeDriver:
         self.machines[machine.id] = machine
         return machine
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
-        """A machine with the files that were written down."""
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
+        """A machine with the files that were written down; it has no size of its own."""
         await trio.lowlevel.checkpoint()
         try:
             kept = msgspec.json.decode((snapshot / "snapshot.json").read_bytes(), type=_Kept)

@@ -116,7 +116,7 @@ class ProcessDriver:
         box.forget = lambda: self._machines.pop(name, None)
         return machine
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
         """Refused: it keeps no snapshots."""
         raise NoMachine("the process driver keeps no snapshots, so there is none to go back to")
 

@@ -130,14 +130,19 @@ def finish(folder: Path, snapshot: Snapshot, final: Path) -> None:
     folder.rename(final)
 
 
-def load(folder: Path) -> Snapshot:
-    """What a folder holds. Raises Unsealed when it is none, or of a version this program does not read."""
+def load(folder: Path, size: Size | None = None) -> Snapshot:
+    """What a folder holds. Raises Unsealed when it is none, of a version this program does not read, or of a
+    machine of another size than is asked for.
+    """
     try:
         found = msgspec.json.decode((folder / "snapshot.json").read_bytes(), type=Snapshot)
     except (OSError, msgspec.MsgspecError) as error:
         raise Unsealed(f"there is no snapshot in {folder.name}: {error}") from error
     if found.format != _FORMAT:
         raise Unsealed(f"the snapshot in {folder.name} was made by another version of runnerd")
+    if size is not None and found.size != size:
+        was, now = (f"{s.vcpus} vCPUs, {s.memory} MiB and a disk of {s.disk} MiB" for s in (found.size, size))
+        raise Unsealed(f"its machine has {was}, and the configuration now says {now}")
     return found
 
 

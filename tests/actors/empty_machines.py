@@ -69,6 +69,7 @@ class DriverOfEmptyMachines:
         self.machines: list[MachineWithoutInside] = []
         self.reaped = 0
         self.keys: list[bytes | None] = []
+        self.sizes: list[Size | None] = []
 
     @asynccontextmanager
     async def open(self):
@@ -92,8 +93,11 @@ class DriverOfEmptyMachines:
         self.alive.add(machine.id)
         return machine
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> MachineWithoutInside:
+    async def restore(
+        self, snapshot: Path, *, key: bytes | None, size: Size | None = None
+    ) -> MachineWithoutInside:
         self.keys.append(key)
+        self.sizes.append(size)
         if not snapshot.name.startswith("whole"):
             raise NoMachine("the snapshot cannot be gone back to: the disk is not complete")
         machine = await self.clone(await self.build_template("default", SIZE))

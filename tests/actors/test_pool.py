@@ -289,7 +289,7 @@ async def test_a_kept_machine_is_leased_as_it_was(nursery, autojump_clock, drive
     await nursery.start(pool.actor.run)
     machine = await pool.lease(7, kept=Path("whole-default"))
     assert machine.leased
-    assert driver.keys == [None]
+    assert (driver.keys, driver.sizes) == ([None], [SIZE])
     lines = (await pool.describe()).machines
     assert [(line.machine, line.stage, line.job) for line in lines] == [(machine.id, "leased", 7)]
     await machine.destroy()

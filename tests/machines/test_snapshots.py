@@ -83,7 +83,11 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
     with pytest.raises(Unsealed, match="there is no snapshot in work"):
         snapshots.load(tmp_path / "work")
     snapshots.finish(tmp_path / "work", kept, tmp_path / "run/step-1")
-    assert snapshots.load(tmp_path / "run/step-1") == kept
+    assert (
+        snapshots.load(tmp_path / "run/step-1") == snapshots.load(tmp_path / "run/step-1", kept.size) == kept
+    )
+    with pytest.raises(Unsealed, match=r"its machine has 2 vCPUs, .* and the configuration now says 7 vCPUs"):
+        snapshots.load(tmp_path / "run/step-1", Size(vcpus=7))
     assert not (tmp_path / "work").exists()
     (tmp_path / "run/step-1/snapshot.json").write_text('{"format": 1}')
     with pytest.raises(Unsealed):

@@ -148,7 +148,7 @@ class FcctlDriver:
         self._machines[name] = machine
         return machine
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> Machine:
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
         """Make a machine that is still held what it was; the one it was until now is lost.
 
         The service's snapshots end with their machine, so there is no going back after that.

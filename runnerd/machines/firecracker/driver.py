@@ -191,10 +191,10 @@ class FirecrackerDriver:
         clone = partial(self._clone, image, template.key, template.path, template.size)
         return await tried_twice(clone, image=image.name, trouble=_TROUBLE)
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> AgentMachine:
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> AgentMachine:
         """See `Driver.restore`."""
         try:
-            kept = await trio.to_thread.run_sync(snapshots.load, snapshot)
+            kept = await trio.to_thread.run_sync(snapshots.load, snapshot, size)
             image = await trio.to_thread.run_sync(wanted, self._images, kept.image)
             if kept.driver != self.name or kept.template != self._key(image, kept.size):
                 raise Unsealed("the image, Firecracker or the host is not what the machine was made with")

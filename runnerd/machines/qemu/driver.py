@@ -208,10 +208,10 @@ class QemuDriver:
             clone = partial(self._clone, mold, mold.frozen)
             return await tried_twice(clone, image=mold.image.name, trouble=_TROUBLE)
 
-    async def restore(self, snapshot: Path, *, key: bytes | None) -> AgentMachine:
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> AgentMachine:
         """See `Driver.restore`."""
         try:
-            kept = await trio.to_thread.run_sync(snapshots.load, snapshot)
+            kept = await trio.to_thread.run_sync(snapshots.load, snapshot, size)
             template = await self.build_template(kept.image, kept.size)
             mold = self._molds.get(template.key)
             if kept.driver != self.name or kept.template != template.key or mold is None:
