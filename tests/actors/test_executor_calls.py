@@ -1,8 +1,10 @@
 """The executor with reusable workflows and concurrency groups, also across a crash."""
 
-from runnerd.machines.fake import Hangs, Succeeds
+from runnerd.machines.fake import Hangs, Replies, Reply, Succeeds
 from runnerd.messages import RunCreated
 from runnerd.model import Outcome, Phase
+from runnerd.planning.again import Wish, part_of
+from runnerd.reading.process import Reader
 from runnerd.store.changes import NewCalled
 from runnerd.workflow.concurrency import Standing
 
@@ -158,3 +160,46 @@ async def test_a_rerun_sees_the_files_that_were_pinned(world):
     record, jobs = await world.finished(again)
     assert (record.outcome, record.called) == (Outcome.SUCCESS, run.called)
     assert jobs["call / two"].outcome is Outcome.SUCCESS
+
+
+async def test_a_called_job_runs_again_within_its_call(world):
+    """The call and its other jobs stay as they were; who needs the caller runs again, with all outputs."""
+    named = NAME.replace("c.yml", "d.yml")
+    job = "runs-on: fast, outputs: {{o: '${{{{ steps.s.outputs.o }}}}'}}, steps: [{{id: s, run: {}}}]"
+    inner = (
+        "on: {workflow_call: {outputs: {a: {value: '${{ jobs.a.outputs.o }}'}, "
+        "b: {value: '${{ jobs.b.outputs.o }}'}}}}\n"
+        f"jobs:\n  a: {{{job.format('first')}}}\n  b: {{{job.format('flaky')}}}\n"
+    )
+    outer = (
+        f"on: push\njobs:\n  call: {{uses: {named}}}\n"
+        "  after: {needs: call, runs-on: fast, steps: [{run: 'see ${{ toJSON(needs.call.outputs) }}'}]}\n"
+    )
+    file = NewCalled(
+        name=named, text=inner, repository="octo/hello", path=named[2:], ref="refs/heads/main", sha="a" * 40
+    )
+    first = Reply(writes={"GITHUB_OUTPUT": b"o=one\n"})
+    end, ended = await world.machines(Replies([("first", first), ("flaky", Reply(code=1))]))
+    await world.executor()
+    run, old = await world.go(outer, called=(file,))
+    assert old["call / b"].outcome is Outcome.FAILURE
+    end.cancel()
+    await world.wait(ended)
+    await world.machines(
+        Replies(
+            [
+                ("flaky", Reply(writes={"GITHUB_OUTPUT": b"o=two\n"})),
+                ('"a": "one",\n  "b": "two"', Reply()),
+            ],
+            otherwise=Reply(code=9),
+        )
+    )
+    wish = Wish(job="call / b")
+    part = await part_of(run, wish, ledger=world.ledger, reader=Reader(), kept=lambda job: ())
+    again = await world.ledger.rerun(run.id, part.again)
+    await world.mailbox.send(RunCreated(again))
+    record, jobs = await world.finished(again)
+    assert {name: job.outcome for name, job in jobs.items()} == dict.fromkeys(jobs, Outcome.SUCCESS)
+    assert record.outcome is Outcome.SUCCESS
+    assert jobs["call / a"].carried == f"{run.id}/{old['call / a'].id}"
+    assert (jobs["call / b"].carried, jobs["after"].carried) == ("", "")

@@ -40,6 +40,22 @@ async def test_what_is_gone_is_said_to_be_gone(store):
             pass
 
 
+async def test_what_is_sealed_needs_its_key(tmp_path):
+    """With the key it is as it was; without, the sentence says what is missing."""
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    store = KeptMachines(tmp_path / "kept", Limits(), clock=lambda: 1.0, key_file=key, seals=True)
+    new = store.place(12, 3)
+    new.mkdir()
+    store.put(new, encode(STANDING), run=1, job=12, step=3, name="Test", encrypted=True)
+    async with way_on(store, "12/3") as (_, standing):
+        assert standing == STANDING
+    key.unlink()
+    with pytest.raises(NoMachine, match=r"how job 12 stood before step 3 cannot be read: .*No such file"):
+        async with way_on(store, "12/3"):
+            pass
+
+
 @pytest.mark.parametrize("harm", [b"{}", b"\xff", b""])
 async def test_what_cannot_be_read_is_said_to_be_so(store, harm):
     """Bytes that are no standing, and bytes that are not those which were written."""

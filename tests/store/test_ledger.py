@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from runnerd.model import Actor, Event, JobResult, Outcome, Phase, Repository, StepResult
 from runnerd.store import ledger as module
-from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob, WorkflowNote
+from runnerd.store.changes import Again, EndJob, EndRun, NewJob, NewRun, QueueJob, WorkflowNote
 from runnerd.store.ledger import (
     CannotOpen,
     Delivery,
@@ -392,6 +392,24 @@ class Life(RuleBasedStateMachine):
         else:
             assert isinstance(answer, IllegalTransition)
 
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def rerun_a_part(self, data) -> None:
+        id = self.pick(data, self.runs, "run")
+        mine = sorted(job for job, known in self.jobs.items() if known["run"] == id)
+        chosen = data.draw(st.sets(st.sampled_from(mine)), label="jobs")
+        answer = self.do("rerun", id, Again(jobs=frozenset(chosen)))
+        delivery, path, attempt = self.runs[id]["key"]
+        newest = max(run["key"][2] for run in self.runs.values() if run["key"][:2] == (delivery, path))
+        if self.runs[id]["phase"] != "done" or attempt != newest or not chosen:
+            assert isinstance(answer, IllegalTransition)
+            return
+        self.add_run(answer, delivery, path, attempt + 1)
+        new = sorted(job for job, known in self.jobs.items() if known["run"] == answer)
+        for old, job in zip(mine, new, strict=True):
+            if old not in chosen:
+                self.jobs[job] |= {"phase": "done", "epoch": self.jobs[old]["epoch"], "carried": True}
+
     @rule()
     def send_a_report(self) -> None:
         for row in self.do("outbox_due", 1e9, 1):
@@ -447,13 +465,20 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def every_end_has_its_report(self) -> None:
-        """I4: each ended run and job has exactly one terminal report, sent or owed; no other has one."""
+        """I4: each ended run and job has exactly one terminal report, sent or owed; no other has one.
+
+        One that was carried over has that of the attempt in which it ended.
+        """
         with self.ledger._reading.connect() as connection:
             rows = connection.exec_driver_sql(
                 "SELECT run, job FROM outbox WHERE state = 'completed' AND kind IN ('run', 'job')"
             ).all()
         ended = [(id, None) for id, run in self.runs.items() if run["phase"] == "done"]
-        ended += [(job["run"], id) for id, job in self.jobs.items() if job["phase"] == "done"]
+        ended += [
+            (job["run"], id)
+            for id, job in self.jobs.items()
+            if job["phase"] == "done" and not job.get("carried")
+        ]
         assert sorted(map(tuple, rows), key=str) == sorted(ended, key=str)
 
 
