@@ -7,7 +7,7 @@ shell itself, the person who goes, the idle limit, the daemon that drains. What 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from runnerd.machines.kept import Kept
 from runnerd.machines.sealed import Unsealed
 from runnerd.messages import LeaseMachine, PoolRestarted
 from runnerd.model import JobRecord, RunRecord
+from runnerd.planning.kept import NONE_KEPT, kept_of
 from runnerd.store.ledger import Ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
@@ -47,12 +48,6 @@ END_AGAIN = 0.5
 """Seconds between two ends of the input: each is heard by one reader only."""
 _END = b"\x04"
 _MARK = re.compile(r"^##\[\w+\]")
-
-NOTHING_KEPT = (
-    "none of its machines is kept. [snapshots] in config.toml says which are: by default the newest of a job "
-    "that did not succeed; none of forks, none of jobs that could use a secret or a token unless "
-    "secrets = true, and each only as long as its count, age and disk allow"
-)
 
 _log = log.get("shell")
 
@@ -136,7 +131,7 @@ class Shells:
         image = self._host.image_for(job.labels)
         if image is None:
             raise Refused(f"no image claims the labels of job {job.id} any more: see [images] in config.toml")
-        kept = chosen(job, await trio.to_thread.run_sync(self._shelf.of, job.id), at)
+        kept = chosen(job, await kept_of(job, ledger=self._ledger, kept=self._shelf.of), at)
         try:
             standing = decode(await trio.to_thread.run_sync(self._shelf.standing, kept))
         except (BadStanding, Unsealed) as problem:
@@ -257,18 +252,18 @@ class Shells:
         )
 
 
-def chosen(job: JobRecord, kept: Sequence[Kept], at: str | None) -> Kept:
-    """Return what is meant of what is kept of a job. Raises LookupError with what there is."""
+def chosen(job: JobRecord, kept: Mapping[int, Kept], at: str | None) -> Kept:
+    """Return what is meant of what is kept of a job, by step. Raises LookupError with what there is."""
     if not kept:
-        raise LookupError(f"there is no shell in job {job.id} ({job.name}): {NOTHING_KEPT}")
+        raise LookupError(f"no machine of job {job.id} ({job.name}) is kept: {NONE_KEPT}")
     if at is None:
-        return max(kept, key=lambda each: (each.at, each.step))
-    steps = {each.step: Named(each.step, "", each.name) for each in kept}
+        return kept[max(kept)]
+    steps = {number: Named(number, "", each.name) for number, each in kept.items()}
     steps |= {step.number: Named(step.number, step.id, step.name) for step in job.steps}
     wanted = meant(at, [steps[number] for number in sorted(steps)], what="step", whole=f"job {job.id}")
-    found = next((each for each in kept if each.step == wanted.number), None)
+    found = kept.get(wanted.number)
     if found is None:
-        there = ", ".join(f"{each.step} ({each.name})" for each in kept)
+        there = ", ".join(f"{number} ({each.name})" for number, each in kept.items())
         raise LookupError(
             f"no machine of job {job.id} is kept from before step {wanted}, only from before {there}"
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-import trio
 
 from runnerd.jobs.sequence import placed
 from runnerd.model import JobRecord, Outcome, RunRecord
+from runnerd.planning.kept import NONE_KEPT, Kept, KeptOf, kept_of
 from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import UNEXPANDED, Again, NewJob
@@ -19,14 +18,6 @@ from runnerd.workflow.calls import Scope, callers_of, scope_of
 from runnerd.workflow.expressions.values import to_text
 from runnerd.workflow.meant import Named, Unclear, meant
 from runnerd.workflow.model import Call, WorkflowErrors
-
-_CHAIN = 50
-"""Attempts that are looked through for a kept machine."""
-NONE_KEPT = (
-    "whether they are kept says [snapshots] mode in config.toml; with on-failure it is the newest of a job "
-    "that neither succeeded nor was cancelled, for as long as there is room, none of a fork's, and of a job "
-    "that was given a secret or a token only with [snapshots] secrets"
-)
 
 
 class CannotRerun(Exception):
@@ -49,25 +40,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     said: str
 
 
-class Kept(Protocol):
-    """A machine of a job as it was before a step."""
-
-    @property
-    def step(self) -> int:
-        """The step's number."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The step's name."""
-        ...
-
-
-KeptOf = Callable[[int], Sequence[Kept]]
-"""The machines that are kept of a job; blocks."""
-
-
-async def part_of(run: RunRecord, wish: Wish, *, ledger: Ledger, reader: Reader, kept: KeptOf) -> Part:
+async def part_of(run: RunRecord, wish: Wish, *, ledger: Ledger, reader: Reader, kept: KeptOf[Kept]) -> Part:
     """Find out what a wish comes to in a run that has ended. Raises `CannotRerun`."""
     rows = await ledger.jobs(run.id)
     calls = await ledger.calls(run.id)
@@ -164,27 +137,14 @@ def _step(row: JobRecord, steps: Sequence[Named], wanted: str) -> Named:
         raise CannotRerun(str(unclear)) from None
 
 
-async def _kept_before(row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf) -> str:
-    """Where the machine is kept as it was before a step: `JOB/STEP`.
-
-    One that went on from another job's machine has that one's for the steps before.
-    """
-    job = row.logged[1]
-    there: dict[int, str] = {}
-    below = 1 << 31
-    for _ in range(_CHAIN):
-        for each in await trio.to_thread.run_sync(kept, job):
-            if each.step == step.number and each.step <= below:
-                return f"{job}/{each.step}"
-            if each.step <= below:
-                there.setdefault(each.step, each.name)
-        before = await ledger.job(job)
-        if before is None or not before.resumes:
-            break
-        job, below = (int(part) for part in before.resumes.split("/"))
+async def _kept_before(row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf[Kept]) -> str:
+    """Where the machine is kept as it was before a step: `JOB/STEP`."""
+    there = await kept_of(row, ledger=ledger, kept=kept)
+    if found := there.get(step.number):
+        return f"{found.job}/{found.step}"
     said = f"no machine of job {row.id} ({row.name}) is kept from before step {step.number} ({step.name})"
     if there:
-        choices = ", ".join(f"{number} ({name})" for number, name in sorted(there.items()))
+        choices = ", ".join(f"{number} ({each.name})" for number, each in there.items())
         raise CannotRerun(f"{said}: there are those from before {choices}")
     if not row.machine:
         raise CannotRerun(f"{said}: it never began, so leave --from out")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import trio
 
-from runnerd.actors.shell import AT_ONCE, IDLE, LIFE, NOTHING_KEPT, PATIENCE, Shells, chosen
+from runnerd.actors.shell import AT_ONCE, IDLE, LIFE, PATIENCE, Shells, chosen
 from runnerd.jobs.ports import PolicyUnheld
 from runnerd.jobs.standing import Standing, encode
 from runnerd.jobs.state import Shown
@@ -17,6 +17,7 @@ from runnerd.machines.kept import Kept
 from runnerd.machines.sealed import Unsealed
 from runnerd.messages import PoolRestarted
 from runnerd.model import Actor, Event, JobRecord, Outcome, Pause, Repository, RunRecord, StepResult
+from runnerd.planning.kept import NONE_KEPT
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.web.control import Refused, Unavailable
 from runnerd.web.terminal import Screen
@@ -56,6 +57,9 @@ class Remembered:
 
     async def pause(self):
         return self.paused
+
+    async def job(self, job):
+        return JOB if job == 9 else None
 
     async def payload(self, delivery):
         return {"delivery": delivery}
@@ -180,7 +184,7 @@ class Site:
 @pytest.fixture
 async def site(tmp_path, nursery):
     async with open_fake_driver(capabilities=Capabilities(isolated=True, snapshot=True)) as driver:
-        yield Site(driver, Shelved(kept(tmp_path, 2, 60.0), kept(tmp_path, 3, 0.0)), nursery)
+        yield Site(driver, Shelved(kept(tmp_path, 1, 0.0), kept(tmp_path, 2, 60.0)), nursery)
 
 
 def shell_is(monkeypatch, does):
@@ -443,16 +447,16 @@ async def test_what_cannot_be_used_is_refused(site):
 
 
 @pytest.mark.parametrize(
-    ("at", "step"), [(None, 2), ("2", 2), ("unit", 2), ("Test", 2), ("Pack", 3), ("3", 3)]
+    ("at", "step"), [(None, 3), ("2", 2), ("unit", 2), ("Test", 2), ("Pack", 3), ("3", 3)]
 )
 def test_the_step_that_is_meant(tmp_path, at, step):
     """By number, id or name; without any it is what was kept last."""
-    assert chosen(JOB, (kept(tmp_path, 2, 60.0), kept(tmp_path, 3)), at).step == step
+    assert chosen(JOB, {2: kept(tmp_path, 2), 3: kept(tmp_path, 3)}, at).step == step
 
 
 def test_a_step_that_has_not_ended_has_the_name_it_was_kept_by(tmp_path):
     """A job that runs, or whose step was never recorded, is looked at as well."""
-    assert chosen(JOB, (kept(tmp_path, 4),), "Step 4").step == 4
+    assert chosen(JOB, {4: kept(tmp_path, 4)}, "Step 4").step == 4
 
 
 @pytest.mark.parametrize(
@@ -466,12 +470,12 @@ def test_a_step_that_has_not_ended_has_the_name_it_was_kept_by(tmp_path):
 def test_a_step_without_a_machine_is_refused(tmp_path, at, sentence):
     """The refusal names what there is."""
     with pytest.raises(LookupError) as refused:
-        chosen(JOB, (kept(tmp_path, 2),), at)
+        chosen(JOB, {2: kept(tmp_path, 2)}, at)
     assert sentence in str(refused.value)
 
 
 def test_a_job_of_which_nothing_is_kept():
     """The refusal says which jobs' machines are."""
     with pytest.raises(LookupError) as refused:
-        chosen(JOB, (), None)
-    assert str(refused.value) == f"there is no shell in job 9 (build (x)): {NOTHING_KEPT}"
+        chosen(JOB, {}, None)
+    assert str(refused.value) == f"no machine of job 9 (build (x)) is kept: {NONE_KEPT}"

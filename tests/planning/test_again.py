@@ -53,6 +53,7 @@ class Kept(msgspec.Struct, frozen=True):
 
     step: int
     name: str = "a step"
+    job: int = 0
 
 
 class Attempted:
@@ -109,7 +110,7 @@ class Attempted:
             Wish(job=job, step=step),
             ledger=self.ledger,
             reader=Reader(),
-            kept=lambda job: self.kept.get(job, ()),
+            kept=lambda job: [msgspec.structs.replace(each, job=job) for each in self.kept.get(job, ())],
         )
 
     async def again(self, *wish, run=None):
