@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ LOOK = 1000
 """Pending deliveries that one look takes in."""
 TURN = 25
 """Deliveries of one repository that are planned in one turn, before others are looked at again."""
-RUSH = 16
+RUSH = 8
 """Deliveries within `BREATH` seconds that are a rush: answering their senders then comes before planning."""
 BREATH = 0.1
 PATIENCE = 1.0
@@ -91,8 +92,8 @@ class ParserActor:
         self._timekeeper = timekeeper
         self._gate = gate or Gate(People(None))
         self._bell = trio.Event()
-        self._hints = 0
-        """Deliveries since the last look."""
+        self._hints: deque[float] = deque(maxlen=RUSH)
+        """When the last deliveries came."""
         self._draining = trio.Event()
         self._busy: set[str] = set()
         """Repositories of which a delivery is being planned."""
@@ -128,15 +129,18 @@ class ParserActor:
     async def _let_a_rush_pass(self) -> None:
         """Wait while deliveries pour in, for their senders wait for an answer and nobody for a plan yet."""
         with trio.move_on_after(PATIENCE):
-            while self._hints > RUSH and not self._draining.is_set():
-                self._hints = 0
-                await trio.sleep(BREATH)
-        self._hints = 0
+            while self._is_rush():
+                with trio.move_on_after(BREATH):
+                    await self._draining.wait()
+                    return
+
+    def _is_rush(self) -> bool:
+        return len(self._hints) == RUSH and trio.current_time() - self._hints[0] < BREATH
 
     async def _read_mailbox(self) -> None:
         """A hint says that it is worth looking; what there is to do says the ledger."""
         async for _ in self._mailbox:
-            self._hints += 1
+            self._hints.append(trio.current_time())
             self._bell.set()
         self._draining.set()
         self._bell.set()

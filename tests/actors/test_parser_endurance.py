@@ -1,5 +1,6 @@
 """What the parser does when something is slow, broken or killed."""
 
+import pytest
 import trio
 
 from runnerd.actors import parser
@@ -231,6 +232,31 @@ def test_choosing_what_to_plan():
     assert choose([(str(n), "x") for n in range(TURN + 9)], set(), {}, 0.0, 1) == {
         "x": [str(n) for n in range(TURN)]
     }
+
+
+class EmptyBacklog:
+    """A ledger in which nothing waits; it counts how often somebody looks."""
+
+    def __init__(self):
+        self.looks = 0
+
+    async def backlog(self, limit):
+        await trio.lowlevel.checkpoint()
+        self.looks += 1
+        return []
+
+
+@pytest.mark.parametrize(("pause", "looks"), [(0.01, range(9, 25)), (0.02, range(490, 510))])
+async def test_in_a_rush_there_is_a_look_each_second(pause, looks, nursery, autojump_clock):
+    """A hundred deliveries a second are a rush, though each is heard of alone; fifty are looked at each."""
+    ledger, mailbox = EmptyBacklog(), Mailbox(1)
+    actor = ParserActor(mailbox, ledger=ledger, workers=1, planner=None, executor=None, reporter=None)
+    await nursery.start(actor.run)
+    for _ in range(round(10 / pause)):
+        await mailbox.send(DeliveryAccepted("d"))
+        await trio.sleep(pause)
+    assert ledger.looks in looks
+    mailbox.close()
 
 
 async def test_a_rush_puts_planning_off_but_not_for_long(nursery, autojump_clock):
