@@ -20,7 +20,7 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Report every problem of the configuration at once, each with its place; exit 2 if there is one."""
-    from runnerd.config import ConfigErrors, Problem, load
+    from runnerd.config import ConfigErrors, Problem, load, sizes
 
     file = options.config_file(config)
     problems: tuple[Problem, ...] = ()
@@ -42,6 +42,8 @@ def check(
             typer.echo(str(problem), err=True)
     else:
         typer.echo(f"{file or 'no config file, all defaults'}: good")
+        for line in sizes.explained(settings.images):
+            typer.echo(line)
     raise typer.Exit(Code.USAGE if problems else Code.GREEN)
 
 

@@ -104,6 +104,7 @@ def _plan(
     settings: Config,
 ) -> WorkflowPlan:
     from runnerd.cli.lint import read
+    from runnerd.config import sizes
     from runnerd.jobs.contexts import github_context
     from runnerd.workflow import matches
 
@@ -120,7 +121,8 @@ def _plan(
             event, workflow=workflow, server_url=settings.forge.server, api_url=settings.forge.api
         )
         contexts = {"github": github, "inputs": event.inputs, "vars": variables}
-        jobs = forecast(workflow, contexts, {name: image.labels for name, image in settings.images.items()})
+        claims = {name: kind.labels for name, kind in sizes.kinds(settings.images).items()}
+        jobs = forecast(workflow, contexts, claims)
     return WorkflowPlan(
         path=path,
         name=workflow.name,

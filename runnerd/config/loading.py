@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from runnerd.config import paths, places, words
+from runnerd.config import paths, places, sizes, words
 from runnerd.config.sections import NAME, REPOSITORY, Config, Image, Repository, Secret, SecretRule, Setting
 
 FILE_LIMIT = 1 << 20
@@ -174,6 +174,9 @@ class _Loading:
                         self._place((name, key)),
                         f"image {key!r} uses {value.uses!r}, which must have its own build and packages",
                     )
+        if item is Image:
+            for key, problem in sizes.clashes(cast(dict[str, Image], built)).items():
+                self._problem(self._place((name, key)), problem)
         return built
 
     def _variables(self, section: str) -> dict[str, str]:

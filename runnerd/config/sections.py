@@ -55,6 +55,13 @@ AllowedRepository = Annotated[
 ]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._+-]*$", description="one word of letters, digits and ._+-")]
 
+SizeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([1-9]|[1-9]\d|1\d\d|2[0-4]\d|25[0-6])cpu-[1-9]\d{0,3}gb$",
+        description='a size such as "4cpu-8gb", of 1 to 256 vCPUs and 1 to 9999 GiB',
+    ),
+]
 
 Cidr = Annotated[
     str,
@@ -247,11 +254,13 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """`[images.NAME]`: one kind of machine, and the `runs-on` labels it claims.
 
-    `uses` names the table whose built image it boots from, where that is not its own. `oci` and
+    `uses` names the table whose built image it boots from, where that is not its own; for `sizes` see
+    `config.sizes`. `oci` and
     `provision` are files of this host, read when the image is built.
     """
 
     labels: tuple[str, ...] = ()
+    sizes: tuple[SizeName, ...] = ()
     uses: Word = ""
     preset: Literal["minimal", "default"] = "default"
     oci: AbsolutePath = ""

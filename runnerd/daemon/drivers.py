@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from runnerd.config import Config
+from runnerd.config import Config, sizes
 from runnerd.config.sections import Image
 from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
 from runnerd.machines.journal import Journal, MachineNote
@@ -142,7 +142,7 @@ def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
 
 
 def machine_kinds(config: Config) -> dict[str, Kind]:
-    """What can be asked of the pool: one kind of machine per table of [images]."""
+    """What can be asked of the pool: one kind of machine per table of [images] and size that it lists."""
     return {
         name: Kind(
             size=machine_size(config, image),
@@ -151,7 +151,7 @@ def machine_kinds(config: Config) -> dict[str, Kind]:
             max_total=image.max_total,
             max_idle_age=image.max_idle_age or None,
         )
-        for name, image in config.images.items()
+        for name, image in sizes.kinds(config.images).items()
     }
 
 

@@ -10,7 +10,7 @@ import trio
 
 from runnerd import log
 from runnerd.actors.attempt import NoSecrets
-from runnerd.config import Config
+from runnerd.config import Config, sizes
 from runnerd.daemon import snapshots
 from runnerd.daemon.network import JobNetwork
 from runnerd.forge.protocol import Forge, ForgeDenied, ForgeUnavailable
@@ -65,7 +65,7 @@ class Site:
         self._store = store
         self._forge = forge
         self._rules = config.secret_rules
-        self._labels = {name: image.labels for name, image in config.images.items()}
+        self._labels = {name: kind.labels for name, kind in sizes.kinds(config.images).items()}
         self._limits = config.logs
         self._state = state
         self._clock = clock

@@ -13,6 +13,15 @@ def test_check_good(invoke) -> None:
     assert (result.exit_code, result.stdout) == (0, f"{Path('c.toml').absolute()}: good\n")
 
 
+def test_check_tells_of_sizes(invoke) -> None:
+    """Each size that a table lists is said with the label that asks for it."""
+    Path("c.toml").write_text('[images.default]\nlabels = ["debian-12"]\nsizes = ["4cpu-8gb"]\n')
+    said = invoke("config", "check", "-c", "c.toml").stdout.splitlines()
+    assert said[1:] == [
+        "runs-on: debian-12-4cpu-8gb (or another label of images.default with -4cpu-8gb): 4 vCPUs, 8192 MiB"
+    ]
+
+
 def test_check_bad(invoke) -> None:
     """Every problem is named with its place, and the exit status is 2."""
     Path("c.toml").write_text("[server]\nprot = 1\nport = 99999\n")

@@ -144,6 +144,17 @@ def test_an_image_comes_in_several_sizes(tmp_path):
     }
 
 
+def test_a_table_that_lists_sizes_is_a_kind_for_each(tmp_path):
+    """They boot from the table's image, and none waits idle for a job."""
+    path = tmp_path / "config.toml"
+    path.write_text('[images.default]\nsizes = ["4cpu-8gb"]\nmin_idle = 2\n')
+    config = load(path, environ={"STATE_DIRECTORY": str(tmp_path), "HOME": str(tmp_path)})
+    assert drivers.machine_kinds(config) == {
+        "default": Kind(size=Size(vcpus=2, memory=4096, disk=10240), min_idle=2),
+        "default-4cpu-8gb": Kind(size=Size(vcpus=4, memory=8192, disk=10240), image="default", min_idle=0),
+    }
+
+
 @pytest.mark.parametrize(("reserve", "left"), [(1024, 7168), (8192, 0), (9000, 0)])
 def test_machines_may_take_what_the_host_has_less_the_reserve(tmp_path, reserve, left):
     """In MiB, and never less than nothing."""

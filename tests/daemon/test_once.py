@@ -245,3 +245,34 @@ def test_nothing_is_made_that_no_job_needs(checkout: Path, text: str, templates:
     run(checkout, [], open_driver=open_driver, settings=settings)
     assert made <= templates
     assert kept[0].made == machines
+
+
+def test_a_size_in_the_label_is_the_size_of_the_machine(checkout: Path) -> None:
+    """Of the image that has the label; a size that is not listed is claimed by none."""
+    (checkout / ".github/workflows/ci.yml").write_text(
+        "on: push\njobs:\n"
+        "  large: {runs-on: [self-hosted, debian-12-2cpu-1gb], steps: [{run: x}]}\n"
+        "  huge: {runs-on: debian-12-64cpu-512gb, steps: [{run: x}]}\n"
+    )
+    settings = checkout.parent / "config.toml"
+    settings.write_text('[images.default]\nsizes = ["2cpu-1gb"]\n')
+    made = []
+
+    @asynccontextmanager
+    async def open_driver(config, journal, own):
+        async with open_fake_driver() as driver:
+            build_template = driver.build_template
+
+            async def noted(image, size):
+                made.append((image, size.vcpus, size.memory))
+                return await build_template(image, size)
+
+            driver.build_template = noted
+            yield driver
+
+    ((_, jobs),) = run(checkout, [], open_driver=open_driver, settings=settings).runs
+    assert {job.name: job.outcome for job in jobs} == {
+        "large": Outcome.SUCCESS,
+        "huge": Outcome.STARTUP_FAILURE,
+    }
+    assert made == [("default", 2, 1024)]
