@@ -10,6 +10,9 @@ from typing import Protocol
 import msgspec
 import trio
 
+DESTROYED = "it was destroyed"
+"""The reason of a machine that its user ended; any other says how it was lost."""
+
 
 class MachineLost(Exception):
     """The machine ended under its user: it died, broke the protocol or was destroyed. Says which."""
@@ -132,7 +135,7 @@ class Machine(Protocol):
     capabilities: Capabilities
     identity: Identity | None
     lost: trio.Event
-    """Set when the machine ended, whoever ended it; `reason` says why."""
+    """Set when the machine ended, whoever ended it; `reason` says why, `DESTROYED` when `destroy` did."""
     reason: str
 
     async def thaw(self) -> Identity:
@@ -257,6 +260,8 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
     """Hash of everything a clone depends on: image, size, driver and its version, CPU model, devices."""
     image: str
     size: Size
+    generation: str = ""
+    """The digest of the image it was made from; empty where images have none."""
     path: Path | None = None
 
 
@@ -275,11 +280,16 @@ class Driver(Protocol):
         """MiB of host memory a machine costs beside its guest memory."""
         ...
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """Boot the image once and freeze it, or find the frozen one.
 
-        Raises `NoMachine` with the cure when the image is absent or does not come up.
+        `generation` is the digest of the one that is wanted; without it, and where images have none, it is
+        the current one. Raises `NoMachine` with the cure when the image is absent or does not come up.
         """
+        ...
+
+    async def drop_template(self, template: Template) -> None:
+        """Let go of a template that nothing will be cloned from; machines made from it live on."""
         ...
 
     async def clone(self, template: Template) -> Machine:

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from runnerd.machines.driver import (
+    DESTROYED,
     Capabilities,
     Command,
     Connection,
@@ -315,7 +316,7 @@ class FakeMachine:
 
     async def destroy(self) -> None:
         """Be gone."""
-        self.lose("it was destroyed")
+        self.lose(DESTROYED)
         self._driver.machines.pop(self.id, None)
         await trio.lowlevel.checkpoint()
 
@@ -351,6 +352,8 @@ class FakeDriver:
         self.nursery = nursery
         self.machines: dict[str, FakeMachine] = {}
         """Those that live, by id."""
+        self.templates: set[str] = set()
+        """The keys of those that are held."""
         self.made = 0
         self.clone_seconds = clone_seconds
         self.no_machine = no_machine
@@ -361,10 +364,17 @@ class FakeDriver:
         """What machine `number` (from 1) does."""
         return self._behaviours[min(number, len(self._behaviours)) - 1]
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """At once."""
         await trio.lowlevel.checkpoint()
-        return Template(key=f"fake-{image}-{size.vcpus}-{size.memory}", image=image, size=size)
+        key = f"fake-{image}-{size.vcpus}-{size.memory}-{generation}"
+        self.templates.add(key)
+        return Template(key=key, image=image, size=size, generation=generation)
+
+    async def drop_template(self, template: Template) -> None:
+        """Strike it from `templates`."""
+        await trio.lowlevel.checkpoint()
+        self.templates.discard(template.key)
 
     async def clone(self, template: Template) -> Machine:
         """After `clone_seconds`; raises NoMachine while `no_machine` says why."""
@@ -413,6 +423,6 @@ async def open_fake_driver(
             yield driver
         finally:
             for machine in tuple(driver.machines.values()):
-                machine.lose("it was destroyed")
+                machine.lose(DESTROYED)
             driver.machines.clear()
             nursery.cancel_scope.cancel()

@@ -14,10 +14,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+import trio
 
-from runnerd.machines.images import FILES, Image, current, load, point
+from runnerd.machines import generation_trial
+from runnerd.machines.generation_trial import Standing, Trial
+from runnerd.machines.images import FILES, Image, current, load, point, write_trial
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -33,6 +37,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     path: Path
     current: bool
+    standing: Literal["current", "on trial", "serving", "went back", "older"]
+    """`serving` is the one that serves while the current one is on trial."""
     built: float
     """When, in seconds since 1970."""
     size: int
@@ -47,18 +53,72 @@ def all_of(images: Path, name: str) -> tuple[Generation, ...]:
         paths = [path for path in home.iterdir() if _DIGEST.fullmatch(path.name) and not path.is_symlink()]
     except OSError:
         return ()
+    trial = _open_trial(home, newest)
+
+    def stands(digest: str) -> Literal["current", "on trial", "serving", "went back", "older"]:
+        if newest is not None and newest.digest == digest:
+            return "current" if trial is None else "on trial"
+        if trial is not None and trial.before == digest:
+            return "serving"
+        last = generation_trial.read(home, digest)
+        return "went back" if last is not None and last.ended == "failed" else "older"
+
     found = [
         Generation(
             name=name,
             digest=path.name,
             path=path,
             current=newest is not None and newest.digest == path.name,
+            standing=stands(path.name),
             built=path.stat().st_mtime,
             size=sum(file.stat().st_size for file in path.iterdir()),
         )
         for path in paths
     ]
     return tuple(sorted(found, key=lambda each: (each.current, each.built), reverse=True))
+
+
+def _open_trial(home: Path, newest: Image | None) -> Trial | None:
+    """The trial that the current generation has to pass yet; none where there is no way back."""
+    trial = generation_trial.read(home, newest.digest) if newest is not None else None
+    if trial is None or trial.ended:
+        return None
+    try:
+        load(home.name, home / trial.before)
+    except (OSError, ValueError, msgspec.DecodeError):
+        return None
+    return trial
+
+
+def standing(images: Path, name: str) -> Standing | None:
+    """Return how an image stands; None when nothing is built. Reads some small files."""
+    newest = current(images, name)
+    if newest is None:
+        return None
+    home = images / name
+    later = [each for each in all_of(images, name) if each.built > newest.path.stat().st_mtime]
+    failed = generation_trial.read(home, later[0].digest) if later else None
+    if failed is not None and failed.ended != "failed":
+        failed = None
+    return Standing(current=newest.digest, trial=_open_trial(home, newest), failed=failed)
+
+
+def settle(images: Path, name: str, trial: Trial) -> None:
+    """Put on record how a trial stands; one that failed goes back to the generation before, at once.
+
+    Nothing happens when another generation is current by now, or the trial has ended. Raises `InUse` while
+    the image is being built, OSError when it cannot be written.
+    """
+    home = images / name
+    with _alone(images, name):
+        newest = current(images, name)
+        open_ = _open_trial(home, newest)
+        if open_ is None or open_.digest != trial.digest:
+            return
+        if trial.ended == "failed":
+            # Before the record: what is current without an open trial would serve at the next start.
+            point(home, trial.before)
+        write_trial(home, trial)
 
 
 def names(images: Path) -> tuple[str, ...]:
@@ -97,6 +157,11 @@ def remove(images: Path, name: str, digest: str | None = None, *, configured: bo
         if not wanted or (digest is not None and len(wanted) > 1):
             raise LookupError(digest or name)
         for each in wanted:
+            if each.standing == "serving" and digest is not None:
+                raise InUse(
+                    f"machines of {name} boot from {each.digest[:12]} while the current generation is on "
+                    f"trial: `runnerd image rollback {name}` ends that"
+                )
             if each.current and configured:
                 raise InUse(
                     f"{name} {each.digest[:12]} is what machines of {name} boot from: take [images.{name}] "
@@ -113,10 +178,12 @@ def remove(images: Path, name: str, digest: str | None = None, *, configured: bo
 def go_back(images: Path, name: str) -> Generation:
     """Make the generation before the current one current, and return it; the newer one stays on disk.
 
-    Raises LookupError when there is no other whole one, `InUse` while the image is being built.
+    While the current one is on trial, that is the one that serves. Raises LookupError when there is no
+    other whole one, `InUse` while the image is being built.
     """
     with _alone(images, name):
-        for each in [each for each in all_of(images, name) if not each.current]:
+        others = [each for each in all_of(images, name) if not each.current]
+        for each in sorted(others, key=lambda each: each.standing != "serving"):
             if not faults(each):
                 point(images / name, each.digest)
                 return each
@@ -126,11 +193,12 @@ def go_back(images: Path, name: str) -> Generation:
 def prune(images: Path, name: str, *, keep: int) -> tuple[Generation, ...]:
     """Remove all but the current generation and the `keep` newest of the others; return what went.
 
-    One that a process has open stays.
+    One that a process has open stays, and so does the one that serves while the current is on trial.
     """
     gone = []
     with _alone(images, name):
-        for each in [each for each in all_of(images, name) if not each.current][keep:]:
+        others = [each for each in all_of(images, name) if not each.current]
+        for each in [each for each in others[keep:] if each.standing != "serving"]:
             try:
                 _refuse_open(each)
             except InUse:
@@ -147,6 +215,7 @@ def _remove(images: Path, generation: Generation) -> None:
     leaving = generation.path.with_name(f".building-{generation.digest}")
     generation.path.rename(leaving)
     shutil.rmtree(leaving)
+    generation_trial.record(images / generation.name, generation.digest).unlink(missing_ok=True)
 
 
 def _refuse_open(generation: Generation) -> None:
@@ -181,6 +250,24 @@ def _users(folder: Path) -> list[int]:
                 found.append(int(process.name))
                 break
     return found
+
+
+class Records:
+    """The folder of images as the pool reads and writes it, in threads."""
+
+    def __init__(self, images: Path) -> None:
+        self._images = images
+
+    async def standing(self, image: str) -> Standing | None:
+        """See `standing`."""
+        return await trio.to_thread.run_sync(standing, self._images, image)
+
+    async def settle(self, image: str, trial: Trial) -> None:
+        """See `settle`; raises OSError also while the image is being built."""
+        try:
+            await trio.to_thread.run_sync(settle, self._images, image, trial)
+        except (InUse, LookupError) as error:
+            raise OSError(str(error)) from error
 
 
 @contextmanager

@@ -13,16 +13,27 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import trio
 
-from runnerd.machines import agentroot, container, distribution, initrd, kernel, layers, nodejs, oci
+from runnerd.machines import (
+    agentroot,
+    container,
+    distribution,
+    generation_trial,
+    initrd,
+    kernel,
+    layers,
+    nodejs,
+    oci,
+)
 from runnerd.machines.distribution import BuildFailed, Packages
 from runnerd.machines.driver import NoMachine
+from runnerd.machines.generation_trial import Trial as GenerationTrial
 from runnerd.machines.recipe import CLEANING, HOOKS, Recipe
 
 Progress = Callable[[str], None]
@@ -75,8 +86,16 @@ def current(images: Path, name: str = "default") -> Image | None:
         return None
 
 
-def wanted(images: Path, name: str) -> Image:
-    """The same for who needs one: raises NoMachine with the cure when there is none."""
+def wanted(images: Path, name: str, digest: str = "") -> Image:
+    """The same for who needs one, or the generation with this digest; raises NoMachine with the cure."""
+    if digest:
+        try:
+            return load(name, images / name / digest)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            raise NoMachine(
+                f"generation {digest[:12]} of image {name!r} is gone or damaged ({error}): "
+                f"build it with `runnerd image build {name}`"
+            ) from error
     image = current(images, name)
     if image is None:
         raise NoMachine(f"there is no image {name!r} in {images}: build it with `runnerd image build {name}`")
@@ -302,6 +321,7 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
     work.chmod(0o755)
     digest = _digest(parts)
     final = home / digest
+    newest = current(home.parent, name)
     try:
         load(name, final)
         # The same content from other inputs: the manifest says the newer ones.
@@ -309,9 +329,32 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
     except (OSError, ValueError, msgspec.DecodeError):
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
+    before = _put_on_trial(home, digest, newest) if newest is not None else digest
     point(home, digest)
-    _prune(home, keep=digest)
+    _prune(home, keep={digest, before})
     return load(name, final)
+
+
+def _put_on_trial(home: Path, digest: str, newest: Image) -> str:
+    """Write down that a generation has to prove itself; returns the one that serves until it has."""
+    trial = generation_trial.read(home, newest.digest)
+    open_ = trial is not None and not trial.ended and (home / trial.before).is_dir()
+    before = trial.before if trial is not None and open_ else newest.digest
+    if digest == before:  # back to what serves
+        generation_trial.record(home, digest).unlink(missing_ok=True)
+    elif digest != newest.digest:
+        write_trial(home, GenerationTrial(digest=digest, before=before))
+    return before
+
+
+def write_trial(home: Path, trial: GenerationTrial) -> None:
+    """Put a trial on record, whole or not at all, and for good."""
+    path = generation_trial.record(home, trial.digest)
+    new = home / f".trial-{os.getpid()}"
+    new.write_bytes(msgspec.json.encode(trial))
+    _sync(new)
+    new.replace(path)
+    _sync(home)
 
 
 def point(home: Path, digest: str) -> None:
@@ -323,12 +366,13 @@ def point(home: Path, digest: str) -> None:
     _sync(home)
 
 
-def _prune(home: Path, *, keep: str) -> None:
+def _prune(home: Path, *, keep: Collection[str]) -> None:
     """Remove old generations. Machines hold what they use open, so none is disturbed."""
-    others = [path for path in home.iterdir() if _DIGEST.fullmatch(path.name) and path.name != keep]
+    others = [path for path in home.iterdir() if _DIGEST.fullmatch(path.name) and path.name not in keep]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in others[_KEPT - 1 :]:
+    for path in others[max(0, _KEPT - len(keep)) :]:
         shutil.rmtree(path, ignore_errors=True)
+        generation_trial.record(home, path.name).unlink(missing_ok=True)
 
 
 def load(name: str, path: Path) -> Image:

@@ -20,6 +20,7 @@ from runnerd import log
 from runnerd.machines import sweep
 from runnerd.machines.channel import Channel
 from runnerd.machines.driver import (
+    DESTROYED,
     Capabilities,
     Machine,
     MachineLost,
@@ -86,9 +87,12 @@ class ProcessDriver:
         self._machines: dict[str, AgentMachine] = {}
         self._blocking = trio.CapacityLimiter(4)
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """Nothing to build: every image is the host itself."""
         return Template(key="process", image=image, size=size)
+
+    async def drop_template(self, template: Template) -> None:
+        """Nothing is held."""
 
     async def clone(self, template: Template) -> Machine:
         """Start an agent in a new folder. Raises NoMachine."""
@@ -227,7 +231,7 @@ class ProcessBox:
                 pass
         if not ended:
             await self._hunt(process.pid)
-        self._channel.close("it was destroyed")
+        self._channel.close(DESTROYED)
         if ended:  # then it ends by itself, now that its channel has
             with trio.move_on_after(_ENDING):
                 await process.wait()

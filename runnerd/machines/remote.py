@@ -19,6 +19,7 @@ from runnerd import log
 from runnerd.machines import transfer
 from runnerd.machines.channel import Channel
 from runnerd.machines.driver import (
+    DESTROYED,
     Capabilities,
     Command,
     Connection,
@@ -229,7 +230,7 @@ class AgentMachine:
 
     async def destroy(self) -> None:
         """End the channel and the box."""
-        self.reason = self.reason or "it was destroyed"
+        self.reason = self.reason or DESTROYED
         with trio.CancelScope(shield=True):
             await self._box.destroy()
         self._channel.close(self.reason)

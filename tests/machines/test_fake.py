@@ -299,3 +299,14 @@ async def test_terminals_echo():
         person = Person()
         assert (await machine.shell(Command(argv=("sh",)), person)).success
         assert person.screen == b"ab"
+
+
+async def test_templates_are_held_until_they_are_dropped():
+    """Each generation of an image has its own."""
+    async with open_fake_driver() as driver:
+        old, new = [await driver.build_template("default", Size(), digest) for digest in ("old", "new")]
+        assert (old.generation, new.generation) == ("old", "new")
+        assert driver.templates == {old.key, new.key}
+        for _ in range(2):
+            await driver.drop_template(old)
+        assert driver.templates == {new.key}

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from runnerd.machines import generations, images
+from runnerd.machines.generation_trial import Standing, Trial
 from runnerd.machines.generations import InUse
 
 
@@ -110,3 +111,94 @@ def test_going_back_is_to_the_newest_that_is_whole(tmp_path, made):
     generations.prune(tmp_path, "default", keep=0)
     with pytest.raises(LookupError):
         generations.go_back(tmp_path, "default")
+
+
+def on_trial(images_folder, digest, before, **counts):
+    """Put the trial of a generation on record, as a build does."""
+    trial = Trial(digest=digest, before=before, **counts)
+    images.write_trial(images_folder / "default", trial)
+    return trial
+
+
+def test_a_generation_on_trial_is_known_by_its_record(tmp_path, made):
+    """It is current, the one before serves, and without a way back there is no trial."""
+    first, second = made(b"1"), made(b"2")
+    assert generations.standing(tmp_path, "default") == Standing(current=second.name)
+    trial = on_trial(tmp_path, second.name, first.name, good=1)
+    assert generations.standing(tmp_path, "default") == Standing(current=second.name, trial=trial)
+    assert [each.standing for each in generations.all_of(tmp_path, "default")] == ["on trial", "serving"]
+    (first / "manifest.json").unlink()
+    assert generations.standing(tmp_path, "default") == Standing(current=second.name)
+    assert generations.standing(tmp_path, "absent") is None
+
+
+def test_a_trial_that_passed_leaves_a_current_and_an_older_one(tmp_path, made):
+    """Its end is on record, so that the next start puts nothing on trial again."""
+    first, second = made(b"1"), made(b"2")
+    trial = on_trial(tmp_path, second.name, first.name)
+    generations.settle(tmp_path, "default", msgspec.structs.replace(trial, good=3, ended="passed"))
+    assert generations.standing(tmp_path, "default") == Standing(current=second.name)
+    assert [each.standing for each in generations.all_of(tmp_path, "default")] == ["current", "older"]
+
+
+def test_a_trial_that_failed_goes_back_and_says_why(tmp_path, made):
+    """The one before is current at once, once, and the reason stays until a newer one is there."""
+    first, second = made(b"1"), made(b"2")
+    trial = msgspec.structs.replace(
+        on_trial(tmp_path, second.name, first.name), bad=2, reason="it panicked", ended="failed"
+    )
+    for _ in range(2):
+        generations.settle(tmp_path, "default", trial)
+        assert generations.standing(tmp_path, "default") == Standing(current=first.name, failed=trial)
+    assert [each.standing for each in generations.all_of(tmp_path, "default")] == ["current", "went back"]
+    third = made(b"3")
+    assert generations.standing(tmp_path, "default") == Standing(current=third.name)
+
+
+def test_what_was_decided_of_one_generation_does_nothing_to_a_later_one(tmp_path, made):
+    """A build in between wins; while it goes on nothing is written."""
+    first, second = made(b"1"), made(b"2")
+    failed = msgspec.structs.replace(on_trial(tmp_path, second.name, first.name), ended="failed")
+    with (tmp_path / "default/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InUse, match="being built"):
+            generations.settle(tmp_path, "default", failed)
+    third = made(b"3")
+    later = on_trial(tmp_path, third.name, first.name)
+    generations.settle(tmp_path, "default", failed)
+    assert generations.standing(tmp_path, "default") == Standing(current=third.name, trial=later)
+
+
+def test_who_serves_during_a_trial_is_neither_removed_nor_pruned(tmp_path, made):
+    """Going back by hand is to it, whatever is newer."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    on_trial(tmp_path, third.name, first.name)
+    with pytest.raises(InUse, match="on trial"):
+        generations.remove(tmp_path, "default", first.name, configured=True)
+    assert [each.path for each in generations.prune(tmp_path, "default", keep=0)] == [second]
+    made(b"2")
+    images.point(tmp_path / "default", third.name)
+    assert generations.go_back(tmp_path, "default").path == first
+
+
+def test_the_record_goes_with_its_generation(tmp_path, made):
+    """Nothing of a generation that was removed is left."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    on_trial(tmp_path, first.name, second.name, ended="failed")
+    assert first in [each.path for each in generations.prune(tmp_path, "default", keep=0)]
+    assert not list((tmp_path / "default").glob("*.trial"))
+    assert third.exists()
+
+
+async def test_the_pool_reads_and_writes_it_in_threads(tmp_path, made):
+    """What stands in the way of writing is an OSError, to be tried again."""
+    first, second = made(b"1"), made(b"2")
+    trial, records = on_trial(tmp_path, second.name, first.name), generations.Records(tmp_path)
+    assert await records.standing("default") == Standing(current=second.name, trial=trial)
+    passed = msgspec.structs.replace(trial, ended="passed")
+    with (tmp_path / "default/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="being built"):
+            await records.settle("default", passed)
+    await records.settle("default", passed)
+    assert await records.standing("default") == Standing(current=second.name)

@@ -7,9 +7,10 @@ import tarfile
 import pytest
 import trio
 
-from runnerd.machines import images, nodejs
+from runnerd.machines import generation_trial, images, nodejs
 from runnerd.machines.distribution import Archive, BuildFailed
 from runnerd.machines.driver import NoMachine
+from runnerd.machines.generation_trial import Trial
 from runnerd.machines.recipe import Recipe
 
 MODULES = "./lib/modules/6.1.0/kernel"
@@ -141,12 +142,58 @@ async def test_a_damaged_image_is_none_and_is_built_again(build, tmp_path):
 
 
 async def test_old_generations_are_removed(build, tmp_path):
-    """The current image and the one before it stay on disk; abandoned work goes."""
+    """The current image stays, and the one that serves while that is on trial; abandoned work goes."""
     built = [await build(agent=b"%d" % number) for number in range(2)]
     (tmp_path / "images/default/.building-crashed").mkdir()
     built += [await build(agent=b"%d" % number) for number in (2, 3)]
     here = {path.name for path in (tmp_path / "images/default").iterdir()}
-    assert here == {built[2].digest, built[3].digest, "current", ".lock"}
+    assert here == {built[0].digest, built[3].digest, f"{built[3].digest}.trial", "current", ".lock"}
+
+
+async def test_a_generation_that_follows_another_is_on_trial(build, tmp_path):
+    """The first of an image serves at once; each later one has the last that proved itself before it."""
+    home = tmp_path / "images/default"
+    first = await build()
+    assert generation_trial.read(home, first.digest) is None
+    second, third = await build(agent=b"2"), await build(agent=b"3")
+    assert generation_trial.read(home, third.digest) == Trial(digest=third.digest, before=first.digest)
+    images.write_trial(home, Trial(digest=third.digest, before=first.digest, good=3, ended="passed"))
+    fourth = await build(agent=b"4")
+    assert generation_trial.read(home, fourth.digest) == Trial(digest=fourth.digest, before=third.digest)
+    assert not second.path.exists()
+
+
+async def test_building_what_is_there_begins_no_other_trial(build, tmp_path):
+    """The same content goes on with the trial it has, and what serves anyway is on none."""
+    home = tmp_path / "images/default"
+    first, second = await build(), await build(agent=b"2")
+    counted = Trial(digest=second.digest, before=first.digest, good=1)
+    images.write_trial(home, counted)
+    assert await build(agent=b"2") == second
+    assert generation_trial.read(home, second.digest) == counted
+    assert (await build()).digest == first.digest
+    assert generation_trial.read(home, first.digest) is None
+
+
+async def test_a_generation_that_went_back_is_tried_again_when_it_is_built_again(build, tmp_path):
+    """Somebody wants it, and knows why it failed."""
+    home = tmp_path / "images/default"
+    first, second = await build(), await build(agent=b"2")
+    images.point(home, first.digest)
+    failed = Trial(digest=second.digest, before=first.digest, bad=2, ended="failed")
+    images.write_trial(home, failed)
+    await build(agent=b"2")
+    assert generation_trial.read(home, second.digest) == Trial(digest=second.digest, before=first.digest)
+
+
+async def test_a_generation_is_found_by_its_digest(build, tmp_path):
+    """One that is gone or damaged cannot be had, and that is said with the cure."""
+    first, second = await build(), await build(agent=b"2")
+    assert images.wanted(tmp_path / "images", "default") == second
+    assert images.wanted(tmp_path / "images", "default", first.digest) == first
+    first.file("kernel").unlink()
+    with pytest.raises(NoMachine, match=f"{first.digest[:12]} of image 'default' is gone or damaged"):
+        images.wanted(tmp_path / "images", "default", first.digest)
 
 
 async def test_builds_of_one_image_wait_for_each_other(build, tmp_path):

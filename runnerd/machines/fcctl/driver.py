@@ -98,7 +98,7 @@ class FcctlDriver:
         self._asking: set[str] = set()
         self._blocking = trio.CapacityLimiter(4)
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """See that the service is there, well, and takes the token. Raises `NoMachine`."""
         self._look_at_the_token()
         try:
@@ -107,6 +107,9 @@ class FcctlDriver:
         except ServiceTrouble as trouble:
             raise NoMachine(f"the remote Firecracker service cannot be used: {trouble}") from trouble
         return Template(key=f"fcctl-{self._vm_type}", image=image, size=size)
+
+    async def drop_template(self, template: Template) -> None:
+        """Nothing is held: the service has its own images."""
 
     async def clone(self, template: Template) -> Machine:
         """Ask for a machine, unless the token ran out. Raises `NoMachine`, and then none is left behind."""

@@ -14,6 +14,7 @@ import trio
 
 from runnerd import log
 from runnerd.machines.driver import (
+    DESTROYED,
     Capabilities,
     Command,
     Connection,
@@ -256,7 +257,7 @@ class ServiceMachine:
 
     async def destroy(self) -> None:
         """Release the machine; one that could not be is released by the driver's next sweep."""
-        self._lose("it was destroyed")
+        self._lose(DESTROYED)
         with trio.CancelScope(shield=True):
             async with self._ending:
                 if self._released:

@@ -175,13 +175,17 @@ class FirecrackerDriver:
         self._names: set[str] = set()
         self._probes: set[str] = set()
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """See `Driver.build_template`."""
         async with self._building:
             try:
-                return await self._build_template(image, size)
+                return await self._build_template(image, size, generation)
             except _TROUBLE as error:
                 raise NoMachine(f"no template of the image {image!r} could be made: {error}") from error
+
+    async def drop_template(self, template: Template) -> None:
+        """See `Driver.drop_template`. What it is on disk stays for another start."""
+        self._images_of.pop(template.key, None)
 
     async def clone(self, template: Template) -> AgentMachine:
         """See `Driver.clone`. One that is not ready in time is destroyed, and one more is tried."""
@@ -214,15 +218,15 @@ class FirecrackerDriver:
             for box in tuple(self._boxes.values()):
                 nursery.start_soon(box.destroy)
 
-    async def _build_template(self, name: str, size: Size) -> Template:
-        image = await trio.to_thread.run_sync(wanted, self._images, name)
+    async def _build_template(self, name: str, size: Size, generation: str) -> Template:
+        image = await trio.to_thread.run_sync(wanted, self._images, name, generation)
         await trio.to_thread.run_sync(self._make_folders)
         key = self._key(image, size)
         path = self._snapshots / f"firecracker-{key}"
         if not await trio.to_thread.run_sync(template.load, path, key):
             await self._freeze(image, size, path, key)
         self._images_of[key] = image
-        return Template(key=key, image=name, size=size, path=path)
+        return Template(key=key, image=name, size=size, generation=image.digest, path=path)
 
     def _make_folders(self) -> None:
         for folder in (self._jails, self._snapshots):

@@ -191,13 +191,19 @@ class QemuDriver:
         """MiB a machine costs beside its guest memory."""
         return vmm.OVERHEAD[self._accelerator or "tcg"]
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """See `Driver.build_template`."""
         async with self._building:
             try:
-                return await self._build_template(image, size)
+                return await self._build_template(image, size, generation)
             except _TROUBLE as error:
                 raise NoMachine(f"no template of the image {image!r} could be made: {error}") from error
+
+    async def drop_template(self, template: Template) -> None:
+        """See `Driver.drop_template`."""
+        mold = self._molds.pop(template.key, None)
+        if mold is not None:
+            mold.close()
 
     async def clone(self, template: Template) -> AgentMachine:
         """See `Driver.clone`. One that is not ready in time is destroyed, and one more is tried."""
@@ -212,9 +218,10 @@ class QemuDriver:
         """See `Driver.restore`."""
         try:
             kept = await trio.to_thread.run_sync(snapshots.load, snapshot, size)
-            template = await self.build_template(kept.image, kept.size)
-            mold = self._molds.get(template.key)
-            if kept.driver != self.name or kept.template != template.key or mold is None:
+            if kept.template not in self._molds:
+                await self.build_template(kept.image, kept.size)
+            mold = self._molds.get(kept.template)
+            if kept.driver != self.name or mold is None:
                 raise Unsealed("the image, QEMU or the host is not what the machine was made with")
             if kept.encrypted and key is None:
                 raise Unsealed("it is encrypted, and its key is not there")
@@ -241,8 +248,8 @@ class QemuDriver:
             mold.close()
         self._molds.clear()
 
-    async def _build_template(self, name: str, size: Size) -> Template:
-        image = await trio.to_thread.run_sync(wanted, self._images, name)
+    async def _build_template(self, name: str, size: Size, generation: str) -> Template:
+        image = await trio.to_thread.run_sync(wanted, self._images, name, generation)
         for folder in (self._disks, self._snapshots):
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
         if self._accelerator is None:
@@ -261,15 +268,9 @@ class QemuDriver:
             except BaseException:
                 mold.close()
                 raise
-            self._retire(name, size)
             self._molds[key] = mold
-        return Template(key=key, image=name, size=size, path=self._snapshots / f"template-{key}")
-
-    def _retire(self, name: str, size: Size) -> None:
-        """Let go of older templates of the same image and size; their clones live on."""
-        for key, mold in tuple(self._molds.items()):
-            if mold.image.name == name and mold.spec.size == size:
-                self._molds.pop(key).close()
+        path = self._snapshots / f"template-{key}"
+        return Template(key=key, image=name, size=size, generation=image.digest, path=path)
 
     async def _try_kvm(self, image: Image) -> vmm.Accelerator:
         files = {name: os.open(image.file(name), os.O_RDONLY | os.O_CLOEXEC) for name in ("kernel", "initrd")}
