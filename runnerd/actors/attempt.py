@@ -372,6 +372,10 @@ class Attempts:
             await inside.destroy()
         if kept and useful:
             await sink.note(way_back(kept[-1]))
+        if result.outcome.green and spec.record.resumes and self._site.rewinds.mode == "on-failure":
+            # What it went on from is of a job that has succeeded now.
+            earlier = int(spec.record.resumes.partition("/")[0])
+            await trio.to_thread.run_sync(self._site.kept.drop, earlier)
         return result
 
     async def _swap(self, row: JobRecord, machine: Machine, kept: Path) -> Machine:

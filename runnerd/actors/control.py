@@ -16,6 +16,7 @@ from runnerd.machines.kept import KeptMachines
 from runnerd.messages import CancelRun, DescribePool, PausePool, PoolDescription, RunCreated
 from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
 from runnerd.planning.again import CannotRerun, Part, Wish
+from runnerd.planning.kept import kept_of
 from runnerd.store import logs
 from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable, MachineRow
 from runnerd.supervise.mailbox import Mailbox
@@ -123,22 +124,28 @@ class Api:
         record = await self._known(run)
         jobs = await self._ledger.jobs(run)
         notes = await self._ledger.notes(record.delivery)
-        snapshots = await trio.to_thread.run_sync(self._snapshots, jobs)
+        snapshots = await self._snapshots(jobs)
         return RunView(run=record, jobs=tuple(jobs), notes=tuple(notes), snapshots=snapshots)
 
-    def _snapshots(self, jobs: Sequence[JobRecord]) -> tuple[KeptView, ...]:
-        return tuple(
-            KeptView(
-                job=kept.job,
-                step=kept.step,
-                name=kept.name,
-                at=kept.at,
-                bytes=kept.bytes,
-                encrypted=kept.encrypted,
-            )
-            for job in jobs
-            for kept in self._kept.of(job.id)
-        )
+    async def _snapshots(self, jobs: Sequence[JobRecord]) -> tuple[KeptView, ...]:
+        """What jobs can be gone back to, also where it is of the job that one stands for or goes on from."""
+        plain = await trio.to_thread.run_sync(lambda: [self._kept.of(job.id) for job in jobs])
+        views = []
+        for job, found in zip(jobs, plain, strict=True):
+            if job.carried or job.resumes:
+                found = tuple((await kept_of(job, ledger=self._ledger, kept=self._kept.of)).values())
+            views += [
+                KeptView(
+                    job=job.id,
+                    step=kept.step,
+                    name=kept.name,
+                    at=kept.at,
+                    bytes=kept.bytes,
+                    encrypted=kept.encrypted,
+                )
+                for kept in found
+            ]
+        return tuple(views)
 
     async def explain(self, run: int) -> Any:
         """Why each workflow and job of a run ran, was skipped or waits; raises LookupError."""

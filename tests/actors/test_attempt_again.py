@@ -3,12 +3,13 @@
 import shutil
 
 import pytest
+import trio
 
 from runnerd.machines import rewind
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
 from runnerd.messages import RunCreated
-from runnerd.model import Outcome
+from runnerd.model import Outcome, Phase
 from runnerd.planning.again import Wish, part_of
 from runnerd.reading.process import Reader
 
@@ -90,6 +91,7 @@ async def test_a_job_goes_on_from_its_step(world):
     assert (jobs["aside"].outcome, jobs["aside"].ended) == (Outcome.SUCCESS, old["aside"].ended)
     said = "\n".join(world.host.logs["build"].lines)
     assert f"as it was in job {old['build'].id}" in said
+    assert world.host.kept.all() == ()  # the job has succeeded: what it went on from is of no use any more
 
 
 async def test_a_job_that_fails_again_can_go_on_again(world):
@@ -120,6 +122,40 @@ async def test_jobs_that_failed_run_again_from_their_start(world):
         ("third", b"by the second", "yes"),
         ("deploys v7", None, None),
     ]
+
+
+class HangsAt(Remembers):
+    """Stays for ever in the step whose script is `third`."""
+
+    def __init__(self, *replies):
+        super().__init__(*replies)
+        self.there = trio.Event()
+
+    async def exec(self, machine, command, output):
+        ended = await super().exec(machine, command, output)
+        if self.ran and self.ran[-1][0] == "third":
+            self.there.set()
+            await trio.sleep_forever()
+        return ended
+
+
+async def test_a_job_that_was_lost_goes_on_from_the_step_it_was_in(world):
+    """Its daemon died within the third step; the machine as it was before that outlived both."""
+    behaviour = HangsAt(("first", FIRST), ("second", SECOND))
+    end = await began(world, behaviour)
+    lost = await world.begin(TEXT)
+    await world.until(lambda: world.jobs(lost), lambda jobs: jobs["aside"].phase is Phase.DONE)
+    await world.wait(behaviour.there)
+    await end()
+    after = Remembers()
+    await began(world, after)
+    run, jobs = await world.finished(lost)
+    assert jobs["build"].outcome is Outcome.LOST
+    next_run = await again(world, run, "build", "3")
+    await world.mailbox.send(RunCreated(next_run))
+    record, _ = await world.finished(next_run)
+    assert record.outcome is Outcome.SUCCESS
+    assert after.ran == [("third", b"by the second", "yes"), ("deploys v7", None, None)]
 
 
 @pytest.mark.parametrize("what", ["folder", "machine", "standing"])

@@ -124,6 +124,12 @@ async def test_a_run_tells_what_is_kept_of_its_jobs(site):
         (site.job, 2, "s2", 7.0),
         (site.job, 3, "s3", 7.0),
     ]
+    await site.end()
+    again = await site.ledger.rerun(
+        site.run, Again(jobs=frozenset({site.job}), resumes={site.job: f"{site.job}/2"})
+    )
+    [job] = await site.ledger.jobs(again)
+    assert [(each.job, each.step) for each in (await site.api.run(again)).snapshots] == [(job.id, 2)]
 
 
 async def test_a_run_is_explained(site):
