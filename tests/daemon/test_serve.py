@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -275,6 +276,45 @@ def test_the_third_signal_ends_at_once_and_the_next_start_settles(tmp_path, orig
     with running(tmp_path, folder) as again:
         report = again.until(again.report, "the report")
         assert (report["run"]["outcome"], outcomes(report)) == ("lost", ["lost"])
+        again.terminate()
+        assert again.ended() == 0
+
+
+@pytest.mark.system
+def test_a_paused_daemon_ends_as_soon_as_its_running_jobs_have(tmp_path, origin):
+    """What runs goes on to its end, what waits stays queued over restarts, and runs once it is resumed."""
+    folder, sha, mark = origin
+    control = Client(tmp_path / "run" / "control.sock")
+
+    def waits():
+        return ["paused: a disk" in line["why"] for line in control.pool()["waiting"]] == [True]
+
+    def phases():
+        with closing(sqlite3.connect(tmp_path / "state" / "ledger.db")) as ledger:
+            return [phase for (phase,) in ledger.execute("SELECT phase FROM jobs ORDER BY id")]
+
+    with running(tmp_path, folder) as daemon:
+        daemon.ready().push(sha)
+        daemon.until(mark.exists, "the job's first step")
+        control.pause("a disk")
+        daemon.push(sha, "d-2")
+        daemon.until(waits, "the second job waits for the end of the pause")
+        daemon.terminate()
+        daemon.until(lambda: "draining" in daemon.said(), "the drain")
+        mark.with_suffix(".go").touch()
+        assert daemon.ended() == 0
+        assert outcomes(daemon.report()) == ["success"]
+        assert phases() == ["done", "queued"]
+    with running(tmp_path, folder) as idle:
+        idle.ready().until(waits, "the pause outlives the daemon")
+        idle.terminate()
+        assert idle.ended() == 0
+        assert phases() == ["done", "queued"]
+    with running(tmp_path, folder) as again:
+        again.ready()
+        control.resume()
+        again.until(lambda: again.report(2), "the report")
+        assert outcomes(again.report(2)) == ["success"]
         again.terminate()
         assert again.ended() == 0
 
