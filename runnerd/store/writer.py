@@ -21,6 +21,11 @@ BATCH = 256
 QUEUE = 1024
 """Writes that may be on their way at once; more are held back where they are asked for."""
 
+LINGER = 0.05
+"""Seconds in which writes that nobody waits for are committed."""
+
+_ABANDONED = "the ledger was closed before this was written"
+
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 """Reads and writes within a transaction; whatever it raises undoes what it wrote, and that alone.
@@ -61,7 +66,7 @@ class Writer:
         self._put, self._take = trio.open_memory_channel[_Write[Any]](math.inf)
         self._room = trio.Semaphore(QUEUE)
         self._thread = trio.CapacityLimiter(1)
-        self._closed = False
+        self._abandoned = False
 
     async def submit(self, work: Work[T]) -> T:
         """Do `work` in a transaction and return what it returned, once that is durable.
@@ -83,8 +88,9 @@ class Writer:
     def post(self, work: Work[object]) -> None:
         """Have `work` done like `submit`, in the order of all writes, without waiting for it.
 
-        For few small writes, which are held back by nothing. Its failure is logged; after `close` it is not
-        done at all.
+        For few small writes, which are held back by nothing. They are committed with the next that somebody
+        waits for, or within `LINGER`, so that nobody waits for their commit. A failure is logged; after
+        `close` they are not done at all.
         """
         with contextlib.suppress(LedgerUnavailable):
             self._send(_Write(work, posted=True))
@@ -103,11 +109,18 @@ class Writer:
                 batch = [await self._take.receive()]
             except (trio.EndOfChannel, trio.ClosedResourceError):
                 return
-            while len(batch) < BATCH:
-                try:
+            try:
+                with trio.move_on_after(LINGER, shield=True):
+                    while batch[-1].posted and len(batch) < BATCH:
+                        batch.append(await self._take.receive())
+                while len(batch) < BATCH:
                     batch.append(self._take.receive_nowait())
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                pass
+            if self._abandoned:
+                for write in batch:
+                    write.settle(None, LedgerUnavailable(_ABANDONED))
+                return
             # A batch that was taken is carried through: its callers wait for the answer.
             with trio.CancelScope(shield=True):
                 outcomes = await trio.to_thread.run_sync(self._commit, batch, limiter=self._thread)
@@ -124,13 +137,14 @@ class Writer:
 
     def abandon(self) -> None:
         """Take no more writes and refuse those in the queue, which nobody will commit."""
+        self._abandoned = True
         self.close()
         while True:
             try:
                 write = self._take.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 break
-            write.settle(None, LedgerUnavailable("the ledger was closed before this was written"))
+            write.settle(None, LedgerUnavailable(_ABANDONED))
         self._take.close()
 
     def _commit(self, batch: Sequence[_Write[Any]]) -> list[tuple[Any, Exception | None]]:

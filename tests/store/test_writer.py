@@ -297,3 +297,45 @@ async def test_what_is_posted_and_fails_is_only_logged(database, monkeypatch):
     await subject.serve()
     assert rows(database) == [2]
     assert logged == [{"problem": "not 1"}]
+
+
+async def test_nobody_waits_for_the_commit_of_what_was_posted(database, commits, nursery, monkeypatch):
+    """It is committed with the next write that somebody waits for, although that comes later."""
+    monkeypatch.setattr(writer, "LINGER", 600.0)
+    subject, outcomes = Writer(database), {}
+    await nursery.start(subject.serve)
+    before = len(commits)
+    for id in (1, 2):
+        subject.post(partial(put, id=id))
+        await wait_all_tasks_blocked()
+    await collect(outcomes, subject, put, 3)
+    assert (outcomes, rows(database), len(commits)) == ({3: 3}, [1, 2, 3], before + 1)
+
+
+async def test_what_was_posted_last_is_committed_all_the_same(database, monkeypatch):
+    """By itself after a moment, and at once when the ledger closes."""
+    subject = Writer(database)
+    subject.post(partial(put, id=1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subject.serve)
+        committed = trio.Event()
+        sa.event.listen(database, "commit", lambda connection: trio.from_thread.run_sync(committed.set))
+        with trio.fail_after(30):
+            await committed.wait()
+        monkeypatch.setattr(writer, "LINGER", 600.0)
+        subject.post(partial(put, id=2))
+        await wait_all_tasks_blocked()
+        subject.close()
+    assert rows(database) == [1, 2]
+
+
+async def test_what_was_posted_is_dropped_when_the_ledger_is_abandoned(database, monkeypatch, nursery):
+    """Nobody commits any more, not even what the loop has taken already."""
+    monkeypatch.setattr(writer, "LINGER", 600.0)
+    subject = Writer(database)
+    await nursery.start(subject.serve)
+    subject.post(partial(put, id=1))
+    await wait_all_tasks_blocked()
+    subject.abandon()
+    await wait_all_tasks_blocked()
+    assert rows(database) == []
