@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -13,6 +14,8 @@ from .frames import BadFrame, Decoder, Kind, encode, encode_all, encode_text, wi
 
 AHEAD = 16
 """Frames of the person's that wait while the machine takes no more."""
+LOOK_EVERY = 1.0
+"""Seconds between looks whether a person has gone of whom nothing is read."""
 FAREWELL = 5.0
 """Seconds that the last frame may take."""
 CHUNK = 64 << 10
@@ -87,9 +90,18 @@ class Person:
             self._ended = True
             await self._put.aclose()
         elif kind is Kind.WINDOW:
-            await self._put.send(window_of(payload))
+            await self._pass_on(window_of(payload))
         elif payload:
-            await self._put.send(payload)
+            await self._pass_on(payload)
+
+    async def _pass_on(self, typed: bytes | tuple[int, int]) -> None:
+        """Wait for somebody to take it. Meanwhile nothing is read, so the end of the stream is looked for."""
+        while True:
+            with trio.move_on_after(LOOK_EVERY):
+                await self._put.send(typed)
+                return
+            if _hung_up(self._stream.socket.fileno()):
+                raise trio.BrokenResourceError
 
     async def _send(self, data: bytes) -> None:
         async with self._sending:
@@ -104,6 +116,12 @@ class Person:
     async def _farewell(self, data: bytes) -> None:
         with trio.move_on_after(FAREWELL, shield=True):
             await self._send(data)
+
+
+def _hung_up(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))
 
 
 Talk = Callable[[Person], Awaitable[None]]

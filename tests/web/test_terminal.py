@@ -127,6 +127,20 @@ async def test_a_client_that_vanishes_while_it_is_shown_much(talking):
         await over.wait()
 
 
+async def test_a_client_that_vanishes_with_much_left_to_be_read(talking):
+    """It is missed although what it typed before is still to be taken."""
+
+    async def deaf(person):
+        await trio.sleep_forever()
+
+    client, over = talking(deaf)
+    with trio.move_on_after(0.5):
+        await client.send(encode_all(Kind.KEYS, b"x" * LIMIT * (AHEAD + 20)))
+    await client.stream.aclose()
+    with trio.fail_after(10):
+        await over.wait()
+
+
 @pytest.mark.parametrize(
     ("hostile", "problem"),
     [
