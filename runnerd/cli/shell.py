@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,12 +24,18 @@ from runnerd.web.frames import Kind
 from runnerd.web.terminal_client import Line, dial
 
 CHUNK = 64 << 10
+WAY_OUT = b"\x1d"
+"""Ctrl-]: typed three times within a second it leaves, whatever the machine does."""
 _FATAL = (signal.SIGTERM, signal.SIGHUP)
 """Signals that would end the command and leave the terminal as it is."""
 
 
 class Ended(Exception):
     """The shell ended without an exit status; the daemon's sentence says why."""
+
+
+class Left(Exception):
+    """The person left, without waiting for the machine."""
 
 
 def shell(
@@ -43,18 +49,21 @@ def shell(
 ) -> None:
     """Open a shell in a copy of a job's machine as it was before a step, and end with its status.
 
-    Without a terminal the commands are read from standard input, as a script is.
+    Without a terminal the commands are read from standard input, as a script is. On a terminal Ctrl-] typed
+    three times within a second leaves, whatever the machine does.
     """
     keys, screen = sys.stdin.fileno(), sys.stdout.fileno()
     plain = not (os.isatty(keys) and os.isatty(screen))
     with daemon(socket) as client:
         number = chosen(client.run(run)["jobs"], job)
         term = "dumb" if plain else os.environ.get("TERM") or "dumb"
-        with dial(client.path, run, number, at, window=_window(), term=term, plain=plain) as line:
+        with dial(client.path, run, number, at, window=_window(screen), term=term, plain=plain) as line:
             try:
                 status = attend(line, keys, screen, terminal=not plain)
             except Ended as problem:
                 fail(clean(problem), Code.NO_MACHINE)
+            except Left:
+                status = Code.INTERRUPTED
             except BrokenPipeError:
                 status = 128 + signal.SIGPIPE
     raise typer.Exit(status)
@@ -64,8 +73,9 @@ def attend(line: Line, keys: int, screen: int, *, terminal: bool) -> int:
     """Pass on what is typed and shown until the daemon has said its last word; return the exit status.
 
     A `terminal` on the descriptor `keys` is raw meanwhile, and as it was before whatever happens. Raises
-    `Unreachable`, and `Ended` when the shell ended without a status.
+    `Unreachable`, `Left`, and `Ended` when the shell ended without a status.
     """
+    leaving = _Leaving()
     with _ended_by_signals(), _bell() as bell, _raw(keys, terminal) as make_raw:
         typing = True
         while True:
@@ -74,9 +84,11 @@ def attend(line: Line, keys: int, screen: int, *, terminal: bool) -> int:
             if bell in ready:
                 os.read(bell, CHUNK)
                 make_raw()
-                line.resize(*_window())
+                line.resize(*_window(screen))
             if keys in ready:
                 typed = _read(keys)
+                if terminal and leaving.after(typed, time.monotonic()):
+                    raise Left
                 line.type(typed)
                 if not typed:
                     typing = False
@@ -93,9 +105,31 @@ def attend(line: Line, keys: int, screen: int, *, terminal: bool) -> int:
                     raise Ended(payload.decode(errors="replace"))
 
 
-def _window() -> tuple[int, int]:
-    size = shutil.get_terminal_size()
-    return size.lines, size.columns
+class _Leaving:
+    """Sees the way out in what is typed."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def after(self, typed: bytes, now: float) -> bool:
+        """Whether these keys, typed now, are the last of the three."""
+        for number in range(len(typed)):
+            if typed[number : number + 1] != WAY_OUT:
+                self._times.clear()
+                continue
+            self._times = [*self._times, now][-3:]
+            if len(self._times) == 3 and now - self._times[0] <= 1.0:
+                return True
+        return False
+
+
+def _window(descriptor: int) -> tuple[int, int]:
+    """Rows and columns; where there is no terminal, those of old."""
+    try:
+        size = os.get_terminal_size(descriptor)
+    except OSError:
+        return 24, 80
+    return size.lines or 24, size.columns or 80
 
 
 def _read(descriptor: int) -> bytes:

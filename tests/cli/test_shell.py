@@ -204,6 +204,27 @@ async def test_a_stop_and_go_makes_it_raw_again(shells: Shells, command: Callabl
     assert process.restored
 
 
+async def test_there_is_a_way_out(shells: Shells, command: Callable[..., Command], eventually: Any) -> None:
+    """Ctrl-] three times in a row leaves a machine that does nothing any more; twice is two keys."""
+
+    async def hangs(person: Person) -> None:
+        await person.show(b"ready")
+        await person.typed()
+        await person.show(b"stuck")
+        await trio.sleep_forever()
+
+    shells.talk = hangs
+    process = command("--job", "build")
+    await thread(process.until, b"ready")
+    process.type(b"\x1d\x1dx\x1d")
+    await thread(process.until, b"stuck")
+    assert process.process.poll() is None
+    process.type(b"y\x1d\x1d\x1d")
+    assert await thread(process.end) == 130
+    assert process.restored
+    await eventually(lambda: shells.over == 1)
+
+
 async def test_a_shell_without_a_status_is_told(shells: Shells, command: Callable[..., Command]) -> None:
     """The daemon's sentence is printed once the terminal is as it was, and no machine is status 5."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +61,35 @@ def argv(daemon: Daemon) -> Sequence[str]:
     return [sys.executable, "-m", "runnerd", "shell", "--socket", daemon.client.path]
 
 
+def on_a_terminal(daemon: Daemon, *arguments: str) -> int:
+    """Be a person: a prompt, the terminal's size, a command that is interrupted, and the shell's own end."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+    shown = b""
+
+    def until(text: bytes) -> None:
+        nonlocal shown
+        while text not in shown:
+            assert select.select([master], [], [], 60)[0], shown
+            shown += os.read(master, 4096)
+
+    ends = {"stdin": slave, "stdout": slave, "stderr": slave}
+    with subprocess.Popen([*argv(daemon), *arguments], start_new_session=True, **ends) as process:
+        until(b"$ ")
+        os.write(master, b"stty size; cat note; echo $((6 * 7)); sleep 1000\r")
+        until(b"33 99\r\n")
+        until(b"made at hello\r\n")
+        until(b"42\r\n")
+        shown = b""
+        os.write(master, b"\x03")
+        until(b"$ ")
+        os.write(master, b"exit 9\r")
+        status = process.wait(60)
+    os.close(master)
+    os.close(slave)
+    return status
+
+
 def leased(daemon: Daemon) -> list[Any]:
     return [each for each in daemon.client.pool()["machines"] if each["job"] is not None]
 
@@ -100,6 +132,8 @@ def test_a_person_looks_at_what_failed(vm_daemon: Daemon, sample: Sample) -> Non
         "is kept from before step 2 (Make), only from before 3 (Run echo spoilt > note; exit 3)"
         in none.stderr
     )
+
+    assert on_a_terminal(daemon, str(run), "--job", "build") == 9
 
     # A person who vanishes takes the machine along, whatever runs in it.
     with subprocess.Popen(
