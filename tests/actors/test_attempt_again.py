@@ -8,6 +8,7 @@ import trio
 from runnerd.machines import rewind
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
+from runnerd.machines.kept import KeptMachines, Limits
 from runnerd.messages import RunCreated
 from runnerd.model import Outcome, Phase
 from runnerd.planning.again import Wish, part_of
@@ -178,3 +179,41 @@ async def test_a_machine_that_is_gone_ends_the_job(world, what):
     ] in build.reason
     assert (record.outcome, jobs["deploy"].outcome) == (Outcome.INFRA_ERROR, Outcome.SKIPPED)
     assert behaviour.ran == []
+
+
+async def test_secrets_and_the_token_are_given_anew(world, tmp_path):
+    """The job sees those of today in every place, its log hides them, and how it stood holds none."""
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    world.host.kept = KeptMachines(tmp_path / "kept", Limits(), clock=lambda: 1.0, key_file=key, seals=True)
+    world.host.secrets, world.host.token = {"A": "sesame of then"}, "ghs_of_then"
+    text = flow(
+        build="env: {ALL: '${{ secrets.A }}'}, steps: [{run: second}, "
+        "{run: third, env: {HERE: '${{ secrets.A }}', TOKEN: '${{ github.token }}'}}]"
+    )
+    met = {}
+
+    class Meets(Remembers):
+        async def exec(self, machine, command, output):
+            ended = await super().exec(machine, command, output)
+            if self.ran and self.ran[-1][0] == "third":
+                met.update({name: command.env[name] for name in ("ALL", "HERE", "TOKEN")})
+                await output("stdout", b"sesame of then, sesame of now\n")
+            return ended
+
+    end = await began(world, Meets(("third", Reply(code=1))))
+    run, _ = await world.go(text)
+    assert met == {"ALL": "sesame of then", "HERE": "sesame of then", "TOKEN": "ghs_of_then"}
+    [kept] = world.host.kept.all()
+    assert kept.encrypted
+    assert b"sesame" not in (kept.folder / "standing").read_bytes()
+    await end()
+    world.host.logs.clear()
+    world.host.secrets, world.host.token = {"A": "sesame of now"}, "ghs_of_now"
+    next_run = await again(world, run, "build", "2")
+    await began(world, Meets())
+    record, _ = await world.finished(next_run)
+    assert record.outcome is Outcome.SUCCESS
+    assert met == {"ALL": "sesame of now", "HERE": "sesame of now", "TOKEN": "ghs_of_now"}
+    assert "sesame of now" not in "\n".join(world.host.logs["build"].lines)
+    assert [what for what, _ in world.host.tokens] == ["made", "revoked"] * 2
