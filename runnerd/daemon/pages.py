@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from runnerd.forge.links import Links
-from runnerd.forge.reports import duration
+from runnerd.forge.reports import duration, origin
 from runnerd.model import JobRecord, Phase, RunRecord
 from runnerd.store import logs
 from runnerd.store.ledger import Ledger
@@ -69,7 +69,7 @@ class Pages:
         yield f"{_standing(run)}, {duration(run.started, run.ended)}"
         for job in jobs:
             yield ""
-            yield f"{job.name}: {_standing(job)}, {duration(job.started, job.ended)}"
+            yield _line(job)
             yield self._links.of(run.id, job.id)
 
 
@@ -82,10 +82,15 @@ def _head(run: RunRecord) -> Iterator[str]:
 
 def _of_job(run: RunRecord, job: JobRecord) -> Iterator[str]:
     yield from _head(run)
-    yield f"{job.name}: {_standing(job)}, {duration(job.started, job.ended)}"
+    yield _line(job)
     for step in job.steps:
         took = duration(step.started, step.ended)
         yield f"  {step.number} {step.name}: {step.conclusion.value}, {took}"
+
+
+def _line(job: JobRecord) -> str:
+    where = f" ({said})" if (said := origin(job)) else ""
+    return f"{job.name}: {_standing(job)}, {duration(job.started, job.ended)}{where}"
 
 
 def _standing(subject: RunRecord | JobRecord) -> str:

@@ -117,6 +117,8 @@ def _summary(run: RunRecord, job: JobRecord | None, tail: str) -> str:
     subject = run if job is None else job
     if subject.reason:
         lines += [inline(subject.reason, 2000), ""]
+    if job is not None and job.resumes:
+        lines += [f"It {reports.origin(job)}: the steps before it are as they were then.", ""]
     if job is not None and job.phase is Phase.DONE and job.steps:
         lines += ["| | Step | Result | Time |", "|---|---|---|---|"]
         for step in job.steps:

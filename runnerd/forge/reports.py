@@ -70,6 +70,14 @@ def conclusion(outcome: Outcome) -> str:
     return _CONCLUSIONS.get(outcome, outcome.value)
 
 
+def origin(job: JobRecord) -> str:
+    """Where a job's result comes from that did not begin in its run; empty for one that did."""
+    if job.carried:
+        return f"as it was in run {job.logged[0]}"
+    before, _, step = job.resumes.partition("/")
+    return f"goes on from step {step} of job {before}" if step else ""
+
+
 def status_of(run: RunRecord, job: JobRecord | None, *, links: Links = NO_LINKS) -> StatusReport:
     """Render the status of a job, or of a run that has no jobs to speak for it."""
     if job is None:

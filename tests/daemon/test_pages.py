@@ -2,6 +2,7 @@
 
 import stat
 
+import msgspec
 import pytest
 
 from runnerd.daemon import pages
@@ -81,6 +82,14 @@ async def test_a_job_shows_its_steps_and_its_log(known):
     """First what became of it, then all it printed."""
     text = await known.page(5, 9, seal(5, 9))
     assert "\nbuild: failure: it broke, 3.0s\n  1 Run make: failure" in text
+    assert text.endswith("make: *** [all] Error 1\n")
+
+
+async def test_a_carried_job_shows_where_it_ran_and_its_log(known, tmp_path):
+    """Its result is of an earlier attempt, under whose numbers the log lies."""
+    known._ledger._job = msgspec.structs.replace(known._ledger._job, id=20, carried="5/9")
+    text = await known.page(5, 20, seal(5, 20))
+    assert "\nbuild: failure: it broke, 3.0s (as it was in run 5)\n" in text
     assert text.endswith("make: *** [all] Error 1\n")
 
 

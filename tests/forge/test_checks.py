@@ -93,6 +93,13 @@ def test_the_steps_are_listed_with_their_times_and_ends():
     assert "run 5, attempt 1" in summary
 
 
+def test_a_job_that_goes_on_says_from_where():
+    """Its first steps ran in an earlier attempt, which their times would not tell."""
+    summary = check_of(RUN, job(Outcome.SUCCESS, steps=(step(1),), resumes="7/2")).summary
+    assert "It goes on from step 2 of job 7: the steps before it are as they were then." in summary
+    assert "goes on" not in check_of(RUN, job(Outcome.SUCCESS, steps=(step(1),))).summary
+
+
 def test_step_summaries_are_the_text():
     """As Markdown, without what a terminal would act on; only once the job has ended."""
     text = check_of(RUN, job(Outcome.SUCCESS, summary="# Coverage\n\x1b[31m80 %\x1b[0m\n")).text
