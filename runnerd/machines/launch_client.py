@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ import trio
 from runnerd import log
 from runnerd.machines import launch_wire as wire
 from runnerd.machines.cgroups import Groups
-from runnerd.machines.launch_wire import Ended, Malformed, Refused, Started
+from runnerd.machines.launch_wire import Ended, Malformed, Opened, Refused, Started
 from runnerd.machines.launcher import LaunchFailed, Order, Vmm
 
 ANSWER = 10.0
@@ -69,7 +70,11 @@ class LaunchClient:
         self._socket = trio.socket.from_stdlib_socket(socket.socket(fileno=os.dup(plain.fileno())))
         self._turn = trio.Lock()
         self._number = 0
-        self._answers: dict[int, Started | Refused] = {}
+        self._answers: dict[int, Started | Opened | Refused] = {}
+        self._asked: set[int] = set()
+        """Requests whose answer is waited for."""
+        self._opened: dict[int, list[int]] = {}
+        """The descriptors that came with an answer."""
         self._machines: dict[str, _Machine] = {}
         self._news = trio.lowlevel.ParkingLot()
         self._gone = ""
@@ -87,12 +92,14 @@ class LaunchClient:
                 select.select([self._plain], [], [], moment)
             while not self._gone:
                 data, descriptors = wire.receive_now(self._plain)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                if not data:
-                    self._lose("the launcher has gone")
-                    return
-                self._take(msgspec.json.decode(data, type=wire.Reply))
+                try:
+                    if not data:
+                        self._lose("the launcher has gone")
+                        return
+                    self._take(msgspec.json.decode(data, type=wire.Reply), descriptors)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
         except BlockingIOError:
             pass
         except (OSError, Malformed, msgspec.MsgspecError) as error:
@@ -115,24 +122,48 @@ class LaunchClient:
             except LaunchFailed:
                 self._machines.pop(order.name, None)
                 raise
+        assert isinstance(answer, Started), "a start is answered so"
         machine.runs(answer)
         return machine
 
-    async def _ask(self, request: wire.Start, descriptors: tuple[int, ...]) -> Started:
+    async def open_memory(self, name: str) -> tuple[int, int, int]:
+        """See `Vmm.open_memory`."""
+        self._number += 1
+        number = self._number
+        with trio.CancelScope(shield=True):
+            try:
+                await self._ask(wire.Look(number=number, name=name))
+            except LaunchFailed as error:
+                raise OSError(f"the machine's memory cannot be seen: {error}") from error
+        opened = self._opened.pop(number, [])
+        if len(opened) != 3:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise OSError("the launcher did not hand the machine's memory over")
+        maps, pagemap, memory = opened
+        return maps, pagemap, memory
+
+    async def _ask(
+        self, request: wire.Start | wire.Look, descriptors: tuple[int, ...] = ()
+    ) -> Started | Opened:
+        self._asked.add(request.number)
         try:
             async with self._turn:
                 await wire.send(self._socket, request, descriptors)
+            with trio.move_on_after(ANSWER):
+                while request.number not in self._answers and not self._gone:
+                    await self._news.park()
         except OSError as error:
             raise LaunchFailed(f"the launcher does not listen: {error}") from error
-        with trio.move_on_after(ANSWER):
-            while request.number not in self._answers and not self._gone:
-                await self._news.park()
+        finally:
+            self._asked.discard(request.number)
         answer = self._answers.pop(request.number, None)
-        if isinstance(answer, Started):
+        if isinstance(answer, Started | Opened):
             return answer
         if isinstance(answer, Refused):
             raise LaunchFailed(answer.reason)
-        await self.stop(request.name)
+        if isinstance(request, wire.Start):
+            await self.stop(request.name)
         raise LaunchFailed(self._gone or f"the launcher did not answer within {ANSWER:g} s")
 
     async def stop(self, name: str) -> None:
@@ -150,15 +181,22 @@ class LaunchClient:
     def close(self) -> None:
         """Go away: the launcher then ends what it started for us. Safe to call twice."""
         self._lose("the launcher was left")
+        for descriptor in itertools.chain.from_iterable(self._opened.values()):
+            os.close(descriptor)
+        self._opened.clear()
         self._socket.close()
         self._plain.close()
 
-    def _take(self, reply: wire.Reply) -> None:
+    def _take(self, reply: wire.Reply, descriptors: list[int]) -> None:
+        """Note what was said; the descriptors that stay in the list are closed."""
         if isinstance(reply, Ended):
             if machine := self._machines.pop(reply.name, None):
                 machine.status = reply.status
         else:
             self._answers[reply.number] = reply
+            if isinstance(reply, Opened) and reply.number in self._asked:
+                self._opened[reply.number] = descriptors[:]
+                descriptors.clear()
         self._news.unpark_all()
 
     def _lose(self, reason: str) -> None:
@@ -196,6 +234,10 @@ class _Machine:
         while self.status is None:
             await self._client.changed()
         return self.status
+
+    async def open_memory(self) -> tuple[int, int, int]:
+        """See `Vmm.open_memory`."""
+        return await self._client.open_memory(self._name)
 
     def ended(self) -> int | None:
         """See `Vmm.ended`."""

@@ -105,6 +105,9 @@ class _Client:
             if machine := self._machines.get(request.name):
                 await machine.stop()
             return
+        if isinstance(request, wire.Look):
+            await self._open_memory(request)
+            return
         try:
             machine = await self._start(request, descriptors)
         except LaunchFailed as error:
@@ -115,6 +118,21 @@ class _Client:
         await self._say(
             wire.Started(number=request.number, pid=machine.pid, uid=machine.uid, born=machine.born)
         )
+
+    async def _open_memory(self, request: wire.Look) -> None:
+        """The client may see what is its own: it gave the machine all that is in it."""
+        try:
+            if (machine := self._machines.get(request.name)) is None:
+                raise OSError("there is no such machine")
+            opened = await machine.open_memory()
+        except OSError as error:
+            await self._say(wire.Refused(number=request.number, reason=str(error)))
+            return
+        try:
+            await self._say(wire.Opened(number=request.number), opened)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
 
     async def _start(self, request: wire.Start, descriptors: Sequence[int]) -> Vmm:
         if len(descriptors) != len(request.descriptors):
@@ -146,9 +164,9 @@ class _Client:
         del self._machines[name]
         await self._say(wire.Ended(name=name, status=status))
 
-    async def _say(self, reply: wire.Reply) -> None:
+    async def _say(self, reply: wire.Reply, descriptors: Sequence[int] = ()) -> None:
         async with self._turn:
-            await wire.send(self._connection, reply)
+            await wire.send(self._connection, reply, descriptors)
 
 
 def _user_of(connection: trio.socket.SocketType) -> int:

@@ -41,6 +41,13 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop", forbid_unknown
     name: Name
 
 
+class Look(msgspec.Struct, frozen=True, kw_only=True, tag="look", forbid_unknown_fields=True):
+    """Open the memory of a machine that this connection started."""
+
+    number: int
+    name: Name
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     """The machine of request `number` runs."""
 
@@ -48,6 +55,12 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     pid: int
     uid: int
     born: int
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+    """Request `number`: the descriptors of `Vmm.open_memory` come with the message."""
+
+    number: int
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
@@ -64,8 +77,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     status: int
 
 
-Request = Start | Stop
-Reply = Started | Refused | Ended
+Request = Start | Stop | Look
+Reply = Started | Opened | Refused | Ended
 
 
 class Malformed(ValueError):

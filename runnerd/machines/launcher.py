@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import trio
 
-from runnerd.machines import host
+from runnerd.machines import host, pages
 from runnerd.machines.cgroups import Groups
 from runnerd.machines.qemu import vmm
 
@@ -83,6 +83,10 @@ class Vmm(Protocol):
 
     async def wait(self) -> int:
         """Return the exit status once the process has ended; negative is the signal that ended it."""
+        ...
+
+    async def open_memory(self) -> tuple[int, int, int]:
+        """Open the process's `maps`, `pagemap` and `mem`; the caller closes them. Raises OSError."""
         ...
 
     def ended(self) -> int | None:
@@ -285,6 +289,13 @@ class _Process:
             finally:
                 os.close(watch)
         return status
+
+    async def open_memory(self) -> tuple[int, int, int]:
+        """See `Vmm.open_memory`."""
+        await trio.lowlevel.checkpoint()
+        if self._popen.poll() is not None:
+            raise OSError("the process has ended")
+        return pages.open_process(self.pid)  # ours until we have waited for it
 
     def ended(self) -> int | None:
         """See `Vmm.ended`."""

@@ -1,4 +1,4 @@
-"""A machine that was used, kept in a folder: its memory with the state of its devices, and its disk.
+"""A machine that was used, kept in a folder: its memory, the state of its devices, and its disk.
 
 A folder is complete and unharmed or is not used. It is bound to the template its machine came from: another
 kernel or another QEMU would load the state and hang.
@@ -18,9 +18,10 @@ import msgspec
 from runnerd.machines import disks, sealed
 from runnerd.machines.disks import write_all
 from runnerd.machines.driver import Size
+from runnerd.machines.pages import Pages
 from runnerd.machines.sealed import Room, Unsealed, Writer
 
-_FORMAT = 1
+_FORMAT = 2
 _EXTENT = struct.Struct("<QQ")
 
 
@@ -36,33 +37,36 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     encrypted: bool
     memory: str
     disk: str
-    state: str = ""
-    """Of the devices' state, where that is not kept with the memory."""
+    state: str
+    """Of the devices' state."""
     bytes: int
     """Of all files together."""
 
 
-def write_memory(source: int, folder: Path, key: bytes | None, room: Room) -> str:
-    """Keep what comes out of a pipe until its end, and return the file's hash; the pipe is closed.
+def write_memory(pages: Pages, folder: Path, key: bytes | None, room: Room) -> str:
+    """Keep what a machine has changed of its template's memory, and return the file's hash.
 
-    Blocks. Raises TooLarge, when whoever writes to the pipe is told by its end, and OSError.
+    Blocks. Raises TooLarge and OSError.
     """
     writer = Writer(folder / "memory", key, room)
-    try:
-        with writer:
-            while data := os.read(source, sealed.PIECE):
+    with writer:
+        writer.write(_EXTENT.pack(pages.size, 0))
+        for start, length in pages.changed():
+            for at in range(start, start + length, sealed.PIECE):
+                data = pages.read(at, min(sealed.PIECE, start + length - at))
+                writer.write(_EXTENT.pack(at, len(data)))
                 writer.write(data)
-    finally:
-        os.close(source)
     return writer.digest
 
 
-def read_memory(target: int, folder: Path, key: bytes | None, digest: str) -> None:
-    """Write the kept memory into a pipe, which is closed. Blocks. Raises Unsealed and OSError."""
-    try:
-        sealed.read(folder / "memory", key, digest, partial(_write, target))
-    finally:
-        os.close(target)
+def read_memory(pages: Pages, folder: Path, key: bytes | None, digest: str) -> None:
+    """Change a fresh clone's memory to what was kept. Blocks. Raises Unsealed and OSError."""
+
+    def begin(size: int) -> None:
+        if size != pages.size:
+            raise Unsealed("the memory is of another size")
+
+    _read_extents(folder / "memory", key, digest, begin, pages.write)
 
 
 def write_disk(disk: int, folder: Path, key: bytes | None, room: Room) -> str:
@@ -94,32 +98,50 @@ def read_disk(folder: Path, key: bytes | None, digest: str, into: Path) -> int:
 
 def read_sparse(path: Path, key: bytes | None, digest: str, make: Callable[[int], int]) -> int:
     """Return the descriptor that `make` gives for a size, filled with what was kept; see `read_disk`."""
+    file = -1
+
+    def begin(size: int) -> None:
+        nonlocal file
+        file = make(size)
+
+    try:
+        _read_extents(path, key, digest, begin, lambda at, data: write_all(file, data, at))
+    except BaseException:
+        if file >= 0:
+            os.close(file)
+        raise
+    return file
+
+
+def _read_extents(
+    path: Path,
+    key: bytes | None,
+    digest: str,
+    begin: Callable[[int], object],
+    put: Callable[[int, bytes], object],
+) -> None:
+    """Give a file's size to `begin`, then each piece with its place to `put`. Raises Unsealed."""
     buffer = bytearray()
-    disk = -1
+    begun = False
 
     def take(data: bytes) -> None:
-        nonlocal disk
+        nonlocal begun
         buffer.extend(data)
         while len(buffer) >= _EXTENT.size:
             at, length = _EXTENT.unpack_from(buffer)
-            if disk < 0:
-                disk = make(at)
+            if not begun:
+                begun = True
+                begin(at)
                 del buffer[: _EXTENT.size]
                 continue
             if len(buffer) < _EXTENT.size + length:
                 return
-            write_all(disk, bytes(buffer[_EXTENT.size : _EXTENT.size + length]), at)
+            put(at, bytes(buffer[_EXTENT.size : _EXTENT.size + length]))
             del buffer[: _EXTENT.size + length]
 
-    try:
-        sealed.read(path, key, digest, take)
-        if disk < 0 or buffer:
-            raise Unsealed(f"the {path.name} is not complete")
-    except BaseException:
-        if disk >= 0:
-            os.close(disk)
-        raise
-    return disk
+    sealed.read(path, key, digest, take)
+    if not begun or buffer:
+        raise Unsealed(f"the {path.name} is not complete")
 
 
 def finish(folder: Path, snapshot: Snapshot, final: Path) -> None:
@@ -144,9 +166,3 @@ def load(folder: Path, size: Size | None = None) -> Snapshot:
         was, now = (f"{s.vcpus} vCPUs, {s.memory} MiB and a disk of {s.disk} MiB" for s in (found.size, size))
         raise Unsealed(f"its machine has {was}, and the configuration now says {now}")
     return found
-
-
-def _write(target: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view) :]

@@ -84,6 +84,28 @@ async def test_machine_is_started_and_stopped(client: LaunchClient, tmp_path: Pa
     assert born(machine.pid) is None
 
 
+async def test_memory_of_a_machine_is_handed_over(client: LaunchClient, tmp_path: Path, eventually) -> None:
+    """The client reads its machine's memory through descriptors the launcher opened; a stranger's never."""
+    machine = await client.start(order(tmp_path, "runnerd-1"))
+    # Each program that becomes the next has other memory.
+    await eventually(lambda: Path(f"/proc/{machine.pid}/comm").read_text() == "sleep\n")
+    opened = await machine.open_memory()
+    maps, pagemap, memory = opened
+    try:
+        lines = os.read(maps, 1 << 20).splitlines()
+        assert lines
+        first = int(lines[0].split(b"-")[0], 16)
+        assert os.pread(memory, 4, first) == b"\x7fELF"
+        assert len(os.pread(pagemap, 8, first // 4096 * 8)) == 8
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    await machine.stop()
+    for name in ("runnerd-1", "runnerd-2"):
+        with pytest.raises(OSError, match="no such machine"):
+            await client.open_memory(name)
+
+
 async def test_end_is_told(client: LaunchClient, tmp_path: Path) -> None:
     """A machine that ends by itself is heard of, with its status, and its name is free again."""
     for _ in range(2):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runnerd.machines import disks, snapshots
 from runnerd.machines.driver import Size
+from runnerd.machines.pages import Pages, open_process
 from runnerd.machines.sealed import Room, TooLarge, Unsealed
 from runnerd.machines.snapshots import Snapshot
 
@@ -49,22 +52,38 @@ def test_disk_larger_than_the_room_is_not_kept(tmp_path: Path) -> None:
     os.close(disk)
 
 
+@contextmanager
+def mapped(file: int) -> Iterator[tuple[mmap.mmap, Pages]]:
+    """A file in memory as a clone maps it, and this process's pages of it."""
+    size = os.fstat(file).st_size
+    with mmap.mmap(file, size, flags=mmap.MAP_PRIVATE) as memory:
+        pages = Pages(open_process(os.getpid()), inode=os.fstat(file).st_ino, size=size)
+        try:
+            yield memory, pages
+        finally:
+            pages.close()
+
+
 @pytest.mark.parametrize("key", [None, KEY])
-def test_memory_goes_through_pipes(tmp_path: Path, key: bytes | None) -> None:
-    """What is written into one pipe comes out of another, later."""
-    data = os.urandom(3_000_000)
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "wb") as pipe:
-        thread = threading.Thread(target=lambda: (pipe.write(data), pipe.close()))
-        thread.start()
-        digest = snapshots.write_memory(reading, tmp_path, key, Room(1 << 30))
-        thread.join()
-    reading, writing = os.pipe()
-    thread = threading.Thread(target=snapshots.read_memory, args=(writing, tmp_path, key, digest))
-    thread.start()
-    with os.fdopen(reading, "rb") as pipe:
-        assert pipe.read() == data
-    thread.join()
+def test_memory_is_kept_where_it_was_changed(tmp_path: Path, key: bytes | None) -> None:
+    """What one process changed of its memory another has after it; what was not changed takes no room."""
+    template = os.memfd_create("template")
+    os.write(template, b"t" * (8 << 20))
+    with mapped(template) as (memory, pages):
+        memory[5_000_000:5_000_005] = b"first"
+        memory[0:1] = b"x"
+        memory[3 << 20 : 6 << 20] = b"m" * (3 << 20)
+        expected = bytes(memory)
+        digest = snapshots.write_memory(pages, tmp_path, key, Room(4 << 20))
+    assert (tmp_path / "memory").stat().st_size < 3.1 * (1 << 20)
+    with mapped(template) as (memory, pages):
+        snapshots.read_memory(pages, tmp_path, key, digest)
+        assert bytes(memory) == expected
+    assert os.pread(template, 1, 0) == b"t"
+    os.truncate(template, 4 << 20)
+    with mapped(template) as (_, pages), pytest.raises(Unsealed, match="another size"):
+        snapshots.read_memory(pages, tmp_path, key, digest)
+    os.close(template)
 
 
 def test_folder_appears_whole(tmp_path: Path) -> None:
@@ -77,6 +96,7 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
         encrypted=False,
         memory="",
         disk="",
+        state="",
         bytes=1,
     )
     (tmp_path / "work").mkdir()

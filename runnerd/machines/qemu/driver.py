@@ -29,7 +29,7 @@ from runnerd.machines.journal import Journal, unwritten
 from runnerd.machines.launch_client import open_launch_client
 from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
 from runnerd.machines.molds import Mold
-from runnerd.machines.qemu import vmm
+from runnerd.machines.qemu import devices, vmm
 from runnerd.machines.qemu.box import QemuBox
 from runnerd.machines.qemu.freezing import warm
 from runnerd.machines.qemu.qmp import QmpError, migrate
@@ -221,12 +221,13 @@ class QemuDriver:
             if kept.template not in self._molds:
                 await self.build_template(kept.image, kept.size)
             mold = self._molds.get(kept.template)
-            if kept.driver != self.name or mold is None:
+            if kept.driver != self.name or mold is None or mold.frozen is None:
                 raise Unsealed("the image, QEMU or the host is not what the machine was made with")
             if kept.encrypted and key is None:
                 raise Unsealed("it is encrypted, and its key is not there")
             with mold.in_use():
-                return await self._restore(mold, snapshot, kept, key if kept.encrypted else None)
+                key = key if kept.encrypted else None
+                return await self._restore(mold, mold.frozen, snapshot, kept, key)
         except (Unsealed, *_TROUBLE) as error:
             raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {error}") from error
 
@@ -335,26 +336,30 @@ class QemuDriver:
             raise
         return machine
 
-    async def _restore(self, mold: Mold, folder: Path, kept: Snapshot, key: bytes | None) -> AgentMachine:
-        memory = template.memory_file("runnerd-restored", kept.size.memory * MIB)
+    async def _restore(
+        self, mold: Mold, frozen: Frozen, folder: Path, kept: Snapshot, key: bytes | None
+    ) -> AgentMachine:
+        """A clone that is given what the kept one had changed, before it runs."""
+        state = await trio.to_thread.run_sync(devices.load, frozen.state, folder, key, kept.state)
         try:
             disk = await trio.to_thread.run_sync(snapshots.read_disk, folder, key, kept.disk, self._disks)
             try:
-                with mold.machine_files(memory) as files:
-                    box = await self._start(mold, vmm.Purpose.KEPT, {**files, "upper": disk})
+                with mold.machine_files(frozen.memory) as files:
+                    box = await self._start(mold, vmm.Purpose.CLONE, {**files, "upper": disk})
             finally:
                 os.close(disk)
+            try:
+                machine, channel = self._inhabited(box)
+                await box.vm.qmp.negotiate(deadline=self._ready_timeout)
+                await box.load_memory(folder, key, kept.memory)
+                await migrate(box.vm.qmp, state, incoming=True)
+                await box.vm.qmp.command("cont", deadline=self._ready_timeout)
+                await explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
+            except BaseException:
+                await box.destroy()
+                raise
         finally:
-            os.close(memory)
-        try:
-            machine, channel = self._inhabited(box)
-            await box.vm.qmp.negotiate(deadline=self._ready_timeout)
-            await box.load_memory(folder, key, kept.memory)
-            await box.vm.qmp.command("cont", deadline=self._ready_timeout)
-            await explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
-        except BaseException:
-            await box.destroy()
-            raise
+            os.close(state)
         return machine
 
     async def _start(self, mold: Mold, purpose: vmm.Purpose, files: Mapping[str, int]) -> QemuBox:

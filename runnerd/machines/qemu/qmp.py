@@ -19,8 +19,6 @@ LINE_LIMIT = 1 << 20
 """Bytes of one message; QEMU's longest answer that we ask for is a few kilobytes."""
 
 _EVENTS_KEPT = 64
-_UNBOUNDED = 1 << 40
-"""Bytes per second of a migration: as fast as its reader takes it."""
 
 
 class QmpError(Exception):
@@ -193,19 +191,15 @@ class Qmp:
         self._changed = trio.Event()
 
 
-async def migrate(
-    monitor: Qmp, descriptor: int, *, incoming: bool, memory: bool = False, deadline: float = 10.0
-) -> None:
-    """Write a stopped machine's state to a descriptor, or read it from one; with its memory if asked.
+async def migrate(monitor: Qmp, descriptor: int, *, incoming: bool, deadline: float = 10.0) -> None:
+    """Write a stopped machine's state to a descriptor, or read it from one.
 
-    Without `memory` the memory is a file that both machines have. Raises QmpError. Afterwards the machine is
+    Without its memory, which is a file that both machines have. Raises QmpError. Afterwards the machine is
     stopped either way, and needs `cont`.
     """
-    wanted = {"x-ignore-shared": not memory, "events": True}
+    wanted = {"x-ignore-shared": True, "events": True}
     capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
     await monitor.command("migrate-set-capabilities", {"capabilities": capabilities}, deadline=deadline)
-    if memory and not incoming:
-        await monitor.command("migrate-set-parameters", {"max-bandwidth": _UNBOUNDED}, deadline=deadline)
     monitor.forget_events()
     await monitor.command("getfd", {"fdname": "state"}, descriptor=descriptor, deadline=deadline)
     await monitor.command(

@@ -86,6 +86,7 @@ class Starter:
             upper=upper,
             template=mold.key,
             size=mold.spec.size,
+            memory=os.fstat(files["memory"]).st_ino,
             gone=self._gone,
         )
         self._nursery.start_soon(machine.run)

@@ -41,8 +41,6 @@ class Purpose(enum.Enum):
     """To be frozen: its memory is the template's memory."""
     CLONE = "clone"
     """From a template: its memory is a private copy of the template's, taken page by page as it writes."""
-    KEPT = "kept"
-    """From a snapshot: its memory is its own, and filled before it runs."""
     PROBE = "probe"
     """To show whether KVM works."""
 
@@ -100,9 +98,8 @@ def command_of(recipe: Recipe, qemu: str, name: str) -> tuple[str, ...]:
 
 def command(spec: Spec, name: str, purpose: Purpose) -> tuple[str, ...]:
     """Return the command line of a machine."""
-    # A clone that shared the template's memory would write into every other clone. Memory that is its own is
-    # shared with nobody, and a private copy of it would be there twice.
-    share = "off" if purpose is Purpose.CLONE else "on"
+    # A clone that shared the template's memory would write into every other clone.
+    share = "on" if purpose is Purpose.TEMPLATE else "off"
     memory = f"memory-backend-file,id=mem,size={spec.size.memory}M,mem-path={_open('memory')},share={share}"
     argv = [
         *(spec.qemu, "-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
@@ -123,7 +120,7 @@ def command(spec: Spec, name: str, purpose: Purpose) -> tuple[str, ...]:
         *("-device", f"virtserialport,chardev=agent,name={PORT}"),
         *("-device", "pvpanic,ioport=0x505"),
     ]
-    if purpose is not Purpose.TEMPLATE:
+    if purpose is Purpose.CLONE:
         argv += ["-incoming", "defer"]
     return tuple(argv)
 

@@ -1,13 +1,15 @@
 """A process that takes QEMU's place: it speaks QMP as QEMU 7.2 does, and has a real agent behind its port.
 
 Run as `stand_in.py AGENT FOLDER QEMU'S-ARGUMENTS…`: AGENT is the packed agent, FOLDER where it may write.
-What it saves as its state is a word, and it loads nothing else.
+What it saves as its state is a word among the bytes that QEMU has around it, and it loads nothing else. Its
+memory is mapped as QEMU maps it, and never used.
 """
 
 from __future__ import annotations
 
 import array
 import json
+import mmap
 import os
 import re
 import select
@@ -16,7 +18,9 @@ import subprocess
 import sys
 from typing import Any
 
-STATE = b"the state of a stand-in"
+HEAD = b"QEVM\0\0\0\3"
+DEVICES = b"\4\0\0\0\0\x05timer" + bytes(8) + b"the state of a stand-in"
+STATE = HEAD + b"its memory" + DEVICES
 VERSION = {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "stand-in"}
 
 
@@ -34,8 +38,16 @@ class StandIn:
         self.monitor, self.port = end_of("qmp", words), end_of("agent", words)
         self.status = "inmigrate" if "-incoming" in words else "running"
         self.inside: socket.socket | None = None
-        self.descriptor = -1
+        self.descriptor = self.given = -1
+        self.memory = self.mapped(" ".join(words))
         self._agent, self._folder = agent, folder
+
+    def mapped(self, words: str) -> mmap.mmap:
+        """The memory it was given, shared or not."""
+        found = re.search(r"id=mem,size=(\d+)M,mem-path=/proc/self/fd/(\d+),share=(on|off)", words)
+        assert found, "no memory"
+        flags = mmap.MAP_SHARED if found[3] == "on" else mmap.MAP_PRIVATE
+        return mmap.mmap(int(found[2]), int(found[1]) << 20, flags=flags)
 
     def run(self) -> None:
         """Serve until the monitor is closed; the agent ends with this process, for it loses its port."""
@@ -72,7 +84,8 @@ class StandIn:
 
     def obey(self, command: dict[str, Any]) -> None:
         """Carry out one command as far as the driver looks at what comes of it."""
-        name, result = command["execute"], {}
+        name = command["execute"]
+        result: dict[str, Any] = {}
         if name == "query-status":
             result = {"status": self.status}
         elif name == "stop":
@@ -81,6 +94,14 @@ class StandIn:
             self.status = "running"
             if self.inside is None:
                 self.wake()
+        elif name == "add-fd":
+            self.given = self.descriptor
+            result = {"fdset-id": 1, "fd": self.given}
+        elif name == "xen-save-devices-state":
+            assert command["arguments"]["filename"] == "/dev/fdset/1"
+            os.write(self.given, HEAD + DEVICES)
+        elif name == "remove-fd":
+            os.close(self.given)
         self.say({"return": result, "id": command["id"]})
         if name == "migrate":
             os.write(self.descriptor, STATE)

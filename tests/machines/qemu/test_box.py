@@ -44,6 +44,7 @@ async def box(tmp_path, gone):
         upper=disks.empty(tmp_path, disks.MIB),
         template="t",
         size=Size(),
+        memory=1,
         gone=tell,
     )
     yield box

@@ -311,7 +311,7 @@ async def test_a_machine_that_dies_under_a_job_is_lost(kind, point, host, tmp_pa
     await host.goes_on()
 
 
-@cases("stop", "migrate", "query-status", "cont", real="migrate")
+@cases("stop", "add-fd", "xen-save-devices-state", "remove-fd", "cont", real="remove-fd")
 async def test_a_machine_that_dies_while_it_is_kept_is_not_kept(kind, point, host, tmp_path):
     """Of a snapshot in whose middle QEMU ended no folder is left, and the machine is lost."""
     before = await host.baseline()
@@ -394,7 +394,7 @@ async def test_a_pool_goes_on_whatever_dies(kind, host, eventually):
         ("migrate-incoming:1", "running"),
         ("thaw:3", "running"),
         ("clock:1", "running"),
-        ("migrate:2", "running"),
+        ("xen-save-devices-state:1", "running"),
         ("gone:2", "running"),
         ("migrate-incoming:2", "running"),
     ],

@@ -34,14 +34,6 @@ def test_a_clone_shares_no_memory():
     assert [each.rpartition(",")[2] for each in differing[0]] == ["share=on", "share=off"]
 
 
-def test_kept_memory_is_there_once():
-    """A machine from a snapshot has memory of its own and writes into that, not into a copy beside it."""
-    clone, kept = (vmm.command(SPEC, "n", purpose) for purpose in (Purpose.CLONE, Purpose.KEPT))
-    differing = [pair for pair in zip(clone, kept, strict=True) if pair[0] != pair[1]]
-    assert [each.rpartition(",")[2] for each in differing[0]] == ["share=off", "share=on"]
-    assert len(differing) == 1
-
-
 def test_every_descriptor_is_named_and_used():
     """The names that stand in the command line are those a launcher must be given."""
     text = " ".join(vmm.command(SPEC, "n", Purpose.CLONE))
