@@ -9,7 +9,8 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -90,6 +91,20 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> int:
     return status
 
 
+@contextmanager
+def busy_shell(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell in which something runs that does not end."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*argv(daemon), *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"echo up; sleep 1000\n")
+        process.stdin.flush()
+        assert select.select([process.stdout], [], [], 60)[0]
+        assert os.read(process.stdout.fileno(), 100) == b"up\n"
+        yield process
+
+
 def leased(daemon: Daemon) -> list[Any]:
     return [each for each in daemon.client.pool()["machines"] if each["job"] is not None]
 
@@ -135,20 +150,16 @@ def test_a_person_looks_at_what_failed(vm_daemon: Daemon, sample: Sample) -> Non
 
     assert on_a_terminal(daemon, str(run), "--job", "build") == 9
 
-    # A person who vanishes takes the machine along, whatever runs in it.
-    with subprocess.Popen(
-        [*argv(daemon), str(run), "-j", str(job["id"])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"echo up; sleep 1000\n")
-        process.stdin.flush()
-        assert select.select([process.stdout], [], [], 60)[0]
-        assert os.read(process.stdout.fileno(), 100) == b"up\n"
+    # A person who vanishes takes the machine along, whatever runs in it; a daemon that drains says so.
+    with busy_shell(daemon, str(run), "-j", str(job["id"])) as process:
         assert len(leased(daemon)) == 1
         process.kill()
     wait_for(lambda: not leased(daemon), 30, "the machine was destroyed")
+    with busy_shell(daemon, str(run), "-j", "build") as process:
+        assert daemon.stop() == 0
+        assert process.stderr is not None
+        assert b"the daemon is draining: the shell was ended" in process.stderr.read()
+        assert process.wait(30) == 5
 
-    assert daemon.stop() == 0
     assert launcher.strays(reaper.mark(daemon.state)) == {}
     assert [path.name for path in daemon.state.glob("kept/*/*")] == ["step-03"]
