@@ -26,7 +26,7 @@ from runnerd.machines.kept import Kept
 from runnerd.machines.sealed import Unsealed
 from runnerd.messages import LeaseMachine, PoolRestarted
 from runnerd.model import JobRecord, RunRecord
-from runnerd.planning.kept import NONE_KEPT, kept_of
+from runnerd.planning.kept import kept_of, why_none
 from runnerd.store.ledger import Ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
@@ -93,7 +93,10 @@ class _Visit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shells:
-    """Opens shells; no more than `at_once`. Setting `stopping` ends them all."""
+    """Opens shells; no more than `at_once`. Setting `stopping` ends them all.
+
+    `mode` is that of [snapshots], for who asks for a machine that is not kept.
+    """
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class Shells:
         pool: Mailbox[Any],
         host: Host,
         shelf: Shelf,
+        mode: str,
         stopping: trio.Event,
         clock: Callable[[], float],
         at_once: int = AT_ONCE,
@@ -111,6 +115,7 @@ class Shells:
         self._pool = pool
         self._host = host
         self._shelf = shelf
+        self._mode = mode
         self._stopping = stopping
         self._clock = clock
         self._at_once = at_once
@@ -131,7 +136,11 @@ class Shells:
         image = self._host.image_for(job.labels)
         if image is None:
             raise Refused(f"no image claims the labels of job {job.id} any more: see [images] in config.toml")
-        kept = chosen(job, await kept_of(job, ledger=self._ledger, kept=self._shelf.of), at)
+        there = await kept_of(job, ledger=self._ledger, kept=self._shelf.of)
+        if not there:
+            why = why_none(run, job, self._mode)
+            raise LookupError(f"no machine of job {job.id} ({job.name}) is kept: {why}")
+        kept = chosen(job, there, at)
         try:
             standing = decode(await trio.to_thread.run_sync(self._shelf.standing, kept))
         except (BadStanding, Unsealed) as problem:
@@ -254,8 +263,6 @@ class Shells:
 
 def chosen(job: JobRecord, kept: Mapping[int, Kept], at: str | None) -> Kept:
     """Return what is meant of what is kept of a job, by step. Raises LookupError with what there is."""
-    if not kept:
-        raise LookupError(f"no machine of job {job.id} ({job.name}) is kept: {NONE_KEPT}")
     if at is None:
         return kept[max(kept)]
     steps = {number: Named(number, "", each.name) for number, each in kept.items()}

@@ -198,6 +198,7 @@ class _Daemon:
             pool=self.pool,
             host=self.site,
             shelf=self.site.kept,
+            mode=config.snapshots.mode,
             stopping=self.stop,
             clock=time.time,
         )
@@ -208,7 +209,13 @@ class _Daemon:
             pool=self.pool,
             drain=self.stop.set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
-            part=partial(part_of, ledger=ledger, reader=self.reader, kept=self.site.kept.of),
+            part=partial(
+                part_of,
+                ledger=ledger,
+                reader=self.reader,
+                kept=self.site.kept.of,
+                mode=config.snapshots.mode,
+            ),
             shell=self.shells.open,
             state_directory=config.state_directory,
             kept=self.site.kept,

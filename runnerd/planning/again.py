@@ -8,7 +8,7 @@ import msgspec
 
 from runnerd.jobs.sequence import placed
 from runnerd.model import JobRecord, Outcome, RunRecord
-from runnerd.planning.kept import NONE_KEPT, Kept, KeptOf, kept_of
+from runnerd.planning.kept import Kept, KeptOf, kept_of, why_none
 from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import UNEXPANDED, Again, NewJob
@@ -40,8 +40,19 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     said: str
 
 
-async def part_of(run: RunRecord, wish: Wish, *, ledger: Ledger, reader: Reader, kept: KeptOf[Kept]) -> Part:
-    """Find out what a wish comes to in a run that has ended. Raises `CannotRerun`."""
+async def part_of(
+    run: RunRecord,
+    wish: Wish,
+    *,
+    ledger: Ledger,
+    reader: Reader,
+    kept: KeptOf[Kept],
+    mode: str = "on-failure",
+) -> Part:
+    """Find out what a wish comes to in a run that has ended, where [snapshots] has this `mode`.
+
+    Raises `CannotRerun`.
+    """
     rows = await ledger.jobs(run.id)
     calls = await ledger.calls(run.id)
     try:
@@ -63,7 +74,7 @@ async def part_of(run: RunRecord, wish: Wish, *, ledger: Ledger, reader: Reader,
         steps = _steps(scope, id, row)
         step = _step(row, steps, wish.step)
         if step.number > 1:
-            resumes[row.id] = await _kept_before(row, step, ledger, kept)
+            resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode)
         said = f"{row.name} from step {step.number} ({step.name})"
     anew = _anew(whole, made, rows, chosen, wish)
     again = frozenset(row.id for row in chosen if not any(each in anew for each in callers_of(row.key)))
@@ -137,7 +148,9 @@ def _step(row: JobRecord, steps: Sequence[Named], wanted: str) -> Named:
         raise CannotRerun(str(unclear)) from None
 
 
-async def _kept_before(row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf[Kept]) -> str:
+async def _kept_before(
+    run: RunRecord, row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf[Kept], mode: str
+) -> str:
     """Where the machine is kept as it was before a step: `JOB/STEP`."""
     there = await kept_of(row, ledger=ledger, kept=kept)
     if found := there.get(step.number):
@@ -146,10 +159,9 @@ async def _kept_before(row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf
     if there:
         choices = ", ".join(f"{number} ({each.name})" for number, each in there.items())
         raise CannotRerun(f"{said}: there are those from before {choices}")
-    if not row.machine:
-        raise CannotRerun(f"{said}: it never began, so leave --from out")
     raise CannotRerun(
-        f"{said}, nor from before any other: {NONE_KEPT}; without --from it runs again from its start"
+        f"{said}, nor from before any other: {why_none(run, row, mode)}; without --from it runs again from "
+        "its start"
     )
 
 

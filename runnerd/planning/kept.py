@@ -7,16 +7,17 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from runnerd.model import JobRecord
+from runnerd.model import JobRecord, Outcome, RunRecord
 from runnerd.store.ledger import Ledger
 
 _CHAIN = 50
 """Attempts that are looked through for a kept machine."""
-NONE_KEPT = (
+UNKNOWN = (
     "whether they are kept says [snapshots] mode in config.toml; with on-failure it is the newest of a job "
     "that neither succeeded nor was cancelled, for as long as there is room, none of a fork's, and of a job "
     "that was given a secret or a token only with [snapshots] secrets"
 )
+"""Why nothing may be kept of a job, where the reason is not known."""
 
 
 class Kept(Protocol):
@@ -61,3 +62,19 @@ async def kept_of(row: JobRecord, *, ledger: Ledger, kept: KeptOf[K]) -> dict[in
             break
         job, below = (int(part) for part in before.resumes.split("/"))
     return dict(sorted(there.items()))
+
+
+def why_none(run: RunRecord, row: JobRecord, mode: str) -> str:
+    """Say why no machine of a job is kept, as far as its run, its row and [snapshots] `mode` tell."""
+    if run.event.fork:
+        return "the run is a fork's, and of those none ever is"
+    if mode == "off":
+        return "[snapshots] mode is off in config.toml, which keeps none"
+    if not row.machine:
+        return "it never began, so it never had one"
+    if mode == "on-failure" and row.outcome in (Outcome.SUCCESS, Outcome.CANCELLED):
+        how = "succeeded" if row.outcome is Outcome.SUCCESS else "was cancelled"
+        return f"it {how}, and [snapshots] mode on-failure keeps none of such a job"
+    if row.steps and not row.steps[0].conclusion.green:
+        return "it failed in its first step, before which every machine is fresh"
+    return UNKNOWN

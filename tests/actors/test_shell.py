@@ -17,7 +17,6 @@ from runnerd.machines.kept import Kept
 from runnerd.machines.sealed import Unsealed
 from runnerd.messages import PoolRestarted
 from runnerd.model import Actor, Event, JobRecord, Outcome, Pause, Repository, RunRecord, StepResult
-from runnerd.planning.kept import NONE_KEPT
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.web.control import Refused, Unavailable
 from runnerd.web.terminal import Screen
@@ -152,7 +151,7 @@ class Site:
         self.requests, self.answers = [], []
         self.claims = True
         self.shells = Shells(
-            ledger=self.ledger, pool=self.pool, host=self, shelf=shelf, stopping=self.stopping,
+            ledger=self.ledger, pool=self.pool, host=self, shelf=shelf, mode="off", stopping=self.stopping,
             clock=lambda: 600.0,
         )  # fmt: skip
         nursery.start_soon(self.serve)
@@ -474,8 +473,11 @@ def test_a_step_without_a_machine_is_refused(tmp_path, at, sentence):
     assert sentence in str(refused.value)
 
 
-def test_a_job_of_which_nothing_is_kept():
-    """The refusal says which jobs' machines are."""
+async def test_a_job_of_which_nothing_is_kept(site):
+    """The refusal says why, as far as it is known."""
+    site.shelf.found = ()
     with pytest.raises(LookupError) as refused:
-        chosen(JOB, {}, None)
-    assert str(refused.value) == f"no machine of job 9 (build (x)) is kept: {NONE_KEPT}"
+        await site.shells.open(RUN, JOB, None, Screen())
+    assert str(refused.value) == (
+        "no machine of job 9 (build (x)) is kept: [snapshots] mode is off in config.toml, which keeps none"
+    )

@@ -256,7 +256,7 @@ async def test_a_job_that_never_began_has_no_machine(attempted):
     for row in await attempted.ledger.jobs(attempted.run):
         await attempted.ledger.apply(attempted.run, [EndJob(job=row.id, epoch=0, result=cancelled)])
     await attempted.ledger.apply(attempted.run, [EndRun(outcome=Outcome.CANCELLED)])
-    with pytest.raises(CannotRerun, match="it never began, so leave --from out"):
+    with pytest.raises(CannotRerun, match="it never began, so it never had one"):
         await attempted.part("build", "2")
     assert (await attempted.part("last")).again.anew[0].key == "last"
 

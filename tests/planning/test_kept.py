@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from runnerd.model import JobRecord
-from runnerd.planning.kept import kept_of
+from runnerd.model import Actor, Event, JobRecord, Outcome, Repository, RunRecord, StepResult
+from runnerd.planning.kept import UNKNOWN, kept_of, why_none
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -68,3 +68,49 @@ async def test_a_carried_job_has_those_of_the_one_that_ran() -> None:
 async def test_no_history_is_endless(resumes: str) -> None:
     """A job that says it went on from one that is gone, or from itself, has what is there."""
     assert await of(row(2, resumes=resumes)) == [(2, 4), (2, 5)]
+
+
+def run(*, fork: bool = False) -> RunRecord:
+    event = Event(
+        delivery="d", name="push", repository=Repository(id=1, full_name="o/r"), fork=fork,
+        sender=Actor(id=1, login="o"),
+    )  # fmt: skip
+    return RunRecord(
+        id=1, delivery="d", repository="o/r", workflow_path="p", workflow_name="CI", title="t", source="s",
+        event=event, number=1,
+    )  # fmt: skip
+
+
+def ended(outcome: Outcome | None, *steps: Outcome, machine: str = "m-1") -> JobRecord:
+    results = (
+        StepResult(number=number, id="", name="x", outcome=each, conclusion=each)
+        for number, each in enumerate(steps, 1)
+    )
+    return msgspec.structs.replace(row(1), outcome=outcome, steps=tuple(results), machine=machine)
+
+
+GOOD, BAD = Outcome.SUCCESS, Outcome.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("job", "mode", "why"),
+    [
+        (ended(BAD, GOOD, BAD), "off", "mode is off"),
+        (ended(BAD, machine=""), "each-step", "it never began"),
+        (ended(GOOD, GOOD, GOOD), "on-failure", "it succeeded, and"),
+        (ended(Outcome.CANCELLED, GOOD), "on-failure", "it was cancelled, and"),
+        (ended(BAD, BAD, GOOD), "on-failure", "it failed in its first step"),
+        (ended(BAD, BAD), "each-step", "it failed in its first step"),
+        (ended(GOOD, GOOD, GOOD), "each-step", UNKNOWN),
+        (ended(BAD, GOOD, BAD), "on-failure", UNKNOWN),
+        (ended(None), "on-failure", UNKNOWN),
+    ],
+)
+def test_why_nothing_is_kept(job: JobRecord, mode: str, why: str) -> None:
+    """What is known for certain is said; otherwise what it can be."""
+    assert why in why_none(run(), job, mode)
+
+
+def test_of_a_fork_nothing_is_kept() -> None:
+    """Whatever the mode is, and however it ended."""
+    assert why_none(run(fork=True), ended(BAD, GOOD, BAD), "each-step").startswith("the run is a fork's")
