@@ -165,10 +165,10 @@ class ExecutorActor:
             drive.bell = trio.Event()
             # Jobs with a task may move on while this round looks; of all others its look stays true.
             busy = frozenset(drive.attempts)
-            run = await self._ledger.run(run_id)
-            if run is None or run.phase is Phase.DONE:
+            found = await self._ledger.whole_run(run_id)
+            if found is None or found[0].phase is Phase.DONE:
                 return False
-            rows = await self._ledger.jobs(run_id)
+            run, rows = found
             if run.held:
                 # Not one job of it runs, not even one with always() when it is cancelled.
                 if not run.cancel_requested:

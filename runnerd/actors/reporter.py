@@ -115,10 +115,10 @@ class ReporterActor:
 
     async def _report(self, id: int, rows: Sequence[OutboxRow]) -> int:
         """Send the reports of one run."""
-        run = await self._ledger.run(id)
-        if run is None:
+        found = await self._ledger.whole_run(id)
+        if found is None:
             return await self._done(rows, "the run is gone")
-        jobs = await self._ledger.jobs(id)
+        run, jobs = found
         with log.context(run=id):
             if self._forge is None:
                 await self._write(run, jobs, lasting=any(_terminal(row) for row in rows))

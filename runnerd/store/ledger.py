@@ -240,6 +240,10 @@ class Ledger:
         """One run."""
         return await self._read(partial(runs.find, id=id))
 
+    async def whole_run(self, id: int) -> tuple[RunRecord, list[JobRecord]] | None:
+        """One run and its jobs as `jobs` has them, both of one moment."""
+        return await self._read(partial(_whole, id=id))
+
     async def runs(
         self, limit: int, before: int | None = None, repository: str | None = None
     ) -> list[RunRecord]:
@@ -464,6 +468,11 @@ def _path(place: Path | str) -> Path:
         place = url.database
     path = Path(place)
     return path if path.suffix == ".db" else path / "ledger.db"
+
+
+def _whole(connection: sa.Connection, id: int) -> tuple[RunRecord, list[JobRecord]] | None:
+    run = runs.find(connection, id)
+    return None if run is None else (run, jobs.of_run(connection, id))
 
 
 def _beat(connection: sa.Connection, now: float) -> None:

@@ -171,19 +171,23 @@ def request_cancel(connection: sa.Connection, id: int) -> bool:
     return bool(connection.execute(sa.update(runs).where(*here).values(cancel_requested=True)).rowcount)
 
 
-def start(connection: sa.Connection, run: RunRecord, now: float) -> None:
-    """Begin a queued run; nothing when it runs already."""
-    if run.phase is Phase.QUEUED:
-        connection.execute(_update, {"this": run.id, "phase": Phase.RUNNING, "started": now})
-        _comment(connection, run.id, run.event, ReportState.IN_PROGRESS, now)
+def start(connection: sa.Connection, run: RunRecord, now: float) -> RunRecord:
+    """Begin a queued run, and return it as it is then; nothing when it runs already."""
+    if run.phase is not Phase.QUEUED:
+        return run
+    start = {"phase": Phase.RUNNING, "started": now}
+    connection.execute(_update, {"this": run.id, **start})
+    _comment(connection, run.id, run.event, ReportState.IN_PROGRESS, now)
+    return msgspec.structs.replace(run, **start)
 
 
-def end(connection: sa.Connection, run: RunRecord, outcome: Outcome, reason: str, now: float) -> None:
-    """End a run, none of whose jobs is open; owes its terminal report."""
+def end(connection: sa.Connection, run: RunRecord, outcome: Outcome, reason: str, now: float) -> RunRecord:
+    """End a run, none of whose jobs is open, and return it as it is then; owes its terminal report."""
     phase = step(f"run {run.id}", run.phase, Phase.DONE)
     end = {"phase": phase, "outcome": outcome, "reason": reason, "ended": now}
     connection.execute(_update, {"this": run.id, **end})
     _owe_end(connection, run.id, run.event, now)
+    return msgspec.structs.replace(run, **end)
 
 
 def _owe_end(connection: sa.Connection, run: int, event: Event, now: float) -> None:

@@ -32,8 +32,7 @@ def apply(connection: sa.Connection, run_id: int, changes: Sequence[Change], now
             raise IllegalTransition(f"run {run_id} has ended and cannot change: {type(change).__name__}")
         match change:
             case StartRun():
-                runs.start(connection, run, now)
-                run = runs.known(connection, run_id)
+                run = runs.start(connection, run, now)
             case ExpandJob(key=key, legs=legs):
                 jobs.expand(connection, run_id, key, legs, now)
             case EnterCalls(key=key, calls=calls, jobs=new):
@@ -52,9 +51,8 @@ def apply(connection: sa.Connection, run_id: int, changes: Sequence[Change], now
                 jobs.end(connection, _job(connection, run_id, job), epoch, result, allowed, now)
             case EndRun(outcome=outcome, reason=reason):
                 _refuse_open_jobs(connection, run_id)
-                runs.end(connection, run, outcome, reason, now)
+                run = runs.end(connection, run, outcome, reason, now)
                 touched |= groups.end(connection, run_id)
-                run = runs.known(connection, run_id)
     return frozenset(touched - {run_id})
 
 

@@ -88,20 +88,20 @@ async def test_a_job_that_ends_while_its_cancellation_is_decided_harms_nothing(w
     """The look at the ledger is old when a task ends meanwhile: the job keeps its one end, nobody crashes."""
     looked = trio.Event()
     answer = trio.Event()
-    real = world.ledger.jobs
+    real = world.ledger.whole_run
 
-    async def late_jobs(run):
-        rows = await real(run)
-        if any(row.phase is Phase.QUEUED for row in rows) and (await world.ledger.run(run)).cancel_requested:
+    async def late(id):
+        run, rows = await real(id)
+        if any(row.phase is Phase.QUEUED for row in rows) and run.cancel_requested:
             looked.set()
             await answer.wait()
-        return rows
+        return run, rows
 
     _, ended = await world.executor()
     run = await world.begin(ONE_JOB)
     lease = await world.pool.receive()
     await world.job(run, Phase.QUEUED)
-    monkeypatch.setattr(world.ledger, "jobs", late_jobs)
+    monkeypatch.setattr(world.ledger, "whole_run", late)
     await world.cancel(run)
     await world.wait(looked)
     lease.reply.refuse(NoMachine("it never came up"))

@@ -89,6 +89,8 @@ async def test_the_way_of_one_webhook(ledger):
     assert (await ledger.job(job.id)).steps == (step,)
     ended = await ledger.run(run)
     assert (ended.phase, ended.outcome) == (Phase.DONE, Outcome.SUCCESS)
+    assert await ledger.whole_run(run) == (ended, await ledger.jobs(run))
+    assert await ledger.whole_run(run + 100) is None
     assert await ledger.source(ended.source) == "on: push"
     owed = await ledger.outbox_due(1e9, 10)
     assert [(row.job, row.state) for row in owed] == [(job.id, "completed"), (None, "completed")]
