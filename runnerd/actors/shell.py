@@ -42,6 +42,8 @@ LIFE = 8 * 3600.0
 """Seconds that a shell may be open at all."""
 PATIENCE = 120.0
 """Seconds that a shell waits for room for its machine."""
+SLOW = 5.0
+"""Seconds after which a person is told what they wait for."""
 ASK_AGAIN = 0.1
 """Seconds before a machine is asked for again after the pool went down."""
 END_AGAIN = 0.5
@@ -176,6 +178,7 @@ class Shells:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._until_stopped, nursery.cancel_scope)
                     seat = _Seat(person, visit.screen, nursery.cancel_scope, self._idle)
+                    nursery.start_soon(_tell_if_slow, person, seat)
                     try:
                         said = await self._session(visit, person, seat)
                     except (NoMachine, MachineLost, PolicyUnheld, OSError, ValueError) as problem:
@@ -213,8 +216,10 @@ class Shells:
             f"job {visit.job.id} ({visit.job.name}) of run {visit.run.id}, before step {kept.step} "
             f"({kept.name}): a copy of its machine as it was {minutes:.0f} minutes ago. "
             "The copy is thrown away when this shell ends."
+            + (" It may hold secrets of the job's, and nothing is masked here." if kept.encrypted else "")
         )
         machine = await self._lease(visit)
+        seat.had.set()
         try:
             _log.info("shell starts", step=kept.step, machine=machine.id)
             async with AsyncExitStack() as stack:
@@ -287,6 +292,8 @@ class _Seat:
         self._idle = idle
         self._last = trio.current_time() + LIFE
         self._plain = screen.plain
+        self.had = trio.Event()
+        """Set once there is a machine."""
         self._ready = trio.Event()
         if not screen.plain:
             self._ready.set()
@@ -321,6 +328,13 @@ class _Seat:
 
     def _put_off(self) -> None:
         self._scope.deadline = min(trio.current_time() + self._idle, self._last)
+
+
+async def _tell_if_slow(person: Person, seat: _Seat) -> None:
+    with trio.move_on_after(SLOW):
+        await seat.had.wait()
+    if not seat.had.is_set():
+        await person.say("waiting for room for the machine: `runnerd pool` shows what there is")
 
 
 async def _note(person: Person, line: str) -> None:

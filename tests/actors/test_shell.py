@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
 
+import msgspec
 import pytest
 import trio
 
@@ -226,6 +227,15 @@ async def test_a_shell_stands_where_the_step_would_have(site, tmp_path, autojump
     assert (site.network.left, site.shelf.held_now) == (1, [])
 
 
+async def test_what_may_hold_secrets_is_said(site, tmp_path):
+    """Of a machine that was kept encrypted, before anything is shown."""
+    site.shelf.found = (msgspec.structs.replace(kept(tmp_path, 2), encrypted=True),)
+    person = await site.talk(Someone())
+    assert person.notes[0].endswith(
+        "thrown away when this shell ends. It may hold secrets of the job's, and nothing is masked here."
+    )
+
+
 async def test_what_is_typed_is_shown_and_windows_change(site, monkeypatch):
     """Keys and windows go in, the screen comes out, and the person's end hangs the shell up."""
     windows = []
@@ -420,6 +430,7 @@ async def test_no_room_is_said_in_time(site, autojump_clock):
     site.answers = [PoolRestarted("it stopped"), "never"]
     person = await site.talk(Someone())
     assert person.last.startswith(f"there was no room for the machine within {PATIENCE:g} s")
+    assert person.notes[1:] == ["waiting for room for the machine: `runnerd pool` shows what there is"]
     assert len(site.requests) == 2
     site.answers = [NoMachine("the snapshot is harmed")]
     assert (await site.talk(Someone())).last == "the snapshot is harmed"
