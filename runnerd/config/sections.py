@@ -293,7 +293,7 @@ class Executor(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
     """`[snapshots]`: before which steps a job's machine is kept, and how much of it; `disk` in MiB."""
 
-    mode: Literal["off", "on-failure", "each-step"] = "off"
+    mode: Literal["off", "on-failure", "each-step"] = "on-failure"
     count: Count = 20
     age: Seconds = 604800.0
     disk: Positive = 10240

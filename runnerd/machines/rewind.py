@@ -18,6 +18,10 @@ from runnerd.machines.rewinding import RewindingMachine
 
 Mode = Literal["off", "on-failure", "each-step"]
 
+SHARE = 0.1
+GRACE = 2.0
+"""What keeping may take of a job by itself: this share of the time it has run so far, and seconds."""
+
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator wants kept and tried again; see `[snapshots]` and `[retry]` in config.toml."""
@@ -67,6 +71,9 @@ class JobRewind:
         self._wanted: set[int] = set()
         """Steps whose machines are for people; any other is there only for its step to be tried again."""
         self._hold = ExitStack()
+        self._began = trio.current_time()
+        self._spent = self._last = 0.0
+        """Seconds that keeping has taken, in all and the last time."""
         self.why_none = denied
         """Why the machine was not kept, where it was to be."""
 
@@ -87,18 +94,28 @@ class JobRewind:
         return self._rules.tries(f"{self._prefix}/{step}")
 
     def wants(self, number: int, status: str) -> bool:
-        """See `jobs.ports.Rewind`. After a failure people want the machine as it was before that."""
-        if number == 1 or (self._denied and not self.asked):
+        """See `jobs.ports.Rewind`. After a failure people want the machine as it was before that.
+
+        Unless somebody asked for each step, it is not kept where that would take too much of the job's time.
+        """
+        if number == 1 or self._rules.mode == "off" or (self._denied and not self.asked):
             return False
-        return self._rules.mode == "each-step" or (self._rules.mode == "on-failure" and status == "success")
+        if self.asked:
+            return True
+        allowed = GRACE + SHARE * (trio.current_time() - self._began)
+        return status == "success" and self._spent + self._last <= allowed
 
     async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """See `jobs.ports.Rewind`."""
+        began = trio.current_time()
         try:
             kept = await self._keep(number, name, standing, masked)
         except (NotKept, OSError) as problem:
             self.why_none = str(problem)
             raise
+        finally:
+            self._last = trio.current_time() - began
+            self._spent += self._last
         self._hold.close()
         self._hold.enter_context(self._store.held(kept.folder))
         self._newest = kept

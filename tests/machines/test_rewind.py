@@ -7,7 +7,7 @@ import time
 import pytest
 
 from runnerd.machines.driver import Capabilities, NotKept, Size
-from runnerd.machines.fake import Replies, open_fake_driver
+from runnerd.machines.fake import FakeMachine, Replies, open_fake_driver
 from runnerd.machines.kept import KeptMachines, Limits, make_key
 from runnerd.machines.rewind import JobRewind, Rules
 from runnerd.machines.rewinding import RewindingMachine
@@ -97,6 +97,28 @@ async def test_only_the_mode_wants_more_than_tries_need(job):
         rewind, _ = job(mode)
         asked = ((1, "success"), (2, "success"), (3, "failure"))
         assert tuple(rewind.wants(*each) for each in asked) == wanted
+
+
+async def test_keeping_takes_a_bounded_share_of_a_jobs_time(job, mock_clock, monkeypatch):
+    """What would take more is left out until the job has run for longer; who asked for each step has each."""
+    slow = FakeMachine.snapshot
+
+    async def slowly(self, *arguments, **named):
+        mock_clock.jump(3.0)
+        await slow(self, *arguments, **named)
+
+    monkeypatch.setattr(FakeMachine, "snapshot", slowly)
+    rewind, _ = job()
+    assert rewind.wants(2, "success")
+    await keep(rewind, 2)  # 3 s after 0 s
+    assert not rewind.wants(3, "success")
+    mock_clock.jump(36.9)
+    assert not rewind.wants(3, "success")
+    mock_clock.jump(0.2)  # 6 s of 40 s and 2 s
+    assert rewind.wants(3, "success")
+    rewind, _ = job("each-step")
+    await keep(rewind, 2)
+    assert rewind.wants(3, "success")
 
 
 async def test_what_is_kept_for_tries_alone_takes_nothing_elses_place(job):
