@@ -6,7 +6,8 @@ One shelf per image. A machine goes building, warm, leased, gone, and never back
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -278,7 +279,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             return tuple(actions)
         else:
             order(image)
-    # Every image's minimum comes before what only the last hours speak for.
+    # Every image's minimum comes before what only the last hours speak for, also where that stands already.
     floors = [(shelf.image, shelf.min_idle) for shelf in rules.shelves]
     wanted = [(shelf.image, shelf.ready) for shelf in rules.shelves]
     for image, number in (*floors, *wanted) if not state.draining else ():
@@ -286,6 +287,10 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             if busy() or tried_later(image):
                 break
             if hindrance(alive, rules, image) is not None:
+                spare = _beyond_minimum(warm, leaving, rules) if number <= rules.shelf(image).min_idle else []
+                for machine in _spare(alive, spare, leaving, rules, image):
+                    leaving.add(machine)
+                    actions.append(Retire(machine, "makes room for the min_idle of another image"))
                 break
             order(image)
             idle.append(image)
@@ -297,6 +302,19 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             preparing.append(image)
             actions.append(Prepare(image))
     return tuple(actions)
+
+
+def _beyond_minimum(warm: Sequence[Slot], leaving: Collection[str], rules: Rules) -> list[Slot]:
+    """The idle machines, oldest first, that could go and leave each image its `min_idle`."""
+    left = [slot for slot in warm if slot.machine not in leaving]
+    over = Counter(slot.image for slot in left)
+    over.subtract({shelf.image: shelf.min_idle for shelf in rules.shelves})
+    found = []
+    for slot in left:
+        if over[slot.image] > 0:
+            over[slot.image] -= 1
+            found.append(slot)
+    return found
 
 
 def _spare(
