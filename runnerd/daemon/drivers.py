@@ -75,7 +75,7 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
     if name == "process":
         from runnerd.machines.process import open_process_driver
 
-        return open_process_driver(root=own / "machines")
+        return open_process_driver(root=own / "machines", journal=journal)
     if name == "fcctl":
         machines = config.machines
         if not machines.firecracker_api_url:

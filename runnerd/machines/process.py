@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -30,6 +31,7 @@ from runnerd.machines.driver import (
     Size,
     Template,
 )
+from runnerd.machines.journal import Journal, MachineNote, unwritten
 from runnerd.machines.pyz import pack
 from runnerd.machines.remote import AgentMachine, Layout
 
@@ -39,6 +41,9 @@ _ENDING = 3.0
 """Seconds for each stage of a machine's end."""
 _HELLO = 10.0
 """Seconds a starting interpreter may take on a busy host."""
+
+_PATIENCE = 5.0
+"""Seconds for the journal when a machine is gone: its end waits for nobody longer."""
 
 _log = log.get(__name__)
 
@@ -50,11 +55,15 @@ async def open_process_driver(
     python: str = sys.executable,
     entropy: Callable[[int], bytes] = os.urandom,
     now: Callable[[], float] = time.time,
+    journal: Journal = unwritten,
 ) -> AsyncIterator[ProcessDriver]:
-    """Machines that are folders in `root` and processes of this user; leaving destroys them all."""
+    """Machines that are folders in `root` and processes of this user; leaving destroys them all.
+
+    `journal` hears of a machine before its folder is made, and again when all of it is gone.
+    """
     root = await trio.to_thread.run_sync(_prepare, root)
     async with trio.open_nursery() as nursery:
-        driver = ProcessDriver(root, python, nursery, entropy, now)
+        driver = ProcessDriver(root, python, nursery, entropy, now, journal)
         try:
             yield driver
         finally:
@@ -77,8 +86,10 @@ class ProcessDriver:
         nursery: trio.Nursery,
         entropy: Callable[[int], bytes],
         now: Callable[[], float],
+        journal: Journal,
     ) -> None:
         self._root = root
+        self._journal = journal
         self._python = python
         self._nursery = nursery
         self._entropy = entropy
@@ -97,11 +108,13 @@ class ProcessDriver:
     async def clone(self, template: Template) -> Machine:
         """Start an agent in a new folder. Raises NoMachine."""
         name = f"process-{self._entropy(8).hex()}"
+        await self._journal(MachineNote(id=name, driver=self.name, image=template.image, state="starting"))
         ours, theirs = socket.socketpair()
         with theirs:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
             channel = Channel(stream)
             box = ProcessBox(self._root / name, template.image, channel, self._blocking)
+            box.forget = partial(self._forget, name, template.image)
             try:
                 await box.start(self._python, self._root / _AGENT, theirs)
             except OSError as error:
@@ -117,8 +130,16 @@ class ProcessDriver:
             hello_deadline=_HELLO,
         )
         self._machines[name] = machine
-        box.forget = lambda: self._machines.pop(name, None)
         return machine
+
+    async def _forget(self, name: str, image: str) -> None:
+        self._machines.pop(name, None)
+        try:
+            with trio.move_on_after(_PATIENCE):
+                await self._journal(MachineNote(id=name, driver=self.name, image=image, state="gone"))
+        except Exception:
+            # What stays in the journal is looked for, and not found, at the next start.
+            _log.exception("the end of a machine could not be written down", machine=name)
 
     async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
         """Refused: it keeps no snapshots."""
@@ -134,6 +155,10 @@ class ProcessDriver:
         async with trio.open_nursery() as nursery:
             for machine in tuple(self._machines.values()):
                 nursery.start_soon(machine.destroy)
+
+
+async def _known_to_nobody() -> None:
+    """What forgets a machine that no driver keeps account of."""
 
 
 class ProcessBox:
@@ -152,7 +177,7 @@ class ProcessBox:
             temp=str(work / "_temp"),
             tools=str(folder / "tools"),
         )
-        self.forget: Callable[[], object] = lambda: None
+        self.forget: Callable[[], Awaitable[None]] = _known_to_nobody
         self._folder = folder
         self._channel = channel
         self._blocking = blocking
@@ -216,7 +241,7 @@ class ProcessBox:
                 self._ended = True
                 await self._end_processes()
                 await trio.to_thread.run_sync(sweep.remove, self._folder, limiter=self._blocking)
-                self.forget()
+                await self.forget()
 
     async def _end_processes(self) -> None:
         process = self._process

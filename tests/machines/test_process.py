@@ -17,6 +17,7 @@ import trio
 
 from runnerd.machines import sweep
 from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.journal import MachineNote
 from runnerd.machines.process import ProcessDriver, open_process_driver
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -269,3 +270,37 @@ async def test_nothing_is_kept(driver: ProcessDriver, tmp_path: Path) -> None:
     with pytest.raises(NoMachine, match="none to go back to"):
         await driver.restore(tmp_path / "kept", key=None)
     assert (await run(machine, "true"))[0].success
+
+
+async def test_the_journal_hears_of_each_machine(tmp_path: Path) -> None:
+    """Before there is anything of it, and when nothing is left, also of one that did not start."""
+    noted = []
+    root = tmp_path / "machines"
+
+    async def journal(note: MachineNote) -> None:
+        noted.append((note.id, note.state, (root / note.id).exists()))
+
+    async with open_process_driver(root=root, journal=journal) as driver:
+        machine = await driver.clone(await driver.build_template("x", Size()))
+        await machine.destroy()
+        await machine.destroy()
+    assert noted == [(machine.id, "starting", False), (machine.id, "gone", False)]
+    noted.clear()
+    async with open_process_driver(root=root, python="/nonesuch/python", journal=journal) as driver:
+        with pytest.raises(NoMachine):
+            await driver.clone(await driver.build_template("x", Size()))
+    assert [state for _, state, _ in noted] == ["starting", "gone"]
+
+
+async def test_a_journal_that_fails_at_the_end_keeps_no_machine(tmp_path: Path) -> None:
+    """That its end cannot be written down is logged, and its end is the same."""
+
+    async def journal(note: MachineNote) -> None:
+        if note.state == "gone":
+            raise OSError("the disk is full")
+
+    root = tmp_path / "machines"
+    async with open_process_driver(root=root, journal=journal) as driver:
+        machine = await driver.clone(await driver.build_template("x", Size()))
+        await machine.destroy()
+        assert os.listdir(root) == ["agent.pyz"]
