@@ -82,13 +82,14 @@ def daemon(
     machines: str = "",
     pool: str = "",
     forge: str = "",
+    snapshots: str = "",
     starts: int = 1,
 ) -> Iterator[Daemon]:
     """Start one with this workflow in its repository, and stop it at the end.
 
-    `machines`, `pool` and `forge` are lines of those sections of config.toml. Images and templates are shared
-    between runs; the ledger lies on the disk of the checkout. It is the `starts`-th start that is used: the
-    first one makes the ledger, and loads for it what no later one needs.
+    `machines`, `pool`, `forge` and `snapshots` are lines of those sections of config.toml. Images and
+    templates are shared between runs; the ledger lies on the disk of the checkout. It is the `starts`-th
+    start that is used: the first one makes the ledger, and loads for it what no later one needs.
     """
     STATE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as name:
@@ -99,7 +100,7 @@ def daemon(
             f'[server]\nport = {port}\nmetrics = "127.0.0.1:{watch}"\n[webhook]\nsecret = "{SECRET}"\n'
             f'[repositories."{NAME}"]\nremote = "{folder / "sample"}"\n'
             f"[machines]\nvcpus = 1\nmemory = 512\ndisk = 1024\n{machines}\n[pool]\n{pool}\n"
-            f"[forge]\n{forge}\n"
+            f"[forge]\n{forge}\n[snapshots]\n{snapshots}\n"
         )
         state = folder / "state"
         state.mkdir()

@@ -30,6 +30,7 @@ def measure(bare_bash: float | None) -> Figures:
     if bare_bash is not None:
         with daemon(TRUE) as running:
             figures["step_overhead"] = spread([own - bare_bash for own in _steps(running)])
+    figures |= _kept_steps()
     with daemon(HELLO, fake=True) as running:
         _runs_per_second(running, 50)
         figures["runs_per_second"] = single(_runs_per_second(running, FAKE_RUNS), "1/s")
@@ -45,6 +46,15 @@ def _first_output(running: Daemon) -> float:
     newest = max((running.state / "logs").glob("*/*.log"), key=lambda path: path.stat().st_mtime_ns)
     (line,) = (line for line in newest.read_text().splitlines() if line.endswith("Z hello from the job"))
     return (datetime.fromisoformat(line.split(" ")[0]).timestamp() - accepted) * 1000
+
+
+def _kept_steps() -> Figures:
+    """What a step takes from its start to the next one's, by which machines are kept before it."""
+    figures: Figures = {}
+    for mode in ("off", "on-failure", "each-step"):
+        with daemon(TRUE, snapshots=f'mode = "{mode}"') as running:
+            figures[f"step_snapshots_{mode.replace('-', '_')}"] = spread(_steps(running))
+    return figures
 
 
 def _steps(running: Daemon) -> list[float]:
