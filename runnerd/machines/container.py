@@ -9,9 +9,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import signal
+import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -21,6 +25,8 @@ from runnerd.machines.distribution import EPOCH, BuildFailed
 from runnerd.machines.layers import Tree
 from runnerd.machines.recipe import JOB_USER
 
+REMOVAL = 120.0
+"""Seconds for the removal of a tree."""
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 
 _LOST_RIGHTS = "-sys_admin,-sys_module,-sys_rawio,-sys_ptrace,-sys_boot,-sys_time,-mknod,-net_admin"
@@ -118,27 +124,20 @@ async def alter(
 ) -> None:
     """Install packages in the tree of a tar, run the script there as its root, and write it as another tar.
 
-    `work` is a folder to make, removed by the caller. Raises `BuildFailed` with the end of what was said.
+    `work` is a folder to make, removed by the caller; the tree in it is gone whatever happened. Raises
+    `BuildFailed` with the end of what was said.
     """
     for package in packages:
         if not _PACKAGE.fullmatch(package):
             raise BuildFailed(f"{package!r} is not the name of a package")
     text = "umask 022\n" + (_INSTALL.format(names=" ".join(packages)) if packages else "")
     await trio.to_thread.run_sync(_lay_out, work, tar, text.encode() + script)
-    rootless = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+    rootless = _rootless()
     argv = ["unshare", *rootless, "--mount", "--pid", "--fork", "--kill-child"]
-    clean = {name: environ[name] for name in environ if name.lower().endswith("_proxy")}
-    done = None
-    with trio.move_on_after(timeout):
-        done = await trio.run_process(
-            [*argv, "/bin/sh", "-c", _SANDBOX, "sandbox", str(work)],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env={**clean, "PATH": _PATH, "HOME": "/"},
-            start_new_session=True,
-            deliver_cancel=_end_group,
-        )
+    try:
+        done = await _sandboxed([*argv, "/bin/sh", "-c", _SANDBOX, "sandbox", str(work)], environ, timeout)
+    finally:
+        await remove(work / "root")
     if done is None:
         raise BuildFailed(
             f"packages or the provision script ran longer than {timeout:.0f} s and were stopped"
@@ -155,6 +154,41 @@ async def alter(
             f"{said or 'nothing was said'}{cure}"
         )
     await trio.to_thread.run_sync((work / "out.tar").rename, out)
+
+
+async def remove(folder: Path) -> None:
+    """Remove a folder with all in it, what a sandbox's other users own too; safe twice, never raises."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+        rootless = _rootless()
+        if rootless and await trio.Path(folder).exists():
+            # Their numbers mean somebody only where they are mapped, as they were when the tree was made.
+            argv = ["unshare", *rootless, "rm", "-rf", "--one-file-system", str(folder)]
+            with trio.move_on_after(REMOVAL), suppress(OSError):
+                await trio.run_process(argv, check=False, capture_stderr=True, capture_stdout=True)
+
+
+def _rootless() -> list[str]:
+    """How `unshare` makes somebody who is not root the root of a sandbox, with other users beside it."""
+    return [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+
+
+async def _sandboxed(
+    argv: Sequence[str], environ: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Run a sandbox to its end; None when it took longer than `timeout` seconds and was ended."""
+    clean = {name: environ[name] for name in environ if name.lower().endswith("_proxy")}
+    with trio.move_on_after(timeout):
+        return await trio.run_process(
+            argv,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={**clean, "PATH": _PATH, "HOME": "/"},
+            start_new_session=True,
+            deliver_cancel=_end_group,
+        )
+    return None
 
 
 def _lay_out(work: Path, tar: Path, script: bytes) -> None:

@@ -129,15 +129,15 @@ async def build(
     try:
         home.mkdir(parents=True, exist_ok=True)
         async with _alone(home, progress):
-            _remove_abandoned(home)
+            for left in home.glob(f"{_WORK}*"):  # of interrupted builds: nobody else is building
+                await container.remove(left)
             before = () if fresh else _built(images, recipe.name)
             work = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
             try:
                 parts = await _Builder(work, recipe, before, packages, progress).build(pack_agent)
                 image = await _try_and_publish(home, recipe.name, work, parts, trial)
             finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
+                await container.remove(work)
     except (OSError, ValueError) as error:
         raise BuildFailed(f"the image {recipe.name!r} could not be built in {home}: {error}") from error
     size = sum(part.size for part in image.parts.values()) / 2**20
@@ -163,12 +163,6 @@ async def _alone(home: Path, progress: Progress) -> AsyncIterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _remove_abandoned(home: Path) -> None:
-    """Remove what interrupted builds left; nobody else is building."""
-    for path in home.glob(f"{_WORK}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 class _Builder:
