@@ -46,6 +46,7 @@ async def verdict(
     launcher: Launcher,
     *,
     qemu: str,
+    board: vmm.Board,
     key: str,
     files: Mapping[str, int],
     cache: Path,
@@ -60,19 +61,26 @@ async def verdict(
     kept = _read(cache)
     if kept is not None and kept.key == key:
         return kept
-    found = await _probe(launcher, qemu, key, files, patience)
+    found = await _probe(launcher, qemu, board, key, files, patience)
     _write(cache, found)
     return found
 
 
 async def _probe(
-    launcher: Launcher, qemu: str, key: str, files: Mapping[str, int], patience: float
+    launcher: Launcher,
+    qemu: str,
+    board: vmm.Board,
+    key: str,
+    files: Mapping[str, int],
+    patience: float,
 ) -> Verdict:
     ours, theirs = socket.socketpair()
     console = Console(ours)
     try:
         descriptors = {name: files[name] for name in ("kernel", "initrd")} | {"console": theirs.fileno()}
-        recipe = vmm.Recipe(accelerator="kvm", size=vmm.PROBED, tsc_khz=0, purpose=vmm.Purpose.PROBE)
+        recipe = vmm.Recipe(
+            board=board, accelerator="kvm", size=vmm.PROBED, tsc_khz=0, purpose=vmm.Purpose.PROBE
+        )
         order = recipe_order(recipe, qemu, "runnerd-probe")
         process = await launcher.start(msgspec.structs.replace(order, descriptors=descriptors))
     except (LaunchFailed, OSError) as error:

@@ -31,7 +31,7 @@ UIDS = 0x10000
 _MIB = 2**20
 _SPACE = 2048
 """MiB of address space a monitor may map beside what it may use: libraries, stacks, spare heaps."""
-_MOMENT = 0.005
+_MOMENT = 0.05
 """Seconds in which a process that has closed its files is gone."""
 
 _T = TypeVar("_T")

@@ -27,7 +27,7 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_
 
 
 class Frozen:
-    """A template in memory, ready to be cloned. Holds two descriptors until it is closed."""
+    """A template in memory, ready to be cloned. Holds a descriptor until it is closed."""
 
     def __init__(self, key: str, memory: int, state: bytes, upper: Golden) -> None:
         """Take over `memory` and seal it: from now on it never changes.
@@ -40,21 +40,12 @@ class Frozen:
         self.state = state
         self.upper = upper
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-        self._state = memory_file("runnerd-state", 0)
-        write_all(self._state, state, 0)
-        fcntl.fcntl(self._state, fcntl.F_ADD_SEALS, _SEALS)
-
-    def open_state(self) -> int:
-        """Return a new descriptor that reads the device state from its start; the caller closes it."""
-        # Opened anew, because duplicates would share one position among clones that start together.
-        return os.open(f"/proc/self/fd/{self._state}", os.O_RDONLY)
 
     def close(self) -> None:
         """Let go of the memory once no clone uses it any more; safe to call twice."""
-        for descriptor in (self.memory, self._state):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.memory = self._state = -1
+        if self.memory >= 0:
+            os.close(self.memory)
+        self.memory = -1
 
 
 def memory_file(name: str, size: int) -> int:
@@ -62,11 +53,6 @@ def memory_file(name: str, size: int) -> int:
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
     return descriptor
-
-
-def content(descriptor: int) -> bytes:
-    """Return all bytes of a file from its start."""
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ def ask(tmp_path, monkeypatch):
             return await accelerator.verdict(
                 launcher,
                 qemu="qemu",
+                board="microvm",
                 key=key,
                 files={"kernel": 1, "initrd": 2, "image": 3},
                 cache=tmp_path / "kvm.json",

@@ -49,17 +49,6 @@ def test_memory_that_is_still_written_is_not_frozen():
     os.close(memory)
 
 
-def test_every_clone_reads_the_state_from_its_start():
-    """Two readers do not share a position."""
-    made = frozen()
-    first, second = made.open_state(), made.open_state()
-    assert os.read(first, 6) == b"device"
-    assert os.read(second, 100) == template.content(first) == b"device state"
-    os.close(first)
-    os.close(second)
-    made.close()
-
-
 def test_a_saved_template_comes_back_sealed_and_sparse(tmp_path):
     """Memory, state and disk are as they were; holes cost nothing on disk or in memory."""
     made = frozen()

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from runnerd.machines import snapshots, template
-from runnerd.machines.disks import write_all
 from runnerd.machines.qemu.qmp import Qmp, QmpError
 from runnerd.machines.sealed import Unsealed
 
@@ -69,8 +68,8 @@ def whole(beginning: bytes, saved: bytes) -> bytes:
     return beginning[: beginning.index(first)] + saved[len(_MAGIC) :]
 
 
-def load(beginning: bytes, folder: Path, key: bytes | None, digest: str) -> int:
-    """Return a file in memory that a migration takes in, of what is kept in a folder; the caller closes it.
+def load(beginning: bytes, folder: Path, key: bytes | None, digest: str) -> bytes:
+    """Return what a migration takes in, of what is kept in a folder.
 
     `beginning` is the template's own state. Blocks. Raises Unsealed and OSError.
     """
@@ -78,13 +77,6 @@ def load(beginning: bytes, folder: Path, key: bytes | None, digest: str) -> int:
         folder / "state", key, digest, partial(template.memory_file, "runnerd-devices")
     )
     try:
-        saved = template.content(kept)
+        return whole(beginning, os.pread(kept, os.fstat(kept).st_size, 0))
     finally:
         os.close(kept)
-    state = template.memory_file("runnerd-state", 0)
-    try:
-        write_all(state, whole(beginning, saved), 0)
-    except BaseException:
-        os.close(state)
-        raise
-    return state

@@ -29,10 +29,11 @@ from runnerd.machines.journal import Journal, unwritten
 from runnerd.machines.launch_client import open_launch_client
 from runnerd.machines.launcher import Launcher, LaunchFailed, open_launcher
 from runnerd.machines.molds import Mold
-from runnerd.machines.qemu import devices, vmm
+from runnerd.machines.qemu import devices, migration, vmm
+from runnerd.machines.qemu.abilities import Abilities, Unusable, probe
 from runnerd.machines.qemu.box import QemuBox
 from runnerd.machines.qemu.freezing import warm
-from runnerd.machines.qemu.qmp import QmpError, migrate
+from runnerd.machines.qemu.qmp import QmpError
 from runnerd.machines.qemu.starter import DRIVER, Starter, explained
 from runnerd.machines.rehearsal import rehearse
 from runnerd.machines.remote import AgentMachine
@@ -57,6 +58,7 @@ async def open_qemu_driver(
     images: Path | None = None,
     snapshots: Path | None = None,
     accelerator: str = "auto",
+    board: str = "auto",
     launcher: Launcher | None = None,
     launcher_socket: Path | None = None,
     cgroup: str = "auto",
@@ -73,17 +75,22 @@ async def open_qemu_driver(
     may be shared.
     `launcher_socket` is where a launcher of its own listens; without one it runs in this process, and
     `cgroup` says which control group its machines have, as `cgroups.usable` reads it.
-    `accelerator` is `auto`, `kvm` or `tcg`. `journal` hears of a machine before its process is started and
-    when it is gone. A clone that does not answer within `ready_timeout` seconds is killed and tried once
-    more; a template must come up within `build_timeout`.
-    Raises `NoMachine` with the cure when the host lacks a program or the launcher is not there, ValueError
-    for an unknown accelerator.
+    `accelerator` is `auto`, `kvm` or `tcg`, `board` is `auto`, `microvm` or `q35`. `journal` hears of a
+    machine before its process is started and when it is gone. A clone that does not answer within
+    `ready_timeout` seconds is killed and tried once more; a template must come up within `build_timeout`.
+    Raises `NoMachine` with the cure when the host lacks a program, QEMU is one that cannot be used, or the
+    launcher is not there, ValueError for an unknown accelerator.
     """
     if accelerator not in ("auto", "kvm", "tcg"):
         raise ValueError(f"{accelerator!r} is no accelerator: use auto, kvm or tcg")
     try:
         qemu, *_ = host.require(program, "mke2fs", "choom", "prlimit", "setpriv")
     except FileNotFoundError as error:
+        raise NoMachine(str(error)) from error
+    try:
+        abilities = await probe(qemu)
+        board_ = abilities.board(board)
+    except Unusable as error:
         raise NoMachine(str(error)) from error
     failed: BaseException | None = None
     async with AsyncExitStack() as stack:
@@ -103,7 +110,8 @@ async def open_qemu_driver(
         driver = QemuDriver(
             nursery,
             qemu=qemu,
-            version=await _version(qemu),
+            abilities=abilities,
+            board=board_,
             state=state,
             images=images or state / "images",
             snapshots=snapshots or state / "snapshots",
@@ -128,11 +136,6 @@ async def open_qemu_driver(
         raise failed
 
 
-async def _version(qemu: str) -> str:
-    done = await trio.run_process([qemu, "--version"], capture_stdout=True, check=False)
-    return done.stdout.decode("utf-8", "replace").partition("\n")[0]
-
-
 class QemuDriver:
     """See `open_qemu_driver` and `driver.Driver`."""
 
@@ -143,7 +146,8 @@ class QemuDriver:
         nursery: trio.Nursery,
         *,
         qemu: str,
-        version: str,
+        abilities: Abilities,
+        board: vmm.Board,
         state: Path,
         images: Path,
         snapshots: Path,
@@ -157,7 +161,9 @@ class QemuDriver:
     ) -> None:
         self._nursery = nursery
         self._qemu = qemu
-        self._version = version
+        self._version = abilities.version
+        self._board = board
+        self._keeps = abilities.snapshots
         self._images = images
         self._snapshots = snapshots
         self._launcher = launcher
@@ -170,7 +176,13 @@ class QemuDriver:
         self._building = trio.Lock()
         self._molds: dict[str, Mold] = {}
         self._machines = Starter(
-            nursery, qemu=qemu, launcher=launcher, mark=self._mark, journal=journal, random=random
+            nursery,
+            qemu=qemu,
+            channels=abilities.channels,
+            launcher=launcher,
+            mark=self._mark,
+            journal=journal,
+            random=random,
         )
         self._probes: set[str] = set()
         self._accelerator: vmm.Accelerator | None = None
@@ -184,7 +196,9 @@ class QemuDriver:
         """What these machines can do. Until KVM was seen to work they count as emulated."""
         emulated = self._accelerator != "kvm"
         separate = self._launcher.separate
-        return Capabilities(isolated=True, emulated=emulated, separate=separate, snapshot=True, egress=True)
+        return Capabilities(
+            isolated=True, emulated=emulated, separate=separate, snapshot=self._keeps, egress=True
+        )
 
     @property
     def overhead(self) -> int:
@@ -256,7 +270,9 @@ class QemuDriver:
         if self._accelerator is None:
             self._accelerator = await self._try_kvm(image)
         khz = await trio.to_thread.run_sync(tsc.khz)
-        spec = vmm.Spec(qemu=self._qemu, accelerator=self._accelerator, size=size, tsc_khz=khz)
+        spec = vmm.Spec(
+            qemu=self._qemu, board=self._board, accelerator=self._accelerator, size=size, tsc_khz=khz
+        )
         key = molds.key(spec, version=self._version, image=image, processor=molds.processor())
         if key not in self._molds:
             golden = await trio.to_thread.run_sync(disks.golden, size.disk)
@@ -279,7 +295,9 @@ class QemuDriver:
             verdict = await accelerators.verdict(
                 self._launcher,
                 qemu=self._qemu,
-                key=f"{self._version} on {platform.release()} with {image.parts['kernel'].sha256}",
+                board=self._board,
+                key=f"{self._version} as {self._board} on {platform.release()} with"
+                f" {image.parts['kernel'].sha256}",
                 files=files,
                 cache=self._snapshots / "kvm.json",
             )
@@ -293,7 +311,6 @@ class QemuDriver:
     async def _freeze(self, mold: Mold, key: str) -> Frozen:
         """Boot an image, let it do once what every job does, and take its memory, state and disk."""
         memory = template.memory_file("runnerd-template", mold.spec.size.memory * MIB)
-        state = template.memory_file("runnerd-state", 0)
         try:
             with mold.machine_files(memory) as files:
                 box = await self._start(mold, vmm.Purpose.TEMPLATE, files)
@@ -304,17 +321,15 @@ class QemuDriver:
                     await box.vm.qmp.command("stop")
                     # Only now: an agent whose port was closed naps between its looks at it.
                     channel.close("its machine was frozen")
-                    await migrate(box.vm.qmp, state, incoming=False)
+                    state = await migration.save(box.vm.qmp)
                     upper = await trio.to_thread.run_sync(disks.content, files["upper"])
                 finally:
                     # Kills it: what QEMU would do on `quit` beyond that concerns disks nobody reads again.
                     await box.destroy()
-            return Frozen(key, memory, template.content(state), upper)
+            return Frozen(key, memory, state, upper)
         except BaseException:
             os.close(memory)
             raise
-        finally:
-            os.close(state)
 
     async def _clone(self, mold: Mold, frozen: Frozen) -> AgentMachine:
         with mold.machine_files(frozen.memory) as files:
@@ -323,12 +338,8 @@ class QemuDriver:
             machine, channel = self._inhabited(
                 box, rehearsal=rehearse if self.capabilities.emulated else None
             )
-            state = frozen.open_state()
-            try:
-                await box.vm.qmp.negotiate(deadline=self._ready_timeout)
-                await migrate(box.vm.qmp, state, incoming=True, deadline=self._ready_timeout)
-            finally:
-                os.close(state)
+            await box.vm.qmp.negotiate(deadline=self._ready_timeout)
+            await migration.load(box.vm.qmp, frozen.state, deadline=self._ready_timeout)
             await box.vm.qmp.command("cont", deadline=self._ready_timeout)
             await explained(box, channel.connect(self._ready_timeout))
         except BaseException:
@@ -341,25 +352,22 @@ class QemuDriver:
     ) -> AgentMachine:
         """A clone that is given what the kept one had changed, before it runs."""
         state = await trio.to_thread.run_sync(devices.load, frozen.state, folder, key, kept.state)
+        disk = await trio.to_thread.run_sync(snapshots.read_disk, folder, key, kept.disk, self._disks)
         try:
-            disk = await trio.to_thread.run_sync(snapshots.read_disk, folder, key, kept.disk, self._disks)
-            try:
-                with mold.machine_files(frozen.memory) as files:
-                    box = await self._start(mold, vmm.Purpose.CLONE, {**files, "upper": disk})
-            finally:
-                os.close(disk)
-            try:
-                machine, channel = self._inhabited(box)
-                await box.vm.qmp.negotiate(deadline=self._ready_timeout)
-                await box.load_memory(folder, key, kept.memory)
-                await migrate(box.vm.qmp, state, incoming=True)
-                await box.vm.qmp.command("cont", deadline=self._ready_timeout)
-                await explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
-            except BaseException:
-                await box.destroy()
-                raise
+            with mold.machine_files(frozen.memory) as files:
+                box = await self._start(mold, vmm.Purpose.CLONE, {**files, "upper": disk})
         finally:
-            os.close(state)
+            os.close(disk)
+        try:
+            machine, channel = self._inhabited(box)
+            await box.vm.qmp.negotiate(deadline=self._ready_timeout)
+            await box.load_memory(folder, key, kept.memory)
+            await migration.load(box.vm.qmp, state)
+            await box.vm.qmp.command("cont", deadline=self._ready_timeout)
+            await explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
+        except BaseException:
+            await box.destroy()
+            raise
         return machine
 
     async def _start(self, mold: Mold, purpose: vmm.Purpose, files: Mapping[str, int]) -> QemuBox:

@@ -35,8 +35,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class Qmp:
     """One monitor. `run` must run in a task of its own for as long as commands are given."""
 
-    def __init__(self, ours: socket.socket) -> None:
-        """Take over our end of the socket pair; QEMU holds the other."""
+    def __init__(self, ours: socket.socket, *, channels: bool = False) -> None:
+        """Take over our end of the socket pair; QEMU holds the other, see `Abilities.channels`."""
+        self.channels = channels
         self._socket = trio.socket.from_stdlib_socket(ours)
         self._buffer = bytearray()
         self._greeted = trio.Event()
@@ -189,34 +190,3 @@ class Qmp:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-
-async def migrate(monitor: Qmp, descriptor: int, *, incoming: bool, deadline: float = 10.0) -> None:
-    """Write a stopped machine's state to a descriptor, or read it from one.
-
-    Without its memory, which is a file that both machines have. Raises QmpError. Afterwards the machine is
-    stopped either way, and needs `cont`.
-    """
-    wanted = {"x-ignore-shared": True, "events": True}
-    capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
-    await monitor.command("migrate-set-capabilities", {"capabilities": capabilities}, deadline=deadline)
-    monitor.forget_events()
-    await monitor.command("getfd", {"fdname": "state"}, descriptor=descriptor, deadline=deadline)
-    await monitor.command(
-        "migrate-incoming" if incoming else "migrate", {"uri": "fd:state"}, deadline=deadline
-    )
-
-    def over(event: Event) -> bool:
-        return event.name == "MIGRATION" and event.data.get("status") in ("completed", "failed")
-
-    end = await monitor.wait(over, deadline=deadline)
-    if end.data["status"] == "failed":
-        why = await monitor.command("query-migrate", deadline=deadline)
-        raise QmpError(f"QEMU could not move the machine's state: {why.get('error-desc', 'no reason given')}")
-    if not incoming:
-        # The event comes before the last bytes are written; this state comes after.
-        for _ in range(max(1, round(deadline / 0.002))):
-            if (await monitor.command("query-status", deadline=deadline))["status"] == "postmigrate":
-                return
-            await trio.sleep(0.002)
-        raise QmpError(f"QEMU did not finish writing the machine's state within {deadline:g} s")

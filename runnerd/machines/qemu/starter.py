@@ -34,14 +34,19 @@ class Starter:
         nursery: trio.Nursery,
         *,
         qemu: str,
+        channels: bool,
         launcher: Launcher,
         mark: str,
         journal: Journal,
         random: Callable[[int], bytes],
     ) -> None:
-        """Serve machines in `nursery`; `qemu` is the program's path, `mark` what names begin with."""
+        """Serve machines in `nursery`; `qemu` is the program's path, `mark` what names begin with.
+
+        `channels` is an ability of that program, see `Abilities`.
+        """
         self._nursery = nursery
         self._qemu = qemu
+        self._channels = channels
         self._launcher = launcher
         self._mark = mark
         self._journal = journal
@@ -70,6 +75,7 @@ class Starter:
                 self._launcher,
                 order=recipe_order(mold.spec.recipe(purpose), self._qemu, name),
                 files=files,
+                channels=self._channels,
             )
         except BaseException:
             os.close(job)

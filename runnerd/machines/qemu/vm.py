@@ -94,10 +94,11 @@ async def start(
     *,
     order: Order,
     files: Mapping[str, int],
+    channels: bool = False,
 ) -> Vm:
     """Start QEMU as ordered, with the given files and sockets of its own for monitor, console and agent.
 
-    Raises `LaunchFailed`. The files stay the caller's.
+    `channels` says how it is told of migrations. Raises `LaunchFailed`. The files stay the caller's.
     """
     with _sockets("qmp", "console", "agent") as (ours, theirs):
         descriptors = {**files, **{key: end.fileno() for key, end in theirs.items()}}
@@ -105,7 +106,7 @@ async def start(
             msgspec.structs.replace(order, descriptors=descriptors, output="console")
         )
         agent = trio.SocketStream(trio.socket.from_stdlib_socket(ours.pop("agent")))
-        return Vm(process, Qmp(ours.pop("qmp")), Console(ours.pop("console")), agent)
+        return Vm(process, Qmp(ours.pop("qmp"), channels=channels), Console(ours.pop("console")), agent)
 
 
 @contextmanager

@@ -32,6 +32,28 @@ PROBED = Size(vcpus=1, memory=128, disk=0)
 """The size of a machine that shows whether KVM works."""
 
 Accelerator = Literal["kvm", "tcg"]
+Board = Literal["microvm", "q35"]
+
+BOARDS: tuple[Board, ...] = ("microvm", "q35")
+"""Machine types, the smallest first: what a board has not needs no start, and is no way out."""
+
+_OPTIONS = {
+    "microvm": "",
+    # As little of a PC as can be left: no disk controller, no bus for sensors, nothing of another product.
+    "q35": ",sata=off,smbus=off,vmport=off,usb=off",
+}
+
+_BUS = {"microvm": "device", "q35": "pci"}
+"""How a board's virtio devices are called behind their kind."""
+
+_PANIC = {"microvm": "pvpanic,ioport=0x505", "q35": "pvpanic-pci"}
+"""The device by which a guest says that its kernel panicked."""
+
+DEVICES: dict[Board, tuple[str, ...]] = {
+    "microvm": ("virtio-blk-device", "virtio-serial-device", "virtserialport", "pvpanic"),
+    "q35": ("virtio-blk-pci", "virtio-serial-pci", "virtserialport", "pvpanic-pci"),
+}
+"""What a machine of each board is made of."""
 
 
 class Purpose(enum.Enum):
@@ -48,6 +70,7 @@ class Purpose(enum.Enum):
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A machine as whoever starts QEMU must know it: enough for its command line, and nothing of a path."""
 
+    board: Board = "microvm"
     accelerator: Accelerator
     size: Size
     tsc_khz: int
@@ -64,6 +87,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     qemu: str
     """Path of the program."""
+    board: Board = "microvm"
     accelerator: Accelerator
     size: Size
     tsc_khz: int
@@ -71,7 +95,13 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     def recipe(self, purpose: Purpose) -> Recipe:
         """The same without the program."""
-        return Recipe(accelerator=self.accelerator, size=self.size, tsc_khz=self.tsc_khz, purpose=purpose)
+        return Recipe(
+            board=self.board,
+            accelerator=self.accelerator,
+            size=self.size,
+            tsc_khz=self.tsc_khz,
+            purpose=purpose,
+        )
 
 
 OWNED = ("upper", "job")
@@ -91,8 +121,14 @@ def descriptors_of(purpose: Purpose) -> tuple[str, ...]:
 def command_of(recipe: Recipe, qemu: str, name: str) -> tuple[str, ...]:
     """Return the command line of a recipe's machine; `qemu` is the program's path."""
     if recipe.purpose is Purpose.PROBE:
-        return probe(qemu)
-    spec = Spec(qemu=qemu, accelerator=recipe.accelerator, size=recipe.size, tsc_khz=recipe.tsc_khz)
+        return probe(qemu, recipe.board)
+    spec = Spec(
+        qemu=qemu,
+        board=recipe.board,
+        accelerator=recipe.accelerator,
+        size=recipe.size,
+        tsc_khz=recipe.tsc_khz,
+    )
     return command(spec, name, recipe.purpose)
 
 
@@ -100,36 +136,37 @@ def command(spec: Spec, name: str, purpose: Purpose) -> tuple[str, ...]:
     """Return the command line of a machine."""
     # A clone that shared the template's memory would write into every other clone.
     share = "on" if purpose is Purpose.TEMPLATE else "off"
+    bus = _BUS[spec.board]
     memory = f"memory-backend-file,id=mem,size={spec.size.memory}M,mem-path={_open('memory')},share={share}"
     argv = [
         *(spec.qemu, "-name", name, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-object", memory),
-        *("-M", "microvm,memory-backend=mem,dump-guest-core=off"),
+        *("-M", f"{spec.board},memory-backend=mem,dump-guest-core=off{_OPTIONS[spec.board]}"),
         *("-accel", "kvm" if spec.accelerator == "kvm" else f"tcg,tb-size={CODE_BUFFER}"),
         *("-cpu", CPU[spec.accelerator]),
         *("-m", f"{spec.size.memory}M", "-smp", str(spec.size.vcpus)),
         *("-kernel", _open("kernel"), "-initrd", _open("initrd"), "-append", kernel_command_line(spec)),
         *("-chardev", "socket,id=console,fd=@console@", "-serial", "chardev:console"),
         *("-chardev", "socket,id=qmp,fd=@qmp@", "-mon", "chardev=qmp,mode=control"),
-        *_disk("agent", "agent_root", readonly=True),
-        *_disk("image", "image", readonly=True),
-        *_disk("upper", "upper", readonly=False),
-        *_disk("job", "job", readonly=True),
-        *("-device", "virtio-serial-device", "-chardev", "socket,id=agent,fd=@agent@"),
+        *_disk(bus, "agent", "agent_root", readonly=True),
+        *_disk(bus, "image", "image", readonly=True),
+        *_disk(bus, "upper", "upper", readonly=False),
+        *_disk(bus, "job", "job", readonly=True),
+        *("-device", f"virtio-serial-{bus}", "-chardev", "socket,id=agent,fd=@agent@"),
         *("-device", f"virtserialport,chardev=agent,name={PORT}"),
-        *("-device", "pvpanic,ioport=0x505"),
+        *("-device", _PANIC[spec.board]),
     ]
     if purpose is Purpose.CLONE:
         argv += ["-incoming", "defer"]
     return tuple(argv)
 
 
-def probe(qemu: str) -> tuple[str, ...]:
+def probe(qemu: str, board: Board) -> tuple[str, ...]:
     """Return the command line of a machine that shows whether KVM works: it says so and powers off."""
     return (
         *(qemu, "-name", "probe", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-M", "microvm", "-accel", "kvm", "-cpu", CPU["kvm"], "-m", f"{PROBED.memory}M"),
+        *("-M", board, "-accel", "kvm", "-cpu", CPU["kvm"], "-m", f"{PROBED.memory}M"),
         *("-kernel", _open("kernel"), "-initrd", _open("initrd")),
         *("-append", "console=ttyS0 panic=-1 reboot=t quiet runnerd.probe"),
         *("-chardev", "socket,id=console,fd=@console@", "-serial", "chardev:console"),
@@ -155,10 +192,10 @@ def _open(descriptor: str) -> str:
     return f"/proc/self/fd/@{descriptor}@"
 
 
-def _disk(serial: str, descriptor: str, *, readonly: bool) -> tuple[str, ...]:
+def _disk(bus: str, serial: str, descriptor: str, *, readonly: bool) -> tuple[str, ...]:
     # Nothing on these disks outlives the machine, so nothing is ever flushed to the host's disk.
     drive = f"id={serial},file={_open(descriptor)},format=raw,if=none,cache=unsafe,file.locking=off"
     return (
         *("-drive", drive + (",readonly=on" if readonly else "")),
-        *("-device", f"virtio-blk-device,drive={serial},serial={serial}"),
+        *("-device", f"virtio-blk-{bus},drive={serial},serial={serial}"),
     )

@@ -4,6 +4,7 @@ pool that goes on. The killing is real, and so are the machines."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -36,6 +37,8 @@ SIZE = Size(vcpus=1, memory=256, disk=512)
 OTHER = Size(vcpus=1, memory=160, disk=64)
 """A size whose template no other test keeps: it is built here."""
 ROOM = 1 << 30
+NAMED = "SIGKILL|channel"
+"""The signal; or, on a host too busy to bury the process within a moment, that its channel ended."""
 FILES = ("kernel", "initrd", "agent", "rootfs")
 CONTROLLER = Path("/sys/fs/cgroup/memory")
 
@@ -273,7 +276,7 @@ async def test_a_clone_that_dies_before_a_job_has_it_is_lost(kind, point, host):
         await machine.thaw()
         await machine.lease()
 
-    with pytest.raises(MachineLost, match="SIGKILL"):
+    with pytest.raises(MachineLost, match=NAMED):
         await ready()
     await machine.destroy()
     assert host.killer.killed == 1
@@ -301,7 +304,7 @@ async def test_a_machine_that_dies_under_a_job_is_lost(kind, point, host, tmp_pa
         await run(machine, "echo one; sleep 60", lambda: host.killer.kill(pid))
 
     with (
-        pytest.raises(MachineLost, match="destroyed" if point == "destroy" else "SIGKILL"),
+        pytest.raises(MachineLost, match="destroyed" if point == "destroy" else NAMED),
         trio.fail_after(30),
     ):
         await work()
@@ -321,7 +324,7 @@ async def test_a_machine_that_dies_while_it_is_kept_is_not_kept(kind, point, hos
         await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
     with trio.fail_after(5):
         await machine.lost.wait()
-    assert "SIGKILL" in machine.reason
+    assert re.search(NAMED, machine.reason)
     await machine.destroy()
     assert host.killer.killed == 1
     assert os.listdir(tmp_path / "kept") == []

@@ -1,14 +1,13 @@
 """QMP against a QEMU that a test plays: interleaving, descriptors, refusals, silence and garbage."""
 
 import json
-import os
 import socket
 
 import pytest
 import trio
 
 from runnerd.machines.qemu import qmp
-from runnerd.machines.qemu.qmp import Qmp, QmpError, migrate
+from runnerd.machines.qemu.qmp import Qmp, QmpError
 
 GREETING = (
     b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}\r\n'
@@ -162,49 +161,6 @@ async def test_garbage_ends_the_monitor_and_nothing_else(monitor, garbage, why):
 
     with pytest.raises(QmpError, match=why):
         await both(ours.negotiate(deadline=5), spoil)
-
-
-async def test_a_migration_hands_over_the_descriptor(monitor):
-    """Saving sets the capabilities, passes the file, waits for the event and for the state after it."""
-    ours, qemu = monitor
-    await both(ours.negotiate(deadline=5), qemu.greet)
-    file = os.memfd_create("state")
-
-    async def play():
-        first = await qemu.answer("migrate-set-capabilities")
-        names = [each["capability"] for each in first["arguments"]["capabilities"]]
-        assert names == ["x-ignore-shared", "events"]
-        await qemu.answer("getfd")
-        os.write(qemu.descriptors[0], b"device state")
-        assert (await qemu.answer("migrate"))["arguments"] == {"uri": "fd:state"}
-        await qemu.say(event("MIGRATION", status="setup"), event("MIGRATION", status="completed"))
-        await qemu.answer("query-status", status="finish-migrate")
-        await qemu.answer("query-status", status="postmigrate")
-
-    await both(migrate(ours, file, incoming=False), play)
-    assert os.pread(file, 100, 0) == b"device state"
-    os.close(qemu.descriptors[0])
-    os.close(file)
-
-
-async def test_a_failed_migration_says_why(monitor):
-    """The reason is asked for and told."""
-    ours, qemu = monitor
-    await both(ours.negotiate(deadline=5), qemu.greet)
-
-    async def play():
-        await qemu.answer("migrate-set-capabilities")
-        await qemu.answer("getfd")
-        await qemu.answer("migrate-incoming")
-        await qemu.say(event("MIGRATION", status="failed"))
-        reason = {"status": "failed", "error-desc": "Unknown savevm section 'slirp'"}
-        await qemu.answer("query-migrate", **reason)
-
-    file = os.memfd_create("state")
-    with pytest.raises(QmpError, match=r"Unknown savevm section 'slirp'"):
-        await both(migrate(ours, file, incoming=True), play)
-    for descriptor in (file, *qemu.descriptors):
-        os.close(descriptor)
 
 
 async def test_what_was_said_last_can_be_taken_without_waiting(monitor):

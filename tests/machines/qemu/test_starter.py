@@ -54,7 +54,13 @@ async def one(program: str, launcher: Launcher, failing: str = "") -> tuple[list
     came: Any = None
     async with trio.open_nursery() as nursery:
         starter = Starter(
-            nursery, qemu=program, launcher=launcher, mark="runnerd-t-", journal=journal, random=bytes
+            nursery,
+            qemu=program,
+            channels=False,
+            launcher=launcher,
+            mark="runnerd-t-",
+            journal=journal,
+            random=bytes,
         )
         try:
             box = await starter.start(mold, vmm.Purpose.CLONE, files, CAPABILITIES)

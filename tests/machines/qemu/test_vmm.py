@@ -11,10 +11,11 @@ SPEC = Spec(qemu="/usr/bin/qemu", accelerator="tcg", size=Size(vcpus=2, memory=5
 
 @pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
 @pytest.mark.parametrize("purpose", list(Purpose))
-def test_a_machine_is_confined(accelerator, purpose):
+@pytest.mark.parametrize("board", vmm.BOARDS)
+def test_a_machine_is_confined(accelerator, purpose, board):
     """Every machine has the sandbox, no network card, no default device and no path of the host."""
     argv = vmm.command(
-        Spec(qemu="/usr/bin/qemu", accelerator=accelerator, size=Size(), tsc_khz=1), "n", purpose
+        Spec(qemu="/usr/bin/qemu", board=board, accelerator=accelerator, size=Size(), tsc_khz=1), "n", purpose
     )
     text = " ".join(argv)
     assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in text
@@ -32,6 +33,16 @@ def test_a_clone_shares_no_memory():
     differing = [pair for pair in zip(template, clone[:-2], strict=True) if pair[0] != pair[1]]
     assert len(differing) == 1
     assert [each.rpartition(",")[2] for each in differing[0]] == ["share=on", "share=off"]
+
+
+@pytest.mark.parametrize("board", vmm.BOARDS)
+def test_a_machine_is_made_of_what_was_asked_for(board):
+    """The devices are those that a QEMU must have for this board, on every machine of it."""
+    recipe = Spec(qemu="q", board=board, accelerator="tcg", size=Size(), tsc_khz=1).recipe(Purpose.CLONE)
+    argv = vmm.command_of(recipe, "q", "n")
+    devices = {argv[at + 1].partition(",")[0] for at, word in enumerate(argv) if word == "-device"}
+    assert devices == set(vmm.DEVICES[board])
+    assert argv[argv.index("-M") + 1].startswith(f"{board},memory-backend=mem,dump-guest-core=off")
 
 
 def test_every_descriptor_is_named_and_used():
@@ -69,4 +80,4 @@ def test_the_size_is_what_was_asked():
     argv = vmm.command(SPEC, "n", Purpose.TEMPLATE)
     assert argv[argv.index("-m") + 1] == "512M"
     assert argv[argv.index("-smp") + 1] == "2"
-    assert "kvm" in vmm.probe("q")
+    assert {"kvm", "q35"} <= set(vmm.probe("q", "q35"))

@@ -1,0 +1,206 @@
+"""Moving a machine's state: what QEMU 7.2 was recorded to say, and what later versions are documented to say.
+
+`conversations/` holds recordings made by `record.py` with the QEMU named in the file. There is none of a
+version after 7.2: what is played for those is written here after the published QMP reference (`migrate`,
+`migrate-incoming`, `MigrationChannel`, `MigrationAddress`, `FdSocketAddress`), and was said by no QEMU.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from runnerd.machines.qemu import migration
+from runnerd.machines.qemu.qmp import Qmp, QmpError
+
+CONVERSATIONS = Path(__file__).with_name("conversations")
+STATE = bytes(range(256)) * 3000
+"""More than a pipe holds at once."""
+
+CHANNELS = {
+    "channels": [{"channel-type": "main", "addr": {"transport": "socket", "type": "fd", "str": "state"}}]
+}
+"""The address of a descriptor that `getfd` took, after the reference of QEMU 8.2 and later."""
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """A conversation with QEMU 7.2.22."""
+    return [json.loads(line) for line in (CONVERSATIONS / f"{name}-7.2.22.jsonl").read_text().splitlines()]
+
+
+def documented(name: str, *, greeting: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """The same conversation as a later version is documented to have it: not a recording.
+
+    Its greeting has another number, `migrate` and `migrate-incoming` have `channels`, and from 9.0 on
+    `query-status` has no `singlestep`.
+    """
+    lines = copy.deepcopy(recorded(name))
+    number = dict(zip(("major", "minor", "micro"), greeting, strict=True))
+    lines[0]["from"]["QMP"]["version"] = {"qemu": number, "package": ""}
+    for line in lines:
+        said = line.get("to", {})
+        if said.get("execute") in ("migrate", "migrate-incoming"):
+            said["arguments"] = CHANNELS
+        result = line.get("from", {}).get("return", {})
+        if greeting >= (9, 0, 0):
+            result.pop("singlestep", None)
+    return lines
+
+
+class Player:
+    """QEMU's side of a conversation: fails where it is told anything else."""
+
+    def __init__(self, theirs: socket.socket, lines: list[dict[str, Any]], state: bytes = b"") -> None:
+        self.socket = trio.socket.from_stdlib_socket(theirs)
+        self.lines = lines
+        self.state = state
+        """What it writes as its state, or was given as one."""
+        self.descriptor = -1
+
+    async def play(self) -> None:
+        """Say and hear everything, in order; an answer has the id of the command it answers."""
+        buffer, number, told = b"", 0, ""
+        for line in self.lines:
+            if (message := line.get("from")) is not None:
+                if "id" in message:
+                    message = {**message, "id": number}
+                if message.get("event") == "MIGRATION" and message["data"]["status"] == "completed":
+                    await trio.to_thread.run_sync(self._move, told)
+                await self.socket.send(json.dumps(message).encode() + b"\r\n")
+                continue
+            while b"\n" not in buffer:
+                data, rights, _, _ = await self.socket.recvmsg(65536, socket.CMSG_SPACE(4))
+                assert data, "the monitor was closed"
+                for _, _, content in rights:
+                    self.descriptor = int.from_bytes(content[:4], "little")
+                buffer += data
+            heard, _, buffer = buffer.partition(b"\n")
+            command = json.loads(heard)
+            number = command.pop("id")
+            assert command == {key: value for key, value in line["to"].items() if key != "id"}
+            told = command["execute"] if command["execute"].startswith("migrate") else told
+
+    def _move(self, told: str) -> None:
+        if told == "migrate":
+            rest = memoryview(self.state)
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        else:
+            while data := os.read(self.descriptor, 65536):
+                self.state += data
+        os.close(self.descriptor)
+
+
+async def conversation(
+    lines: list[dict[str, Any]], *, channels: bool, load: bytes | None, state: bytes = b""
+):
+    """Have the driver's part of a conversation; what was saved, and what was loaded."""
+    ours, theirs = socket.socketpair()
+    monitor, player = Qmp(ours, channels=channels), Player(theirs, lines, state)
+    saved = b""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(monitor.run)
+            nursery.start_soon(player.play)
+            await monitor.negotiate(deadline=5)
+            if load is None:
+                await monitor.command("stop")
+                saved = await migration.save(monitor)
+            else:
+                await migration.load(monitor, load)
+                await monitor.command("cont")
+            monitor.close()
+    player.socket.close()
+    return saved, player.state
+
+
+VERSIONS = [
+    pytest.param(recorded, {}, False, id="7.2-recorded"),
+    pytest.param(documented, {"greeting": (8, 2, 0)}, True, id="8.2-documented"),
+    pytest.param(documented, {"greeting": (9, 1, 0)}, True, id="9.1-documented"),
+    pytest.param(documented, {"greeting": (11, 0, 0)}, True, id="11.0-documented"),
+]
+
+
+@pytest.mark.parametrize(("lines", "words", "channels"), VERSIONS)
+async def test_a_state_is_saved(lines, words, channels):
+    """The driver tells each version exactly this, and has all that QEMU writes."""
+    saved, _ = await conversation(lines("save", **words), channels=channels, load=None, state=STATE)
+    assert saved == STATE
+
+
+@pytest.mark.parametrize(("lines", "words", "channels"), VERSIONS)
+async def test_a_state_is_loaded(lines, words, channels):
+    """The driver tells each version exactly this, and QEMU reads all of the state and then its end."""
+    _, loaded = await conversation(lines("load", **words), channels=channels, load=STATE)
+    assert loaded == STATE
+
+
+class Refusing:
+    """A monitor whose QEMU takes the descriptor, keeps it open, and fails."""
+
+    channels = False
+
+    def __init__(self, status: str = "failed") -> None:
+        self.kept = -1
+        self.status = status
+
+    async def command(self, name: str, *_: Any, descriptor: int | None = None, **__: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        if descriptor is not None:
+            self.kept = os.dup(descriptor)
+        if name == "query-migrate":
+            return {"status": "failed", "error-desc": "Unknown savevm section 'slirp'"}
+        return {"status": "postmigrate"}
+
+    def forget_events(self) -> None:
+        """None were kept."""
+
+    async def wait(self, wanted: Any, *, deadline: float) -> Any:
+        await trio.lowlevel.checkpoint()
+
+        class End:
+            name, data = "MIGRATION", {"status": self.status}
+
+        return End
+
+
+@pytest.mark.parametrize("incoming", [True, False])
+async def test_a_failed_move_says_why_and_waits_for_nobody(incoming):
+    """The reason is asked for and told, although QEMU lives on and keeps its end of the pipe."""
+    before = len(os.listdir("/proc/self/fd"))
+    monitor: Any = Refusing()
+    with pytest.raises(QmpError, match=r"Unknown savevm section 'slirp'"), trio.fail_after(5):
+        await (migration.load(monitor, STATE) if incoming else migration.save(monitor))
+    os.close(monitor.kept)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_state_without_an_end_is_none():
+    """A QEMU that says it is done and does not let go of the pipe has saved nothing that can be trusted."""
+    monitor: Any = Refusing("completed")
+    with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(5):
+        await migration.save(monitor, deadline=0.05)
+    os.close(monitor.kept)
+
+
+async def test_a_state_without_bound_is_refused(monkeypatch):
+    """What a QEMU writes without end is not kept."""
+    monkeypatch.setattr(migration, "STATE_LIMIT", 1000)
+
+    class Endless(Refusing):
+        async def wait(self, wanted: Any, *, deadline: float) -> Any:
+            os.write(self.kept, bytes(5000))
+            os.close(self.kept)
+            return await super().wait(wanted, deadline=deadline)
+
+    monitor: Any = Endless("completed")
+    with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(5):
+        await migration.save(monitor)
