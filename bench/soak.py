@@ -124,12 +124,17 @@ async def _cycle(mailbox: Mailbox[LeaseMachine], number: int) -> None:
     machine = await lease(mailbox, number)
     try:
         done = await machine.exec(
-            Command(argv=("/bin/sh", "-c", "echo here; sleep 1000 &"), env={"PATH": "/usr/bin:/bin"}),
+            Command(argv=("/bin/sh", "-c", _script(number)), env={"PATH": "/usr/bin:/bin"}),
             _ignored,
         )
         assert done.success, done
     finally:
         await machine.destroy()
+
+
+def _script(number: int) -> str:
+    """Leave a process behind; each tenth also holds the output, which is waited for half a second."""
+    return "echo here; sleep 1000 " + ("&" if number % 10 == 0 else ">/dev/null 2>&1 &")
 
 
 async def _ignored(stream: str, data: bytes) -> None:
