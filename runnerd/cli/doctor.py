@@ -64,6 +64,8 @@ def examine(settings: Config) -> Iterable[Finding]:
 
     yield programs(host.missing(), host.install_command(host.missing(), root=os.geteuid() == 0))
     yield git(shutil.which("git"))
+    if settings.machines.driver_name == "qemu" and (program := host.find("qemu-system-x86_64")):
+        yield qemu(program, settings.machines.board)
     if settings.machines.driver_name == "fcctl":
         yield remote_service(settings, now=time.time())
     probed = settings.state_directory / "snapshots" / "kvm.json"
@@ -115,6 +117,22 @@ def programs(missing: tuple[str, ...], command: str) -> Finding:
 def git(path: str | None) -> Finding:
     """Judge whether commits can be read."""
     return Finding("git", "good", path) if path else Finding("git", "problem", "missing", "install git")
+
+
+def qemu(program: str, board: str) -> Finding:
+    """Ask QEMU what it can do, and judge whether machines can be made with it."""
+    import trio
+
+    from runnerd.machines.qemu import abilities
+
+    try:
+        able = trio.run(abilities.probe, program)
+        found = f"{able.version}: machines are of type {able.board(board)}"
+    except abilities.Unusable as error:
+        return Finding("QEMU", "problem", str(error), "install another version, or mend [machines] board")
+    if able.snapshots:
+        return Finding("QEMU", "good", found)
+    return Finding("QEMU", "warning", f"{found}; no job can go back to a step", "install another version")
 
 
 def remote_service(settings: Config, *, now: float) -> Finding:

@@ -215,6 +215,7 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
 
     driver: Literal["", "qemu", "firecracker", "fcctl", "process"] = ""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    board: Literal["auto", "microvm", "q35"] = "auto"
     launcher: str = "auto"
     cgroup: str = "auto"
     vcpus: Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")] = 2

@@ -47,6 +47,7 @@ def open_driver(config: Config, journal: Journal, own: Path) -> AbstractAsyncCon
             images=config.state_directory / "images",
             snapshots=config.state_directory / "snapshots",
             accelerator=config.machines.accelerator,
+            board=config.machines.board,
             launcher_socket=launcher_socket(config.machines.launcher),
             cgroup=config.machines.cgroup,
             journal=journal,

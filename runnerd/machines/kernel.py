@@ -16,8 +16,8 @@ import msgspec
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static")
 
 MODULES = (
-    *("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic_mmio"),
-    "vmw_vsock_virtio_transport",
+    *("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "overlay", "squashfs"),
+    *("pvpanic_mmio", "pvpanic_pci", "vmw_vsock_virtio_transport"),
 )
 """What the machine's devices and file systems need of the Debian cloud kernel, under QEMU and Firecracker."""
 

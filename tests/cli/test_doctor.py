@@ -8,6 +8,7 @@ import pytest
 
 from runnerd.cli import doctor
 from runnerd.machines import launch_server
+from runnerd.machines.qemu import abilities, vmm
 from runnerd.store import engine, intake
 from runnerd.store.records import Intake
 from runnerd.store.schema import migrate
@@ -32,6 +33,34 @@ def test_command_in_words(invoke) -> None:
     number = next(number for number, line in enumerate(lines) if "image default" in line)
     assert lines[number].startswith("warning")
     assert lines[number + 1].strip() == "→ runnerd image build default"
+
+
+@pytest.mark.parametrize(
+    ("lacks", "board", "verdict", "said"),
+    [
+        ("", "auto", "good", "7.2.22: machines are of type microvm"),
+        ("", "q35", "good", "7.2.22: machines are of type q35"),
+        ("xen-save-devices-state", "auto", "warning", "no job can go back to a step"),
+        ("cont", "auto", "problem", "QEMU 7.2.22 has no command cont"),
+    ],
+)
+def test_qemu(monkeypatch, lacks: str, board: str, verdict: str, said: str) -> None:
+    """What it says it can do is judged as the driver judges it."""
+
+    async def probe(program: str) -> abilities.Abilities:
+        return abilities.Abilities(
+            version="7.2.22",
+            number=(7, 2),
+            boards=frozenset(vmm.BOARDS),
+            devices=frozenset(device for each in vmm.DEVICES.values() for device in each),
+            commands=frozenset({*abilities.COMMANDS, *abilities.SNAPSHOT_COMMANDS} - {lacks}),
+            capabilities=frozenset(abilities.CAPABILITIES),
+            channels=False,
+        )
+
+    monkeypatch.setattr(abilities, "probe", probe)
+    finding = doctor.qemu("/usr/bin/qemu-system-x86_64", board)
+    assert (finding.verdict, said in finding.found) == (verdict, True)
 
 
 def test_programs() -> None:

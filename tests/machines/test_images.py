@@ -22,8 +22,8 @@ UNPACKED = {
     **{
         f"{MODULES}/{name}.ko": b"\0depends=\0"
         for name in (
-            *("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "squashfs", "pvpanic-mmio"),
-            "vmw_vsock_virtio_transport",
+            *("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "overlay", "squashfs"),
+            *("pvpanic-mmio", "pvpanic-pci", "vmw_vsock_virtio_transport"),
         )
     },
 }

@@ -365,6 +365,33 @@ async def test_an_unprivileged_daemon_says_what_it_costs(vm_image, state_directo
         assert "as the daemon's own user" in driver.capabilities.notice
 
 
+async def test_a_machine_can_be_a_pc(vm_image, state_directory, tmp_path):
+    """On the board with PCI a job runs with files and disks as ever, no network card, and a panic is told."""
+    folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
+    async with open_qemu_driver(state=tmp_path, **folders, board="q35", ready_timeout=10.0) as driver:
+        template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
+        machine = await fresh(driver, template)
+        await machine.put("/home/runner/work/in", b"x" * 100_000)
+        done, said = await run(
+            machine,
+            "ls /sys/class/net; wc -c <~/work/in; df -P / | awk 'NR == 2 {print ($2 > 400000)}';"
+            "cat /sys/bus/pci/devices/*/class | sort | uniq -c",
+        )
+        words = said.split()
+        assert (done.code, words[:3]) == (0, ["lo", "100000", "1"])
+        classes = dict(zip(words[4::2], map(int, words[3::2]), strict=True))
+        assert classes["0x010000"] == 4  # disks
+        assert not [name for name in classes if name.startswith("0x02")]  # network cards
+        await machine.snapshot(tmp_path / "kept", key=None, limit=1 << 30)
+        with pytest.raises(MachineLost):
+            await run(machine, "echo c > /proc/sysrq-trigger; sleep 60", user=0)
+        assert "panicked" in machine.reason
+        await machine.destroy()
+        copy = await driver.restore(tmp_path / "kept", key=None)
+        await copy.thaw()
+        assert (await run(copy, "wc -c <~/work/in"))[1] == "100000\n"
+
+
 async def test_without_an_image_there_is_no_machine(tmp_path):
     """A driver without images says which one is missing, and how it is built."""
     async with open_qemu_driver(state=tmp_path) as driver:
