@@ -38,8 +38,9 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     """In the folder of machines and, by runnerd's names, in those for temporary files."""
     groups: int
+    """Control groups that are named after runnerd: others may make some meanwhile."""
     mounts: int
-    """In the folder of machines and in what is named after runnerd: others may mount meanwhile."""
+    """In the folder of machines and in what is named after runnerd."""
     resident: float
     """MiB of this process; told, not judged."""
 
@@ -70,14 +71,13 @@ def mounts(table: str, folder: Path) -> int:
 
 
 def _groups() -> int:
-    """Control groups below the ones this process is in."""
-    found = 0
+    """Control groups below the ones this process is in that are runnerd's."""
+    found = set()
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        root = Path("/sys/fs/cgroup") / controllers.removeprefix("name=") if controllers else None
-        for base in filter(None, (root, Path("/sys/fs/cgroup") if not controllers else None)):
-            found += sum(len(folders) for _, folders, _ in os.walk(base / path.lstrip("/")))
-    return found
+        base = Path("/sys/fs/cgroup") / controllers.removeprefix("name=") / path.lstrip("/")
+        found |= {folder for folder, _, _ in os.walk(base) if "/runnerd" in folder}
+    return len(found)
 
 
 def _resident() -> float:
