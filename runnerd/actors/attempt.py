@@ -214,10 +214,10 @@ class Attempts:
                 raise
             except Exception as error:
                 result = JobResult(outcome=Outcome.INFRA_ERROR, reason=blame(error))
-            why = f"its job ended: {result.outcome}"
+            why = _ending(result)
             return _Ended(epoch, result, claimed=True)
-        except BaseException as error:
-            why = f"its job was broken off ({type(error).__name__})"
+        except BaseException:
+            why = _ending(None)
             raise
         finally:
             self._ledger.tell_machine_leaves(machine.id, why)
@@ -363,12 +363,14 @@ class Attempts:
             denied="the run is a fork's" if spec.run.event.fork else "",
             given=given,
         )
+        result: JobResult | None = None
         try:
             async with keeper:
                 result = await run_steps(inside, rewind=keeper)
                 useful = not result.outcome.green and result.outcome is not Outcome.CANCELLED
                 kept = await keeper.finish(useful=useful)
         finally:
+            self._ledger.tell_machine_leaves(inside.id, _ending(result))
             await inside.destroy()
         if kept and useful:
             await sink.note(way_back(kept[-1]))
@@ -393,6 +395,11 @@ class Attempts:
             await restored.destroy()
             raise
         return restored
+
+
+def _ending(result: JobResult | None) -> str:
+    """Why a job's machine ends, for the journal; None where its attempt was broken off."""
+    return "its job was broken off" if result is None else f"its job ended: {result.outcome}"
 
 
 def _environment(written: Any, contexts: Mapping[str, Any]) -> str:

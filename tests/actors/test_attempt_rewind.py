@@ -61,6 +61,21 @@ async def test_a_step_that_fails_is_tried_again_from_before_it(world, tmp_path):
     assert kept(tmp_path) == []
 
 
+async def test_the_journal_has_both_machines_of_a_job_that_went_back(world, tmp_path):
+    """Each with the attempt that had it, and with why it ended."""
+    _, jobs = await go(world, tmp_path, FailsOnce(), FLAKY)
+    await world.no_machine_left()
+    rows = await world.until(
+        lambda: world.ledger.machine_history(9),
+        lambda rows: len(rows) == 2 and all(row.stage == "gone" for row in rows),
+    )
+    assert {(row.job, row.epoch) for row in rows} == {(jobs["build"].id, 1)}
+    assert sorted(row.why for row in rows) == [
+        "its job ended: success",
+        "its job went back to an earlier step",
+    ]
+
+
 async def test_a_step_fails_after_its_last_try(world, tmp_path):
     """It is tried as often as is configured, and no more."""
     behaviour = FailsOnce(failures=9)
