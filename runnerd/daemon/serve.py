@@ -215,6 +215,7 @@ class _Daemon:
                 reader=self.reader,
                 kept=self.site.kept.of,
                 mode=config.snapshots.mode,
+                known=self.site.kept.why_none,
             ),
             shell=self.shells.open,
             state_directory=config.state_directory,

@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -221,7 +221,13 @@ class AgentMachine:
         with self._explained():
             if not self._channel.quiet:
                 raise NotKept("no snapshot was kept: something of the machine is still under way")
-            await self._box.snapshot(into, key=key, limit=limit)
+            try:
+                await self._box.snapshot(into, key=key, limit=limit)
+            except NotKept:
+                # It stood still all the same. One that is gone says so when it is next asked for something.
+                with suppress(MachineLost):
+                    await self._channel.call("clock", now=self._now())
+                raise
             await self._channel.call("clock", now=self._now())
 
     def console_end(self) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ Mode = Literal["off", "on-failure", "each-step"]
 SHARE = 0.1
 GRACE = 2.0
 """What keeping may take of a job by itself: this share of the time it has run so far, and seconds."""
+PACE = 200 << 20
+"""Bytes that are taken to be kept in a second."""
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,8 +104,7 @@ class JobRewind:
             return False
         if self.asked:
             return True
-        allowed = GRACE + SHARE * (trio.current_time() - self._began)
-        return status == "success" and self._spent + self._last <= allowed
+        return status == "success" and self._last <= self._left()
 
     async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """See `jobs.ports.Rewind`."""
@@ -132,7 +133,14 @@ class JobRewind:
         """The job is over: return what stays kept. `useful`: it neither succeeded nor was cancelled."""
         self._hold.close()
         await self._drop(self._wanted if useful or self._rules.mode == "each-step" else ())
-        return await trio.to_thread.run_sync(self._store.of, self._job)
+        kept = await trio.to_thread.run_sync(self._store.of, self._job)
+        if useful and not kept and self.why_none:
+            self._store.remember(self._job, self.why_none)
+        return kept
+
+    def _left(self) -> float:
+        """Seconds that keeping may still take of the job."""
+        return GRACE + SHARE * (trio.current_time() - self._began) - self._spent
 
     async def _keep(self, number: int, name: str, standing: bytes, masked: bool) -> Kept:
         encrypted = self._given or masked
@@ -150,6 +158,9 @@ class JobRewind:
         if not self._machine.capabilities.snapshot_outlives:
             raise NotKept("snapshots of this driver end with their machine")
         room = await trio.to_thread.run_sync(self._store.room, self._job)
+        hurried = not self.asked and self.tries(name) == 1
+        if hurried and (soon := int(self._left() * PACE)) < room:
+            room = soon
         key = await trio.to_thread.run_sync(self._store.key) if encrypted else None
         new = await trio.to_thread.run_sync(self._store.place, self._job, number)
         numbers = {"run": self._run, "job": self._job, "step": number}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -40,6 +40,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     said: str
 
 
+def _unknown(job: int) -> str:
+    return ""
+
+
 async def part_of(
     run: RunRecord,
     wish: Wish,
@@ -48,9 +52,11 @@ async def part_of(
     reader: Reader,
     kept: KeptOf[Kept],
     mode: str = "on-failure",
+    known: Callable[[int], str] = _unknown,
 ) -> Part:
     """Find out what a wish comes to in a run that has ended, where [snapshots] has this `mode`.
 
+    `known` tells of a job, by its number, why nothing is kept of it, where that is known.
     Raises `CannotRerun`.
     """
     rows = await ledger.jobs(run.id)
@@ -74,7 +80,7 @@ async def part_of(
         steps = _steps(scope, id, row)
         step = _step(row, steps, wish.step)
         if step.number > 1:
-            resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode)
+            resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode, known)
         said = f"{row.name} from step {step.number} ({step.name})"
     anew = _anew(whole, made, rows, chosen, wish)
     again = frozenset(row.id for row in chosen if not any(each in anew for each in callers_of(row.key)))
@@ -149,7 +155,13 @@ def _step(row: JobRecord, steps: Sequence[Named], wanted: str) -> Named:
 
 
 async def _kept_before(
-    run: RunRecord, row: JobRecord, step: Named, ledger: Ledger, kept: KeptOf[Kept], mode: str
+    run: RunRecord,
+    row: JobRecord,
+    step: Named,
+    ledger: Ledger,
+    kept: KeptOf[Kept],
+    mode: str,
+    known: Callable[[int], str],
 ) -> str:
     """Where the machine is kept as it was before a step: `JOB/STEP`."""
     there = await kept_of(row, ledger=ledger, kept=kept)
@@ -159,9 +171,9 @@ async def _kept_before(
     if there:
         choices = ", ".join(f"{number} ({each.name})" for number, each in there.items())
         raise CannotRerun(f"{said}: there are those from before {choices}")
+    why = why_none(run, row, mode, known(row.logged[1]))
     raise CannotRerun(
-        f"{said}, nor from before any other: {why_none(run, row, mode)}; without --from it runs again from "
-        "its start"
+        f"{said}, nor from before any other: {why}; without --from it runs again from its start"
     )
 
 

@@ -194,6 +194,14 @@ def test_how_a_job_stood_is_not_read_when_it_was_harmed(store):
         store.standing(found)
 
 
+def test_why_nothing_is_kept_is_known_of_the_latest_jobs(store, monkeypatch):
+    """And of no more than are remembered."""
+    monkeypatch.setattr(kept, "_REMEMBERED", 2)
+    for job in (1, 2, 3):
+        store.remember(job, f"reason {job}")
+    assert [store.why_none(job) for job in (1, 2, 3, 4)] == ["", "reason 2", "reason 3", ""]
+
+
 def machine(path, at, size):
     number = int(path.name)
     return Kept(folder=path, run=1, job=number, step=2, name="", at=at, bytes=size, encrypted=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import trio.testing
 
 from runnerd.machines import frames
 from runnerd.machines.channel import Channel
-from runnerd.machines.driver import Capabilities, Command, Machine, MachineLost, Paths
+from runnerd.machines.driver import Capabilities, Command, Machine, MachineLost, NotKept, Paths
 from runnerd.machines.frames import EXIT, MORE, RES
 from runnerd.machines.remote import AgentMachine, Box, Layout, invent_identity
 
@@ -331,6 +332,25 @@ async def test_destroyed_machine_says_so(agent: Agent) -> None:
         await machine.destroy()
     assert machine.reason == "it was destroyed"
     assert machine.lost.is_set()
+
+
+@pytest.mark.parametrize("problem", [None, NotKept("no snapshot was kept: it is too large")])
+async def test_the_clock_is_set_by_the_time_that_was_missed(
+    agent: Agent, tmp_path: Path, problem: NotKept | None
+) -> None:
+    """A machine stands still while it is kept, also where nothing comes of it."""
+
+    class KeepingBox(NotedBox):
+        async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+            await trio.lowlevel.checkpoint()
+            if problem is not None:
+                raise problem
+
+    machine = machine_of(agent, KeepingBox())
+    await agent.peer.channel.connect(5.0)
+    with nullcontext() if problem is None else pytest.raises(NotKept, match="too large"):
+        await machine.snapshot(tmp_path, key=None, limit=1)
+    assert [request for request in agent.asked if request["op"] == "clock"][0]["now"] == 1234.5
 
 
 async def test_archive_goes_by_the_job_disk_where_there_is_one(agent: Agent, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from runnerd.machines import rewind as rewinds
 from runnerd.machines.driver import Capabilities, NotKept, Size
 from runnerd.machines.fake import FakeMachine, Replies, open_fake_driver
 from runnerd.machines.kept import KeptMachines, Limits, make_key
@@ -121,6 +122,27 @@ async def test_keeping_takes_a_bounded_share_of_a_jobs_time(job, mock_clock, mon
     assert rewind.wants(3, "success")
 
 
+async def test_what_is_kept_by_itself_is_no_larger_than_its_time_allows(job, mock_clock, monkeypatch):
+    """Where there is much to keep it is given up in time, but not for tries and for who asked."""
+    limits = []
+    real = FakeMachine.snapshot
+
+    async def notes(self, into, *, key, limit):
+        limits.append(limit)
+        await real(self, into, key=key, limit=limit)
+
+    monkeypatch.setattr(FakeMachine, "snapshot", notes)
+    monkeypatch.setattr(rewinds, "PACE", 1000)
+    most = Limits(limit=1 << 20)
+    rewind, _ = job(limits=most)
+    await keep(rewind, 2)
+    mock_clock.jump(30.0)
+    await keep(rewind, 3)
+    await rewind.keep(4, "flaky", b"", masked=False, wanted=True)
+    await keep(job("each-step", limits=most)[0], 2)
+    assert limits == [2000, 5000, 1 << 20, 1 << 20]
+
+
 async def test_what_is_kept_for_tries_alone_takes_nothing_elses_place(job):
     """A step of the clean-up that is tried again does not cost the machine of before the failure."""
     rewind, store = job()
@@ -162,7 +184,8 @@ async def test_what_may_not_be_kept_is_not(job, changes, masked, said):
     async with rewind:
         with pytest.raises(NotKept, match=said):
             await keep(rewind, 2, masked=masked)
-        assert said in rewind.why_none
+        assert await rewind.finish(useful=True) == ()
+    assert said in store.why_none(1)
     assert not list(store.folder.glob("*/*"))
     assert not list(store.folder.glob("*/.*"))
 

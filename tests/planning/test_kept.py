@@ -111,6 +111,12 @@ def test_why_nothing_is_kept(job: JobRecord, mode: str, why: str) -> None:
     assert why in why_none(run(), job, mode)
 
 
+def test_what_was_said_when_it_was_not_kept_is_told() -> None:
+    """Where nothing is certain without it."""
+    assert why_none(run(), ended(GOOD, GOOD, BAD), "each-step", "the disk is full") == "the disk is full"
+    assert "it succeeded" in why_none(run(), ended(GOOD, GOOD), "on-failure", "the disk is full")
+
+
 def test_of_a_fork_nothing_is_kept() -> None:
     """Whatever the mode is, and however it ended."""
     assert why_none(run(fork=True), ended(BAD, GOOD, BAD), "each-step").startswith("the run is a fork's")
