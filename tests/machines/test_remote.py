@@ -350,7 +350,7 @@ async def test_the_clock_is_set_by_the_time_that_was_missed(
     await agent.peer.channel.connect(5.0)
     with nullcontext() if problem is None else pytest.raises(NotKept, match="too large"):
         await machine.snapshot(tmp_path, key=None, limit=1)
-    assert [request for request in agent.asked if request["op"] == "clock"][0]["now"] == 1234.5
+    assert next(request for request in agent.asked if request["op"] == "clock")["now"] == 1234.5
 
 
 async def test_archive_goes_by_the_job_disk_where_there_is_one(agent: Agent, tmp_path: Path) -> None:
