@@ -116,6 +116,9 @@ class FirecrackerBox:
 
     async def _frozen(self, folder: Path, key: bytes | None, room: Room) -> str:
         """Have memory and state written and the disk kept, all of one moment; the hash of the disk."""
+        assert self._channel is not None, "a machine that was never met is kept by nobody"
+        # All that was said has arrived: bytes under way may keep the vsock from going on (firecracker#6074).
+        await self._channel.ping(AWAKE)
         asked = requests.freeze(requests.RAM, requests.DEVICES)
         self._line.loosen()
         try:
@@ -123,12 +126,10 @@ class FirecrackerBox:
             return await trio.to_thread.run_sync(keeping.take_disk, self.monitor.jail, folder, key, room)
         finally:
             with trio.CancelScope(shield=True):
-                await self._go_on()
+                await self._go_on(self._channel)
 
-    async def _go_on(self) -> None:
+    async def _go_on(self, channel: Channel) -> None:
         """Let the machine run, and greet its agent anew: its connection has ended. Raises MachineLost."""
-        channel = self._channel
-        assert channel is not None, "a machine that was never met is kept by nobody"
         try:
             # The answer comes when Firecracker has done what it was asked before.
             found = await self.monitor.api.ask(requests.instance(), deadline=keeping.deadline(self._size))

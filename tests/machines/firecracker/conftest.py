@@ -74,12 +74,6 @@ def opened(
 ) -> Callable[..., AbstractAsyncContextManager[FirecrackerDriver]]:
     """Opens a driver for the fake; agents run as processes of this host."""
 
-    def paths(id: str) -> Paths:
-        inside = short / "s/jails/firecracker" / id / "machine"
-        return Paths(
-            home=f"{inside}/home", work=f"{inside}/work", temp=f"{inside}/work/_temp", tools=f"{inside}/tools"
-        )
-
     def open_(version: str = "1.16.1", **options: Any) -> AbstractAsyncContextManager[FirecrackerDriver]:
         given = {
             "state": short / "s",
@@ -87,7 +81,7 @@ def opened(
             "programs": programs(version),
             "obstacles": lambda: "",
             "layout": None,
-            "paths": paths,
+            "paths": lambda id: Paths(tools="/home/tools"),
             "ready_timeout": 20.0,
             "build_timeout": 20.0,
             **options,

@@ -2,10 +2,10 @@
 
 It checks every argument, every field of every body against Firecracker's own API file, every state, and
 every path in the jail; what runs in its machine is a real agent that listens. The memory of its machine is
-what that agent's folder holds. A snapshot resets the vsock: when the machine goes on, the guest's
+what that agent has in /home. A snapshot resets the vsock: when the machine goes on, the guest's
 connections end, before 1.16 not at once, and the host's when it speaks. Without one, 1.16.0 and 1.16.1 let
 nobody connect after a pause (#6100). A file `fault` in the jail's base makes it do one thing wrong. Nothing
-here needs KVM or another user.
+here needs KVM; namespaces want root.
 """
 
 from __future__ import annotations
@@ -30,17 +30,40 @@ JAILER = {
 
 
 AGENT = """
-import ctypes, signal, socket, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+import ctypes, fcntl, os, signal, socket, struct, sys, types
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(1, signal.SIGTERM)
+def do(done):
+    if done:
+        sys.exit("a machine cannot be played here: " + os.strerror(ctypes.get_errno()))
+def bind(source, target):
+    do(libc.mount(source.encode(), target.encode(), None, 0x5000, None))
+# What a machine has of its own: /home, a network of a loopback alone, and devices, the job's disk too.
+inside, dev = sys.argv[3], sys.argv[4]
+do(libc.unshare(0x20000 | 0x40000000))
+do(libc.mount(None, b"/", None, 0x44000, None))
+do(libc.mount(b"dev", dev.encode(), b"tmpfs", 0, None))
+os.chmod(dev, 0o755)
+for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "vdd"):
+    open(dev + "/" + name, "w").close()
+    bind(sys.argv[5] if name == "vdd" else "/dev/" + name, dev + "/" + name)
+os.mkdir(dev + "/pts")
+bind("/dev/pts", dev + "/pts")
+os.symlink("/proc/self/fd", dev + "/fd")
+bind(dev, "/dev")
+bind(inside, "/home")
+with socket.socket() as card:
+    fcntl.ioctl(card, 0x8914, struct.pack("16sh", b"lo", 1))
 sys.path.insert(0, sys.argv[1])
-from runnerd_agent import __main__ as agent, system
+from runnerd_agent import __main__ as agent, archive, system
+archive.fcntl = types.SimpleNamespace(ioctl=lambda *_: None)  # a file has no cache beside the page cache
 def listener(port):
     assert port == 5005
     taken = socket.socket(fileno=int(sys.argv[2]))
     taken.setblocking(False)
     return taken
 system.vsock_listener = listener
-sys.exit(agent.main(["--vsock", "5005", "--root", sys.argv[3]]))
+sys.exit(agent.main(["--vsock", "5005", "--root", "/home"]))
 """
 
 
@@ -265,13 +288,17 @@ class Firecracker:
         if self.fault == "panic":
             (self.root / "serial").write_text("[    1.0] Kernel panic - not syncing: VFS: no root\r\n")
             os._exit(0)
-        inside = self.root.parent / "machine"
+        inside, devices = self.root.parent / "machine", self.root.parent / "dev"
         inside.mkdir(exist_ok=True)
+        devices.mkdir()
         guest = socket.socket(socket.AF_UNIX)
         guest.bind(str(self.root / "run/guest"))
         guest.listen()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", AGENT, self.agent, str(guest.fileno()), str(inside)],
+            [
+                *(sys.executable, "-I", "-B", "-c", AGENT, self.agent, str(guest.fileno())),
+                *(str(inside), str(devices), str(self.root / "job")),
+            ],
             pass_fds=[guest.fileno()],
         )
         guest.close()
