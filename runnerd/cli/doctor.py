@@ -5,8 +5,9 @@ from __future__ import annotations
 import json as plain_json
 import os
 import shutil
+import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -68,6 +69,10 @@ def examine(settings: Config) -> Iterable[Finding]:
         yield qemu(program, settings.machines.board)
     if settings.machines.driver_name == "fcctl":
         yield remote_service(settings, now=time.time())
+    if settings.machines.driver_name == "firecracker":
+        folder = settings.machines.firecracker_folder
+        found = {name: _version(name, folder) for name in ("firecracker", "jailer")}
+        yield firecracker(found, root=os.geteuid() == 0, why_no_kvm=accelerator.obvious())
     probed = settings.state_directory / "snapshots" / "kvm.json"
     yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
     yield from deliveries(settings.state_directory / "ledger.db")
@@ -166,6 +171,42 @@ def remote_service(settings: Config, *, now: float) -> Finding:
         found = f"{address} has no room: {len(there.vms)} machines"
         return Finding(about, "warning", found, "release machines there, or raise the account's quota")
     return Finding(about, "good", f"{address} is well and takes the token; {len(there.vms)} machines")
+
+
+def firecracker(said: Mapping[str, str | None], *, root: bool, why_no_kvm: str) -> Finding:
+    """Judge whether the firecracker driver can be used: by what its two programs say they are, or None."""
+    from runnerd.machines.firecracker import versions
+
+    about = "Firecracker"
+    if absent := [name for name, words in said.items() if words is None]:
+        return Finding(
+            about, "problem", f"{' and '.join(absent)} cannot be run",
+            "install Firecracker 1.16.1 with its jailer, or set [machines] firecracker_folder",
+        )  # fmt: skip
+    try:
+        version = versions.judge(said["firecracker"] or "")
+        jailer = versions.judge((said["jailer"] or "").replace("Jailer", "", 1))
+    except versions.Refused as refused:
+        return Finding(about, "problem", str(refused), "install Firecracker 1.16.1 with its jailer")
+    if version != jailer:
+        found = f"Firecracker is {version} and its jailer {jailer}"
+        return Finding(about, "problem", found, "install both from one release")
+    if not root:
+        found = f"{version}; its jailer has to be started by root"
+        return Finding(about, "problem", found, "run the daemon as root, or use the qemu driver")
+    if why_no_kvm:
+        return Finding(about, "problem", f"{version}; it needs KVM: {why_no_kvm}", "use the qemu driver")
+    return Finding(about, "good", f"{version}; `runnerd doctor --selftest` makes a machine with it")
+
+
+def _version(program: str, folder: str) -> str | None:
+    """The first line of what a program says with --version; None when it cannot be run."""
+    path = f"{folder}/{program}" if folder else shutil.which(program)
+    try:
+        done = subprocess.run([path or program, "--version"], capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace").partition("\n")[0]
 
 
 def kvm(why_not: str, tried: tuple[bool, str] | None, accelerator: str) -> Finding:

@@ -77,6 +77,42 @@ def test_git() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "root", "why_no_kvm", "verdict", "words"),
+    [
+        (("Firecracker v1.16.1", "Jailer v1.16.1"), True, "", "good", "1.16.1; "),
+        (("Firecracker v1.16.1", None), True, "", "problem", "jailer cannot be run"),
+        ((None, None), True, "", "problem", "firecracker and jailer cannot be run"),
+        (("Firecracker v1.10.1", "Jailer v1.10.1"), True, "", "problem", "CVE-2026-5747"),
+        (("Firecracker v1.16.0", "Jailer v1.16.0"), True, "", "problem", "never answer"),
+        (("Firecracker v1.16.1", "Jailer v1.14.4"), True, "", "problem", "its jailer 1.14.4"),
+        (("Firecracker v1.16.1", "Jailer v1.16.1"), False, "", "problem", "started by root"),
+        (("Firecracker v1.16.1", "Jailer v1.16.1"), True, "no device", "problem", "no device"),
+        (("no", "no"), True, "", "problem", "is no version of Firecracker"),
+    ],
+)
+def test_firecracker(said, root: bool, why_no_kvm: str, verdict: str, words: str) -> None:
+    """Both programs of one release without known faults, root and KVM: what is missing is named."""
+    named = dict(zip(("firecracker", "jailer"), said, strict=True))
+    finding = doctor.firecracker(named, root=root, why_no_kvm=why_no_kvm)
+    assert (finding.verdict, words in finding.found) == (verdict, True), finding.found
+    assert bool(finding.cure) == (verdict == "problem")
+
+
+def test_programs_of_a_folder_are_asked(invoke, tmp_path: Path) -> None:
+    """They say their version; the finding is there when the driver is configured."""
+    for name in ("firecracker", "jailer"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name.title()} v1.14.2\n")
+        (tmp_path / name).chmod(0o755)
+    variables = {
+        "RUNNERD_MACHINES_DRIVER": "firecracker",
+        "RUNNERD_MACHINES_FIRECRACKER_FOLDER": str(tmp_path),
+    }
+    found = {each["about"]: each for each in json.loads(invoke("doctor", "--json", **variables).stdout)}
+    assert "Firecracker 1.14.2 is not used" in found["Firecracker"]["found"]
+    assert "Firecracker" not in {each["about"] for each in json.loads(invoke("doctor", "--json").stdout)}
+
+
+@pytest.mark.parametrize(
     ("why_not", "tried", "accelerator", "verdict"),
     [
         ("", None, "auto", "good"),
