@@ -113,14 +113,19 @@ class Pages:
 
 
 def open_process(pid: int) -> tuple[int, int, int]:
-    """Open a process's `maps`, `pagemap` and `mem`. Raises OSError where we may not."""
+    """Open a process's `maps`, `pagemap` and `mem`. Raises OSError, in a sentence where we may not."""
     opened: list[int] = []
     try:
         for name, flags in (("maps", os.O_RDONLY), ("pagemap", os.O_RDONLY), ("mem", os.O_RDWR)):
             opened.append(os.open(f"/proc/{pid}/{name}", flags | os.O_CLOEXEC))
-    except BaseException:
+    except BaseException as error:
         for descriptor in opened:
             os.close(descriptor)
+        if isinstance(error, PermissionError):
+            raise PermissionError(
+                "the machine's memory may not be seen, which takes CAP_SYS_PTRACE where machines have users "
+                "of their own"
+            ) from error
         raise
     maps, pagemap, memory = opened
     return maps, pagemap, memory

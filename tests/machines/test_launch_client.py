@@ -214,7 +214,12 @@ async def main():
     order = msgspec.structs.replace(recipe_order(recipe, "/ignored", "runnerd-1"), descriptors=files)
     async with open_launch_client(Path(sys.argv[1])) as client:
         machine = await client.start(order)
-        print(machine.pid, machine.uid, os.fstat(files["upper"]).st_uid, flush=True)
+        while Path(f"/proc/{machine.pid}/comm").read_text() != "sleep\\n":
+            await trio.sleep(0.01)
+        maps, pagemap, memory = await machine.open_memory()
+        first = int(os.read(maps, 100).split(b"-")[0], 16)
+        seen = len(os.pread(memory, 4, first)) + len(os.pread(pagemap, 8, first // 4096 * 8))
+        print(machine.pid, machine.uid, os.fstat(files["upper"]).st_uid, seen, flush=True)
         await trio.sleep(60)
 
 trio.run(main)
@@ -231,7 +236,7 @@ async def told(stream: trio.abc.ReceiveStream) -> bytes:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 async def test_daemon_without_rights_gets_machines_of_another_user(qemu: str, eventually) -> None:
-    """A daemon of another user gets a machine of a third; killed with SIGKILL it takes the machine along."""
+    """A daemon of another user gets a machine of a third, sees its memory, and when killed takes it along."""
     folder = Path(qemu).parent
     folder.chmod(0o777)
     path = folder / "l.sock"
@@ -242,7 +247,8 @@ async def test_daemon_without_rights_gets_machines_of_another_user(qemu: str, ev
         )
         assert daemon.stdout
         with trio.fail_after(20):
-            pid, uid, owner = map(int, (await told(daemon.stdout)).split())
+            pid, uid, owner, seen = map(int, (await told(daemon.stdout)).split())
+        assert seen == 12
         assert uid not in (0, 65534)
         assert owner == uid
         await eventually(lambda: os.stat(f"/proc/{pid}").st_uid == uid)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +96,23 @@ def test_a_process_that_is_none_is_not_opened():
     with pytest.raises(OSError, match="No such file"):
         open_process(2**22 + 1)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not")
+def test_a_process_that_may_not_be_seen_is_said_so():
+    """With the right that lacks."""
+    # It becomes somebody else behind the imports, which he may not read.
+    script = """if True:
+        import os
+        from runnerd.machines.pages import open_process
+        os.setuid(65534)
+        try:
+            open_process(os.getppid())
+        except PermissionError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "CAP_SYS_PTRACE" in done.stdout
 
 
 def test_areas_are_those_of_the_file_in_the_order_of_its_bytes():
