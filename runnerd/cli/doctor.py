@@ -331,8 +331,8 @@ def disk(state: Path) -> Finding:
 
 
 def cgroup(own: str, root: Path, wanted: str = "auto") -> Finding:
-    """Judge whether each machine's memory can be bounded by the kernel as well."""
-    without = "machines are bounded by their size and the address space of their process alone"
+    """Judge which of a machine's bounds the kernel can hold: memory, processes, processors."""
+    without = "only limits of their process bound machines, and nothing the processors they use"
     cure = (
         "start the daemon by systemd/runnerd.service, which has Delegate=, or name one in [machines] cgroup"
     )
@@ -345,14 +345,31 @@ def cgroup(own: str, root: Path, wanted: str = "auto") -> Finding:
                 f"{folder} is not ours",
                 "make it for the daemon, or mend [machines] cgroup",
             )
-        return Finding("cgroup", "good", f"machines get groups below {folder}")
+        return _bounds(folder, root)
     path = next((line[3:] for line in own.splitlines() if line.startswith("0::")), None)
     if path is None or not (root / "cgroup.controllers").exists():
         return Finding("cgroup", "warning", f"no unified hierarchy: {without}", cure)
     folder = root / path.lstrip("/")
     if os.access(folder / "cgroup.procs", os.W_OK) and os.access(folder, os.W_OK):
-        return Finding("cgroup", "good", f"{folder} is ours")
+        return _bounds(folder, root)
     return Finding("cgroup", "warning", f"{folder} is not ours: {without}", cure)
+
+
+def _bounds(folder: Path, root: Path) -> Finding:
+    """Say what the groups below a folder of ours bound; one to be made is judged by its parent."""
+    from runnerd.machines import cgroups
+
+    kinds = {"memory": "memory", "pids": "processes", "cpu": "processors"}
+    there = cgroups.controllers(folder if folder.exists() else folder.parent, root=root)
+    held = ", ".join(kind for name, kind in kinds.items() if name in there)
+    absent = " and ".join(kind for name, kind in kinds.items() if name not in there)
+    if "memory" not in there:
+        cure = "delegate it, or mend [machines] cgroup"
+        return Finding("cgroup", "problem", f"{folder} has no memory controller", cure)
+    found = f"below {folder} the kernel bounds each machine's {held}"
+    if absent:
+        return Finding("cgroup", "warning", f"{found}, but not {absent}", "delegate cpu and pids as well")
+    return Finding("cgroup", "good", found)
 
 
 def image(name: str, built: bool) -> Finding:

@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from runnerd.machines import host, pages
-from runnerd.machines.cgroups import Groups
+from runnerd.machines.cgroups import Bounds, Groups
 from runnerd.machines.qemu import vmm
 
 FIRST_UID = 0x7F00_0000
@@ -54,6 +54,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """The descriptor that gets what the process prints."""
     memory: int
     """MiB the process may use at most, guest memory included."""
+    threads: int = 256
+    """Threads it may have at most."""
+    processors: int = 1
+    """The guest's."""
     kvm: bool = False
     recipe: vmm.Recipe | None = None
     """The same for a launcher that makes the arguments itself, and runs nothing it was told."""
@@ -68,6 +72,8 @@ def recipe_order(recipe: vmm.Recipe, qemu: str, name: str) -> Order:
         owned=() if recipe.purpose is vmm.Purpose.PROBE else vmm.OWNED,
         output="console",
         memory=recipe.memory_bound,
+        threads=recipe.threads_bound,
+        processors=recipe.size.vcpus,
         kvm=recipe.accelerator == "kvm",
         recipe=recipe,
     )
@@ -204,7 +210,10 @@ class InsideLauncher:
         process = _Process(popen, uid, order.name, self.groups, self._forget)
         try:
             if self.groups is not None:
-                self.groups.enter(order.name, popen.pid, order.memory * _MIB)
+                bounds = Bounds(
+                    memory=order.memory * _MIB, processes=order.threads, processors=order.processors
+                )
+                self.groups.enter(order.name, popen.pid, bounds)
         except OSError as error:
             popen.kill()
             popen.wait()
@@ -216,11 +225,14 @@ class InsideLauncher:
         """The programs that bound the process and take its rights away, each of which becomes the next."""
         choom, prlimit, setpriv = self._programs
         # Address space, not memory: the bound of last resort where there are no control groups.
-        space = (order.memory + _SPACE) * _MIB
+        limits = ["--core=0", "--nofile=256", f"--as={(order.memory + _SPACE) * _MIB}"]
+        if self.separate:
+            # Counts all of a user's threads, so only where the user is the machine's own.
+            limits.append(f"--nproc={order.threads}")
         return [
             # Under memory pressure the kernel shall end a machine, not the daemon.
             *(choom, "-n", "500", "--"),
-            *(prlimit, "--core=0", "--nofile=256", f"--as={space}", "--"),
+            *(prlimit, *limits, "--"),
             *(setpriv, *self._privileges(uid, order.kvm), "--"),
         ]
 

@@ -176,15 +176,37 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cgroup(tmp_path: Path) -> None:
-    """A group of our own below the unified hierarchy is good; anything else says what is lost."""
+    """A group of our own is good where all bounds hold; anything else says what is lost."""
     assert doctor.cgroup("4:memory:/x\n", tmp_path).verdict == "warning"
     (tmp_path / "cgroup.controllers").touch()
+    unit = "0::/system.slice/runnerd.service\n"
     own = tmp_path / "system.slice" / "runnerd.service"
     own.mkdir(parents=True)
-    assert doctor.cgroup("0::/system.slice/runnerd.service\n", tmp_path).verdict == "warning"
+    assert "is not ours" in doctor.cgroup(unit, tmp_path).found
     (own / "cgroup.procs").touch()
-    assert doctor.cgroup("0::/system.slice/runnerd.service\n", tmp_path).verdict == "good"
-    assert doctor.cgroup("", tmp_path, "memory").verdict == "good"
+    for there, verdict, said in (
+        ("cpu io memory pids", "good", "memory, processes, processors"),
+        ("memory", "warning", "memory, but not processes and processors"),
+        ("cpu pids", "problem", "no memory controller"),
+    ):
+        (own / "cgroup.controllers").write_text(there)
+        finding = doctor.cgroup(unit, tmp_path)
+        assert (finding.verdict, said in finding.found) == (verdict, True)
+
+
+def test_cgroup_of_version_one(tmp_path: Path) -> None:
+    """A named group is judged by the hierarchies there are, also before it is made."""
+    for name, file in (("memory", "memory.limit_in_bytes"), ("pids", "cgroup.procs")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    finding = doctor.cgroup("", tmp_path, "memory/runnerd")
+    assert (finding.verdict, finding.found.partition("bounds ")[2]) == (
+        "warning",
+        "each machine's memory, processes, but not processors",
+    )
+    (tmp_path / "cpu,cpuacct").mkdir()
+    (tmp_path / "cpu,cpuacct" / "cgroup.procs").touch()
+    assert doctor.cgroup("", tmp_path, "memory/runnerd").verdict == "good"
     assert doctor.cgroup("", tmp_path, "absent/runnerd").verdict == "problem"
 
 

@@ -1,8 +1,15 @@
 """Control groups: used only where they were handed to us. The kernel's files are played by ordinary ones."""
 
+import os
+import signal
+import subprocess
+import uuid
+from pathlib import Path
+
 import pytest
 
-from runnerd.machines.cgroups import Groups, delegated, usable
+from runnerd.machines import cgroups
+from runnerd.machines.cgroups import Bounds, Groups, delegated, usable
 
 
 def version_two(tmp_path, controllers="cpu memory pids"):
@@ -15,17 +22,21 @@ def version_two(tmp_path, controllers="cpu memory pids"):
     return parent
 
 
-def test_version_two_bounds_memory_and_swap(tmp_path):
-    """The daemon moves to a leaf, memory is shared out, and a machine's group gets limit and process."""
+def test_version_two_bounds_what_it_can(tmp_path):
+    """The daemon moves to a leaf, controllers are shared out, and a machine's group gets its bounds."""
     parent = version_two(tmp_path)
     groups = Groups(parent)
     assert (parent / "daemon/cgroup.procs").read_text() in ("41", "42")
-    assert (parent / "cgroup.subtree_control").read_text() == "+memory"
+    assert (parent / "cgroup.subtree_control").read_text() == "+cpu"  # the last of three writes
     (parent / "vm-1").mkdir()
-    (parent / "vm-1/memory.swap.max").write_text("max")
-    groups.enter("vm-1", 77, 512 << 20)
+    for name in ("memory.swap.max", "pids.max", "cpu.max", "cpu.weight"):
+        (parent / "vm-1" / name).write_text("max")
+    groups.enter("vm-1", 77, Bounds(memory=512 << 20, processes=140, processors=2))
     assert (parent / "vm-1/memory.max").read_text() == str(512 << 20)
     assert (parent / "vm-1/memory.swap.max").read_text() == "0"
+    assert (parent / "vm-1/pids.max").read_text() == "140"
+    assert (parent / "vm-1/cpu.max").read_text() == "300000 100000"
+    assert (parent / "vm-1/cpu.weight").read_text() == "20"
     assert (parent / "vm-1/cgroup.procs").read_text() == "77"
 
 
@@ -33,7 +44,7 @@ def test_version_one_is_used_where_an_operator_names_it(tmp_path):
     """A group of version 1's memory controller bounds memory by its own file."""
     (tmp_path / "memory.limit_in_bytes").write_text("max")
     groups = Groups(tmp_path)
-    groups.enter("vm-1", 77, 1 << 30)
+    groups.enter("vm-1", 77, Bounds(memory=1 << 30))
     assert (tmp_path / "vm-1/memory.limit_in_bytes").read_text() == str(1 << 30)
 
 
@@ -42,8 +53,82 @@ def test_version_one_bounds_swap_where_it_counts_it(tmp_path):
     (tmp_path / "memory.limit_in_bytes").write_text("max")
     (tmp_path / "vm-1").mkdir()
     (tmp_path / "vm-1/memory.memsw.limit_in_bytes").write_text("max")
-    Groups(tmp_path).enter("vm-1", 77, 1 << 30)
+    Groups(tmp_path).enter("vm-1", 77, Bounds(memory=1 << 30))
     assert (tmp_path / "vm-1/memory.memsw.limit_in_bytes").read_text() == str(1 << 30)
+
+
+def test_version_two_without_some_controllers_bounds_memory_alone(tmp_path, monkeypatch):
+    """What is not there, or cannot be shared out, is not counted on; machines have their group."""
+    parent = version_two(tmp_path, "memory pids io")
+    write = Path.write_text
+
+    def refusing(path, text):
+        if text == "+pids":
+            raise OSError("Invalid argument")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", refusing)
+    groups = Groups(parent)
+    assert groups.controllers == ("memory",)
+    groups.enter("vm-1", 77, Bounds(memory=1 << 30))
+    assert (parent / "vm-1/cgroup.procs").read_text() == "77"
+
+
+def test_version_one_has_a_group_in_each_hierarchy(tmp_path):
+    """Controllers of version 1 have trees of their own: a machine is in all, and leaves all."""
+    for name in ("memory", "pids", "cpu,cpuacct"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").touch()
+    (tmp_path / "memory/runnerd").mkdir()
+    (tmp_path / "memory/runnerd/memory.limit_in_bytes").touch()
+    groups = usable("memory/runnerd", root=tmp_path)
+    assert groups is not None
+    assert groups.controllers == ("memory", "pids", "cpu")
+    cpu = tmp_path / "cpu,cpuacct/runnerd/vm-1"
+    cpu.mkdir()
+    for name in ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"):
+        (cpu / name).touch()
+    groups.enter("vm-1", 77, Bounds(memory=1 << 30, processors=3))
+    assert [(cpu / name).read_text() for name in ("cpu.cfs_quota_us", "cpu.shares")] == ["400000", "306"]
+    assert [path.read_text() for path in tmp_path.glob("*/runnerd/vm-1/cgroup.procs")] == ["77"] * 3
+    assert groups.left("vm-") == ["vm-1"]
+    for path in tmp_path.glob("*/runnerd/vm-1/*"):
+        path.unlink()
+    assert groups.leave("vm-1")
+    assert groups.left("vm-") == []
+
+
+@pytest.mark.skipif(
+    not all(os.access(f"/sys/fs/cgroup/{name}", os.W_OK) for name in ("memory", "pids", "cpu")),
+    reason="this host lends no groups of version 1",
+)
+def test_the_kernel_holds_the_bounds():
+    """In real groups a process has as many children as it may, and the values are the kernel's."""
+    name = f"memory/runnerd-test-{uuid.uuid4().hex[:8]}"
+    groups = usable(name)
+    assert groups is not None
+    assert groups.controllers == cgroups.CONTROLLERS
+    places = cgroups.controllers(cgroups.ROOT / name)
+    script = "read go; for each in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait"
+    words = ["/bin/bash", "-c", script]
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        groups.enter("vm", process.pid, Bounds(memory=64 << 20, processes=4, processors=1))
+        assert (places["cpu"] / "vm/cpu.cfs_quota_us").read_text() == "200000\n"
+        assert (places["memory"] / "vm/memory.limit_in_bytes").read_text() == f"{64 << 20}\n"
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert "Resource temporarily unavailable" in process.stderr.readline()
+        assert int((places["pids"] / "vm/pids.current").read_text()) <= 4
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        while not groups.leave("vm"):
+            pass
+        for folder in places.values():
+            folder.rmdir()
 
 
 def test_a_named_group_is_made_or_refused(tmp_path):

@@ -126,6 +126,9 @@ async def test_limits_are_set(started):
         assert rows["Max core file size"] == ["0", "0"]
         assert rows["Max open files"] == ["256", "256"]
         assert rows["Max address space"] == [str((64 + 2048) << 20)] * 2
+        # Of a user that others have too it would count theirs as well.
+        own = os.geteuid() == 0
+        assert (rows["Max processes"] == ["256", "256"]) is own
         assert proc(process.pid, "oom_score_adj") == "500\n"
         assert os.getsid(process.pid) == process.pid
 
@@ -149,7 +152,7 @@ async def test_stopping_twice_leaves_the_next_of_that_name_alone():
     left = []
 
     class Noting:
-        def enter(self, name, pid, limit):
+        def enter(self, name, pid, bounds):
             pass
 
         def leave(self, name):
@@ -170,7 +173,7 @@ async def test_a_group_that_cannot_be_entered_ends_the_process():
     """A machine whose memory cannot be bounded is not started."""
 
     class Locked:
-        def enter(self, name, pid, limit):
+        def enter(self, name, pid, bounds):
             raise PermissionError("read-only")
 
         def leave(self, name):
@@ -189,7 +192,7 @@ async def test_the_kernel_ends_what_takes_more_memory_than_its_group_has():
         pytest.skip("this host lends no group of a memory controller of version 1")
     groups = cgroups.usable(f"memory/{name}")
     assert groups is not None
-    parent = cgroups.ROOT / groups.path
+    parents = cgroups.controllers(cgroups.ROOT / groups.path).values()
     try:
         async with open_launcher(groups=groups) as opened:
             eats = order(sys.executable, "-c", "print(len(bytearray(b'x') * (1 << 30)))", name="eats")
@@ -199,7 +202,8 @@ async def test_the_kernel_ends_what_takes_more_memory_than_its_group_has():
             await process.stop()
             assert groups.left("eats") == []
     finally:
-        parent.rmdir()
+        for parent in parents:
+            parent.rmdir()
 
 
 async def test_a_killed_daemon_takes_its_monitors_along(eventually):

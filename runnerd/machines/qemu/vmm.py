@@ -81,6 +81,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """MiB that QEMU may use, guest memory included."""
         return self.size.memory + OVERHEAD[self.accelerator]
 
+    @property
+    def threads_bound(self) -> int:
+        """Threads that QEMU may have: its processors', at most 64 for the disks, and some of its own."""
+        return 128 + 2 * self.size.vcpus
+
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What decides whether a state saved by one process can be loaded by another."""

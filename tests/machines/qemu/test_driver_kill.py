@@ -40,7 +40,6 @@ ROOM = 1 << 30
 NAMED = "SIGKILL|channel"
 """The signal; or, on a host too busy to bury the process within a moment, that its channel ended."""
 FILES = ("kernel", "initrd", "agent", "rootfs")
-CONTROLLER = Path("/sys/fs/cgroup/memory")
 
 
 def cases(*points: str, real: str) -> pytest.MarkDecorator:
@@ -104,24 +103,20 @@ def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
 @pytest.fixture
 def group() -> Iterator[str]:
     """A control group of this test's own for all machines; empty where there is none to be had."""
-    name = f"runnerd-test-{uuid.uuid4().hex[:8]}"
+    name = f"memory/runnerd-test-{uuid.uuid4().hex[:8]}"
     try:
-        (CONTROLLER / name).mkdir()
+        groups = cgroups.usable(name)
     except OSError:
         yield ""
         return
-    try:
-        yield f"memory/{name}"
-    finally:
-        end = time.monotonic() + 5
-        while True:
-            try:
-                for path in (*(CONTROLLER / name).glob("runnerd-*"), CONTROLLER / name):
-                    path.rmdir()
-                break
-            except OSError:  # what a stand-in had inside ends a moment after it
-                assert time.monotonic() < end
-                time.sleep(0.01)
+    assert groups is not None
+    yield name
+    end = time.monotonic() + 5
+    while any(not groups.leave(left) for left in groups.left("runnerd-")):
+        assert time.monotonic() < end  # what a stand-in had inside ends a moment after it
+        time.sleep(0.01)
+    for folder in cgroups.controllers(cgroups.ROOT / name).values():
+        folder.rmdir()
 
 
 class Host:
