@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 JAILER = {
@@ -44,11 +45,12 @@ do(libc.unshare(0x20000 | 0x40000000))
 do(libc.mount(None, b"/", None, 0x44000, None))
 do(libc.mount(b"dev", dev.encode(), b"tmpfs", 0, None))
 os.chmod(dev, 0o755)
-for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "vdd"):
+for name in ("null", "zero", "full", "random", "urandom", "tty", "vdd"):
     open(dev + "/" + name, "w").close()
     bind(sys.argv[5] if name == "vdd" else "/dev/" + name, dev + "/" + name)
 os.mkdir(dev + "/pts")
 bind("/dev/pts", dev + "/pts")
+os.symlink("pts/ptmx", dev + "/ptmx")
 os.symlink("/proc/self/fd", dev + "/fd")
 bind(dev, "/dev")
 bind(inside, "/home")
@@ -242,6 +244,12 @@ class Firecracker:
             raise Refused("save a snapshot of a running microVM")
         if self.fault == "create":
             raise Refused("Cannot create snapshot: No space left on device")
+        if self.fault == "die":
+            os._exit(149)
+        if self.fault == "slow":
+            (self.base / "creating").touch()
+            while self.fault == "slow":
+                time.sleep(0.01)
         self.reset = True
         mark = secrets.token_hex(16)
         tree = io.BytesIO()
@@ -400,7 +408,12 @@ def serve(api: Firecracker, path: Path) -> None:
             except Refused as refused:
                 answer, status = {"fault_message": str(refused)}, 400
             data = json.dumps(answer).encode() if status != 204 else b""
-            connection.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(data)) + data)
+            try:
+                connection.sendall(
+                    b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(data)) + data
+                )
+            except OSError:  # whoever asked has gone
+                pass
 
 
 def main() -> None:

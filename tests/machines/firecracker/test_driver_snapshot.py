@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from runnerd.machines.driver import Machine, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.driver import Command, Exit, Machine, MachineLost, NoMachine, NotKept, Size, Window
 from runnerd.machines.firecracker.driver import FirecrackerDriver
 from runnerd.machines.rewinding import RewindingMachine
 
@@ -143,6 +144,25 @@ async def test_what_is_not_kept_costs_nothing(opened: Opened, short: Path, tmp_p
         assert (await run(machine, "true"))[0].success
 
 
+async def test_a_cancelled_snapshot_leaves_the_machine_as_it_was(
+    opened: Opened, short: Path, tmp_path: Path, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    """The machine stands still until Firecracker has written, goes on, and nothing is kept."""
+    async with opened() as driver, used(driver) as machine:
+        fault = short / "s/jails/fault"
+        fault.write_text("slow")
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(machine.snapshot, tmp_path / "kept/1", key=None, limit=ROOM))
+                await eventually((short / "s/jails/creating").exists, 20)
+                scope.cancel()
+                fault.unlink()
+        assert scope.cancelled_caught
+        assert os.listdir(tmp_path / "kept") == []
+        assert (await run(machine, "true"))[0].success
+        await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
+
+
 @pytest.mark.parametrize("fault", ["create", "dumb"])
 async def test_a_machine_that_does_not_go_on_is_lost(
     opened: Opened, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -155,6 +175,18 @@ async def test_a_machine_that_does_not_go_on_is_lost(
             await machine.snapshot(tmp_path / "kept", key=None, limit=ROOM)
         assert machine.lost.is_set()
         assert not (tmp_path / "kept").exists()
+
+
+async def test_a_firecracker_that_dies_meanwhile_is_a_lost_machine(
+    opened: Opened, short: Path, tmp_path: Path
+) -> None:
+    """The reason names what it was doing, and nothing is kept."""
+    async with opened() as driver, used(driver) as machine:
+        (short / "s/jails/fault").write_text("die")
+        with pytest.raises(MachineLost, match="could not go on after it was stopped"):
+            await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
+        assert machine.lost.is_set()
+        assert os.listdir(tmp_path / "kept") == []
 
 
 async def test_harmed_or_foreign_snapshots_are_no_machines(opened: Opened, tmp_path: Path) -> None:
@@ -181,3 +213,44 @@ async def test_harmed_or_foreign_snapshots_are_no_machines(opened: Opened, tmp_p
         copy = await driver.restore(tmp_path / "kept", key=None)
         await copy.thaw()
         assert driver._boxes[copy.id]._size == Size(vcpus=1, memory=256, disk=16) == SIZE
+
+
+class Person:
+    """Types one line when the prompt is there."""
+
+    window = Window(rows=31, columns=99)
+
+    def __init__(self) -> None:
+        self.screen = b""
+        self.ready = trio.Event()
+        self.lines = [b"cat runner/work/_temp/file; stty size; exit 5\n"]
+
+    async def keys(self) -> bytes:
+        await self.ready.wait()
+        if not self.lines:
+            await trio.sleep_forever()
+        return self.lines.pop()
+
+    async def show(self, data: bytes) -> None:
+        self.screen += data
+        if b"go> " in self.screen:
+            self.ready.set()
+
+
+async def test_a_person_has_a_terminal_in_the_copy(opened: Opened, tmp_path: Path) -> None:
+    """The copy is the machine as it was, whatever became of that one; it has a terminal as any machine."""
+    async with opened() as driver:
+        async with used(driver) as machine:
+            await machine.snapshot(tmp_path / "kept", key=None, limit=ROOM)
+        copy = await driver.restore(tmp_path / "kept", key=None)
+        await copy.thaw()
+        await copy.lease()
+        person = Person()
+        command = Command(
+            argv=("bash", "--norc"), env={"PATH": os.environ["PATH"], "PS1": "go> "}, cwd="/home"
+        )
+        with trio.fail_after(60):
+            assert await copy.shell(command, person) == Exit(code=5)
+        assert b"before" in person.screen
+        assert b"31 99" in person.screen
+        await copy.destroy()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runnerd.cli import selftest
 from runnerd.cli.event import happened
 from runnerd.config import load
 from runnerd.daemon import Request, run_once
@@ -82,3 +83,18 @@ def test_steps_are_tried_again_from_the_machine_before_them(
     }, "\n".join(lines)
     assert "before x  after 3 tries, /home/runner/work/hello/hello" in lines
     assert {"from the working tree", "hello"} <= set(lines)
+
+
+def test_the_self_test_does_all_its_parts(opened: Opened, tmp_path: Path) -> None:
+    """What it would do with a real Firecracker is done with the fake one, going back included."""
+    flags = {"machines.driver": "firecracker", "machines.memory": 128, "machines.disk": 64}
+    environ = {"STATE_DIRECTORY": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    good, others = selftest.selftest(
+        load(None, environ=environ, flags=flags),
+        open_driver=lambda config, journal, own: opened("1.16.1", journal=journal),
+    )
+    assert good.verdict == "good", good.found
+    parts = [part.split()[0] for part in good.found.removeprefix("firecracker: ").split(", ")]
+    assert parts[0] == "template"
+    assert parts[-3:] == ["snapshot", "restore", "destroy"]
+    assert "qemu, fcctl, process" in others.found
