@@ -248,11 +248,14 @@ class KeptMachines:
         whole = {kept.folder for kept in self.all()}
         with contextlib.suppress(FileNotFoundError):
             for job in list(self.folder.iterdir()):
-                for step in list(job.iterdir()) if _JOB.fullmatch(job.name) and job.is_dir() else []:
+                if not _JOB.fullmatch(job.name) or not job.is_dir():
+                    _clear(job)
+                    continue
+                for step in list(job.iterdir()):
                     if step not in whole:
-                        shutil.rmtree(step, ignore_errors=True)
-                if not _JOB.fullmatch(job.name) or not any(job.iterdir()):
-                    shutil.rmtree(job, ignore_errors=True)
+                        _clear(step)
+                if not any(job.iterdir()):
+                    _clear(job)
         self.sweep()
 
     @contextlib.contextmanager
@@ -286,6 +289,13 @@ class KeptMachines:
 
     def _step(self, job: int, step: int) -> Path:
         return self._job(job) / f"step-{step:02}"
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _folders(folder: Path, named: re.Pattern[str]) -> list[Path]:

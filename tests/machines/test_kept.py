@@ -86,6 +86,8 @@ def test_what_is_not_whole_is_no_machine_and_goes_at_the_start(store):
     (store.folder / "job-5").rename(store.folder / "job-6")
     (store.folder / "job-9").mkdir()
     (store.folder / "other").mkdir()
+    (store.folder / "job-10").write_text("a file")
+    (store.folder / "job-1/snapshot.json").write_text("an earlier version's")
     assert steps(store.all()) == [(1, 2)]
     store.tidy()
     assert sorted(path.name for path in store.folder.iterdir()) == ["job-1"]

@@ -50,7 +50,12 @@ async def test_a_used_machine_is_gone_back_to(vm_driver, vm_template, tmp_path):
     """The copy has the files and the running processes of that moment, and an identity of its own."""
     machine = await used(vm_driver, vm_template)
     digest, _, boot_id = machine.told
+    shared = vm_driver._molds[vm_template.key].frozen.memory
+    before = os.fstat(shared).st_blocks
     await machine.snapshot(tmp_path / "kept/step-2", key=None, limit=ROOM)
+    # Only what the machine changed was looked at: nothing was filled that all clones share.
+    assert os.fstat(shared).st_blocks == before
+    assert (tmp_path / "kept/step-2/memory").stat().st_size < 100 << 20
     # It goes on as if nothing had been, with its clock right.
     ended, said = await run(machine, "echo second >~/work/note; date +%s")
     assert ended.success
@@ -81,6 +86,10 @@ async def test_a_used_machine_is_gone_back_to(vm_driver, vm_template, tmp_path):
     await run(copies[0], "echo changed >~/work/note")
     assert (await run(copies[2], "cat ~/work/note"))[1] == "first\n"
     # What jobs do next works in a copy as anywhere.
+    await copies[0].snapshot(tmp_path / "kept/step-4", key=None, limit=ROOM)
+    again = await vm_driver.restore(tmp_path / "kept/step-4", key=None)
+    assert (await run(again, "cat ~/work/note; sha256sum <~/work/data"))[1].split()[:2] == ["changed", digest]
+    await again.destroy()
     await copies[0].put("/home/runner/work/more", b"x" * 100_000)
     assert len(await copies[0].get("/home/runner/work/more", limit=100_000)) == 100_000
     for copy in copies:
