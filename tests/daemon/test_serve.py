@@ -364,6 +364,14 @@ def test_a_driver_that_is_not_there_ends_the_start_with_a_sentence(tmp_path, cap
     assert "Traceback" not in said
 
 
+def test_a_key_of_snapshots_that_cannot_be_had_ends_the_start_with_a_sentence(tmp_path, capfd):
+    """Exit status 2, before anything is opened: nothing would be kept of jobs that are to be."""
+    key = str(tmp_path / "no/such/folder/key")
+    assert serve(configured(tmp_path, snapshots__secrets=True, snapshots__key=key)) == 2
+    assert "runnerd: the key of [snapshots] cannot be used: " in capfd.readouterr().err
+    assert not (tmp_path / "state" / "ledger.db").exists()
+
+
 def test_an_image_that_is_not_there_keeps_no_daemon_from_serving(tmp_path):
     """Webhooks are taken and the pool says what is wrong and the cure; a restart would change nothing."""
     config, seen = configured(tmp_path), []
