@@ -19,6 +19,7 @@ from runnerd.cli.output import Code, show_json
 
 if TYPE_CHECKING:
     from runnerd.config import Config
+    from runnerd.machines.driver import Size
 
 DISK_WANTED = 5 << 30
 
@@ -82,6 +83,9 @@ def examine(settings: Config) -> Iterable[Finding]:
     else:
         meminfo = Path("/proc/meminfo").read_text()
         yield memory(meminfo, each=settings.machines.memory, reserve=settings.pool.memory_reserve)
+        kinds = {name: kind.size for name, kind in drivers.machine_kinds(settings).items()}
+        room = drivers.pool_memory(settings), drivers.pool_vcpus(settings)
+        yield from too_large(kinds, memory=room[0], vcpus=room[1])
     yield disk(settings.state_directory)
     own = Path("/proc/self/cgroup").read_text()
     yield cgroup(own, Path("/sys/fs/cgroup"), settings.machines.cgroup)
@@ -298,6 +302,20 @@ def memory(meminfo: str, *, each: int, reserve: int) -> Finding:
     if fit:
         return Finding("memory", "good", found)
     return Finding("memory", "problem", found, "make [machines] memory or [pool] memory_reserve smaller")
+
+
+def too_large(kinds: Mapping[str, Size], *, memory: int, vcpus: int) -> Iterable[Finding]:
+    """Name each kind of machine that never fits into an empty pool: a job that wants one waits for ever."""
+    for name, size in kinds.items():
+        if size.memory > memory or size.vcpus > vcpus:
+            yield Finding(
+                f"machines of {name}",
+                "problem",
+                f"{size.vcpus} vCPUs and {size.memory} MiB never fit: all machines together have "
+                f"{vcpus} vCPUs and {memory} MiB",
+                f"make images.{name} smaller or take the size out of [images], "
+                "or change [pool] cpu_ratio or memory_reserve",
+            )
 
 
 def remote_room(max_total: int) -> Finding:

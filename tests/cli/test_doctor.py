@@ -8,6 +8,7 @@ import pytest
 
 from runnerd.cli import doctor
 from runnerd.machines import launch_server
+from runnerd.machines.driver import Size
 from runnerd.machines.qemu import abilities, vmm
 from runnerd.store import engine, intake
 from runnerd.store.records import Intake
@@ -163,6 +164,21 @@ def test_memory() -> None:
     finding = doctor.memory(MEMINFO, each=4096, reserve=1024)
     assert (finding.verdict, "room for 2 machines" in finding.found) == ("good", True)
     assert doctor.memory(MEMINFO, each=8193, reserve=1024).verdict == "problem"
+
+
+def test_sizes_that_never_fit() -> None:
+    """A kind larger than all there is would let its jobs wait for ever; one that just fits is fine."""
+    kinds = {
+        "fits": Size(vcpus=4, memory=7168),
+        "default-8cpu-4gb": Size(vcpus=8, memory=4096),
+        "default-2cpu-8gb": Size(vcpus=2, memory=8192),
+    }
+    found = list(doctor.too_large(kinds, memory=7168, vcpus=4))
+    assert [(each.about, each.verdict) for each in found] == [
+        ("machines of default-8cpu-4gb", "problem"),
+        ("machines of default-2cpu-8gb", "problem"),
+    ]
+    assert "2 vCPUs and 8192 MiB never fit: all machines together have 4 vCPUs and 7168 MiB" in found[1].found
 
 
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
