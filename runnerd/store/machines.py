@@ -15,9 +15,61 @@ KEPT = 24 * 3600.0
 MOST = 5000
 """Machines that are gone and stay in the journal, whatever their age."""
 
-_ORDER = {stage: number for number, stage in enumerate(Stage)}
-_TIMES = {Stage.WARM: "warm", Stage.LEASED: "leased", Stage.GONE: "ended"}
 _DOES_NOT_COME_UP = "it did not come up"
+_STAGES = tuple(Stage)
+_TIMES = {Stage.WARM: "warm", Stage.LEASED: "leased", Stage.GONE: "ended"}
+
+
+def _moves_to(stage: Stage) -> sa.Update:
+    """The statement for a machine that enters a stage from an earlier one, or of which more is told."""
+    c, earlier = machines.c, _STAGES[: max(1, _STAGES.index(stage))]
+    given: dict[str, Any] = {
+        name: sa.func.coalesce(sa.bindparam(f"new_{name}", type_=c[name].type), c[name])
+        for name in ("pid", "uid", "started", "job")
+    }
+    why = sa.bindparam("new_why", type_=c.why.type)
+    given["why"] = sa.case((c.why == "", why), else_=c.why)
+    if stage is Stage.GONE:
+        never = sa.case((c.stage == Stage.BUILDING, _DOES_NOT_COME_UP), else_="")
+        given["why"] = sa.case((why != "", why), (c.why != "", c.why), else_=never)
+    if stage in _TIMES:
+        given[_TIMES[stage]] = sa.bindparam("now")
+    if stage is Stage.LEASED:
+        given["asked"] = sa.bindparam("new_asked")
+        # The attempt of a machine that takes another's place under a running job.
+        running = (jobs.c.id == sa.bindparam("new_job"), jobs.c.phase == Phase.RUNNING)
+        given["epoch"] = sa.select(jobs.c.epoch).where(*running).scalar_subquery()
+    here = (c.id == sa.bindparam("this"), sa.or_(*(c.stage == each for each in earlier)))
+    return sa.update(machines).where(*here).values(stage=stage, **given)
+
+
+# Made once: notes are many, and each costs the one writer time that jobs wait for.
+_move = {stage: _moves_to(stage) for stage in Stage}
+_stage = sa.select(machines.c.stage).where(machines.c.id == sa.bindparam("this"))
+_insert = sa.insert(machines)
+_strike = sa.delete(machines).where(machines.c.id == sa.bindparam("this"))
+_explain = (
+    sa.update(machines)
+    .where(machines.c.id == sa.bindparam("this"), machines.c.why == "")
+    .values(why=sa.bindparam("new_why"))
+)
+_leave = _explain.where(machines.c.stage.not_in((Stage.LEAVING, Stage.GONE))).values(stage=Stage.LEAVING)
+_claim = (
+    sa.update(machines)
+    .where(machines.c.id == sa.bindparam("this"))
+    .values(job=sa.bindparam("new_job"), epoch=sa.bindparam("new_epoch"))
+)
+_one_too_many = (
+    sa.select(machines.c.ended)
+    .where(machines.c.ended.is_not(None))
+    .order_by(machines.c.ended.desc())
+    .offset(sa.bindparam("most"))
+    .limit(1)
+    .scalar_subquery()
+)
+_prune = sa.delete(machines).where(
+    sa.or_(machines.c.ended < sa.bindparam("since"), machines.c.ended <= _one_too_many)
+)
 
 
 def note(connection: sa.Connection, news: MachineNews, now: float) -> None:
@@ -26,51 +78,41 @@ def note(connection: sa.Connection, news: MachineNews, now: float) -> None:
     Its stage only ever moves on; what comes late may still say why. One that is begun anew under a name
     that was used before takes the old one's place.
     """
-    here = machines.c.id == news.id
-    query = sa.select(machines.c.stage, machines.c.why).where(here)
-    row = connection.execute(query).one_or_none()
-    if row is not None and row.stage is Stage.GONE and news.stage in (Stage.BUILDING, Stage.WARM):
-        connection.execute(sa.delete(machines).where(here))
-        row = None
-    if row is None and news.stage is Stage.GONE:
-        return  # nobody began it: there is nothing to tell
-    if row is None:
-        new = {"id": news.id, "driver": news.driver, "image": news.image, "stage": Stage.BUILDING}
-        connection.execute(sa.insert(machines), {**new, "started": 0.0, "made": now})
-        row = connection.execute(query).one()
-    known = {"pid": news.pid, "uid": news.uid, "started": news.started, "job": news.job}
-    values: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
-    if _ORDER[news.stage] > _ORDER[row.stage]:
-        values["stage"] = news.stage
-        if news.stage in _TIMES:
-            values[_TIMES[news.stage]] = now
-        if news.stage is Stage.LEASED:
-            values["asked"] = now - news.waited
-    if news.stage is Stage.GONE and news.why:
-        values["why"] = news.why
-    elif not row.why:
-        never = news.stage is Stage.GONE and row.stage is Stage.BUILDING
-        values["why"] = news.why or (_DOES_NOT_COME_UP if never else "")
-    if values:
-        connection.execute(sa.update(machines).where(here).values(**values))
-    if news.job is not None:
-        # A machine that takes another's place under a running job.
-        running = sa.select(jobs.c.epoch).where(jobs.c.id == news.job, jobs.c.phase == Phase.RUNNING)
-        connection.execute(sa.update(machines).where(here).values(epoch=running.scalar_subquery()))
-    if news.stage is Stage.GONE:
+    values = {
+        "this": news.id,
+        "new_pid": news.pid,
+        "new_uid": news.uid,
+        "new_started": news.started,
+        "new_job": news.job,
+        "new_why": news.why,
+    }
+    if news.stage in _TIMES:
+        values["now"] = now
+    if news.stage is Stage.LEASED:
+        values["new_asked"] = now - news.waited
+    if connection.execute(_move[news.stage], values).rowcount:
+        return
+    stage = connection.execute(_stage, {"this": news.id}).scalar_one_or_none()
+    if stage is Stage.GONE and news.stage in (Stage.BUILDING, Stage.WARM):
+        connection.execute(_strike, {"this": news.id})
+        stage = None
+    if stage is not None:
+        connection.execute(_explain, {"this": news.id, "new_why": news.why})
+    elif news.stage is not Stage.GONE:  # nobody began it: there is nothing to tell
         prune(connection, now)
+        new = {"id": news.id, "driver": news.driver, "image": news.image, "stage": Stage.BUILDING, "why": ""}
+        connection.execute(_insert, {**new, "started": 0.0, "made": now})
+        connection.execute(_move[news.stage], values)
 
 
 def claim(connection: sa.Connection, id: str, job: int, epoch: int) -> None:
     """A job begins on a machine under this epoch; nothing where no journal is kept."""
-    values = {"job": job, "epoch": epoch}
-    connection.execute(sa.update(machines).where(machines.c.id == id).values(**values))
+    connection.execute(_claim, {"this": id, "new_job": job, "new_epoch": epoch})
 
 
 def leave(connection: sa.Connection, id: str, why: str) -> None:
     """A machine is about to end for this reason, unless the journal has another, or does not know it."""
-    here = (machines.c.id == id, machines.c.why == "", machines.c.stage.not_in((Stage.LEAVING, Stage.GONE)))
-    connection.execute(sa.update(machines).where(*here).values(stage=Stage.LEAVING, why=why))
+    connection.execute(_leave, {"this": id, "new_why": why})
 
 
 def alive(connection: sa.Connection) -> list[MachineRow]:
@@ -100,12 +142,8 @@ def of_attempt(connection: sa.Connection, job: int, epoch: int) -> MachineRow | 
 
 
 def prune(connection: sa.Connection, now: float) -> None:
-    """Strike machines that are gone for longer than `KEPT`, and the oldest beyond `MOST`."""
-    connection.execute(sa.delete(machines).where(machines.c.ended < now - KEPT))
-    gone = sa.select(machines.c.ended).where(machines.c.ended.is_not(None)).order_by(machines.c.ended.desc())
-    last = connection.execute(gone.offset(MOST).limit(1)).scalar_one_or_none()
-    if last is not None:
-        connection.execute(sa.delete(machines).where(machines.c.ended <= last))
+    """Strike machines that are gone for longer than `KEPT`, and the oldest beyond `MOST`; see `note`."""
+    connection.execute(_prune, {"since": now - KEPT, "most": MOST})
 
 
 def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[MachineRow]:

@@ -114,17 +114,17 @@ def test_leases_of_the_last_hours(desk):
 
 
 def test_the_journal_is_bounded(desk, monkeypatch):
-    """Machines that are gone are struck by age and by number; those that may exist never."""
+    """As one begins, those that are gone are struck by age and by number; those that may exist never."""
     monkeypatch.setattr(machines, "MOST", 3)
     tell(desk, Stage.WARM, id="alive")
     for number in range(6):
         tell(desk, Stage.BUILDING, id=f"m{number}")
         tell(desk, Stage.GONE, id=f"m{number}")
-    assert [row.id for row in life(desk)] == ["m5", "m4", "m3", "alive"]
+    tell(desk, Stage.BUILDING, id="next")
+    assert [row.id for row in life(desk)] == ["next", "m5", "m4", "m3", "alive"]
     desk.now += machines.KEPT
     tell(desk, Stage.BUILDING, id="last")
-    tell(desk, Stage.GONE, id="last")
-    assert [row.id for row in life(desk)] == ["last", "alive"]
+    assert [row.id for row in life(desk)] == ["last", "next", "alive"]
 
 
 @pytest.mark.parametrize("why", ["", "it was left behind"])
