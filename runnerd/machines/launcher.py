@@ -54,6 +54,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """The descriptor that gets what the process prints."""
     memory: int
     """MiB the process may use at most, guest memory included."""
+    shared: int = 0
+    """MiB of files in memory that may be charged to it beside that, though others have them as well."""
     threads: int = 256
     """Threads it may have at most."""
     processors: int = 1
@@ -72,6 +74,7 @@ def recipe_order(recipe: vmm.Recipe, qemu: str, name: str) -> Order:
         owned=() if recipe.purpose is vmm.Purpose.PROBE else vmm.OWNED,
         output="console",
         memory=recipe.memory_bound,
+        shared=recipe.memory_shared,
         threads=recipe.threads_bound,
         processors=recipe.size.vcpus,
         kvm=recipe.accelerator == "kvm",
@@ -211,7 +214,9 @@ class InsideLauncher:
         try:
             if self.groups is not None:
                 bounds = Bounds(
-                    memory=order.memory * _MIB, processes=order.threads, processors=order.processors
+                    memory=(order.memory + order.shared) * _MIB,
+                    processes=order.threads,
+                    processors=order.processors,
                 )
                 self.groups.enter(order.name, popen.pid, bounds)
         except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from runnerd.machines import reaper
+from runnerd.machines import cgroups, reaper
 from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, Size, Template
 from runnerd.machines.journal import MachineNote
 from runnerd.machines.launcher import born, open_launcher, strays
@@ -363,6 +363,30 @@ async def test_an_unprivileged_daemon_says_what_it_costs(vm_image, state_directo
         assert (await run(machine, "id -u"))[1] == "1001\n"
         assert process_of(driver, machine).uid == os.geteuid()
         assert "as the daemon's own user" in driver.capabilities.notice
+
+
+async def test_all_memory_can_be_used_in_a_control_group(vm_image, state_directory, tmp_path):
+    """What a clone is the first to touch of its template's memory is no reason to end it."""
+    name = f"memory/runnerd-test-{os.getpid()}"
+    try:
+        cgroups.usable(name)
+    except OSError:
+        pytest.skip("this host lends no group of a memory controller of version 1")
+    places = cgroups.controllers(cgroups.ROOT / name).values()
+    folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
+    try:
+        async with open_qemu_driver(state=tmp_path, **folders, cgroup=name, ready_timeout=10.0) as driver:
+            template = await driver.build_template("default", Size(vcpus=1, memory=512, disk=64))
+            machine = await fresh(driver, template)
+            done, _ = await run(machine, "python3 -c 'len(bytearray(b\"x\") * (360 << 20))'")
+            assert done == Exit(code=0)
+            (used,) = (cgroups.ROOT / name).glob("runnerd-*/memory.max_usage_in_bytes")
+            # More than the machine itself may have: the bound did not hold by chance.
+            assert int(await trio.to_thread.run_sync(used.read_text)) > (512 + driver.overhead) << 20
+            await machine.destroy()
+    finally:
+        for folder in places:
+            folder.rmdir()
 
 
 async def test_a_machine_can_be_a_pc(vm_image, state_directory, tmp_path):

@@ -81,3 +81,11 @@ def test_the_size_is_what_was_asked():
     assert argv[argv.index("-m") + 1] == "512M"
     assert argv[argv.index("-smp") + 1] == "2"
     assert {"kvm", "q35"} <= set(vmm.probe("q", "q35"))
+
+
+def test_a_clone_may_be_the_first_to_touch_its_templates_memory():
+    """A clone's group has room for the template's pages it makes; a template has no other's memory."""
+    assert SPEC.recipe(Purpose.CLONE).memory_shared == 512
+    assert SPEC.recipe(Purpose.TEMPLATE).memory_shared == 0
+    assert SPEC.recipe(Purpose.CLONE).memory_bound == 512 + vmm.OVERHEAD["tcg"]
+    assert SPEC.recipe(Purpose.CLONE).threads_bound == 132
