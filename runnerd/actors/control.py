@@ -192,15 +192,15 @@ class Api:
         part: Part | None = None
         try:
             if job or failed:
-                if record.phase is not Phase.DONE:
-                    raise Refused(f"run {run} is {record.phase}: jobs of it can run again when it has ended")
                 part = await self._part(record, Wish(job=job, step=step))
+                run = part.run
             again = await self._ledger.rerun(run, None if part is None else part.again)
         except (CannotRerun, IllegalTransition) as error:
             raise Refused(str(error)) from error
         await self._tell(RunCreated(again))
         what = "" if part is None else f": {part.said}"
-        return {"run": again, "message": f"run {run} runs again as run {again}{what}"}
+        newer = "" if run == record.id else f"run {record.id} has a newer attempt: "
+        return {"run": again, "message": f"{newer}run {run} runs again as run {again}{what}"}
 
     async def drain(self) -> dict[str, Any]:
         """Ask the daemon to end when what runs has ended."""

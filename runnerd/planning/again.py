@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from runnerd.jobs.sequence import placed
-from runnerd.model import JobRecord, Outcome, RunRecord
+from runnerd.model import JobRecord, Outcome, Phase, RunRecord
 from runnerd.planning.kept import Kept, KeptOf, kept_of, why_none
+from runnerd.planning.newest import counterpart, the_one
 from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import UNEXPANDED, Again, NewJob
@@ -36,6 +37,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """What is to run again, for the ledger and for people."""
 
+    run: int
+    """The attempt whose jobs these are: the newest."""
     again: Again
     said: str
 
@@ -54,12 +57,21 @@ async def part_of(
     mode: str = "on-failure",
     known: Callable[[int], str] = _unknown,
 ) -> Part:
-    """Find out what a wish comes to in a run that has ended, where [snapshots] has this `mode`.
+    """Find out what a wish comes to in the newest attempt of a run, where [snapshots] has this `mode`.
 
     `known` tells of a job, by its number, why nothing is kept of it, where that is known.
+    Who names a job of an earlier attempt means what stands for it in the newest, as long as that is clear.
     Raises `CannotRerun`.
     """
+    named = run
+    run = await ledger.newest_attempt(run.id)
+    if run.phase is not Phase.DONE:
+        raise CannotRerun(f"run {run.id} is {run.phase}: jobs of it can run again when it has ended")
     rows = await ledger.jobs(run.id)
+    old: JobRecord | None = None
+    if run.id != named.id:
+        old = the_one(wish.job, await ledger.jobs(named.id))
+        wish = _now(named, run, wish, old, rows)
     calls = await ledger.calls(run.id)
     try:
         workflow = await reread(run, ledger=ledger, reader=reader)
@@ -81,6 +93,8 @@ async def part_of(
         step = _step(row, steps, wish.step)
         if step.number > 1:
             resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode, known)
+            if old is not None:
+                await _same_machine(old, row, step, resumes[row.id], ledger, kept)
         said = f"{row.name} from step {step.number} ({step.name})"
     anew = _anew(whole, made, rows, chosen, wish)
     again = frozenset(row.id for row in chosen if not any(each in anew for each in callers_of(row.key)))
@@ -88,6 +102,7 @@ async def part_of(
         name for key, name in anew.items() if key != wish.job and key not in {row.key for row in chosen}
     ]
     return Part(
+        run=run.id,
         again=Again(
             jobs=again,
             anew=tuple(NewJob(key=key, leg=UNEXPANDED, name=name) for key, name in anew.items()),
@@ -95,6 +110,39 @@ async def part_of(
         ),
         said=said + (f", and what needs it: {', '.join(others)}" if others else ""),
     )
+
+
+def _now(
+    named: RunRecord, newest: RunRecord, wish: Wish, old: JobRecord | None, rows: Sequence[JobRecord]
+) -> Wish:
+    """What a wish about an earlier attempt, whose job `old` it names, is in the newest with these jobs."""
+    said = f"run {named.id} is attempt {named.attempt}, and jobs of the newest one alone can be run again"
+    if not wish.job:
+        raise CannotRerun(f"{said}: that is run {newest.id}, attempt {newest.attempt}")
+    if old is None:
+        return wish  # a name that is the same in each attempt, or nothing in any
+    now = counterpart(old, rows)
+    if now is None:
+        raise CannotRerun(
+            f"{said}: run {newest.id}, attempt {newest.attempt}, has no job that is {old.id} ({old.name})"
+        )
+    return Wish(job=str(now.id), step=wish.step)
+
+
+async def _same_machine(
+    old: JobRecord, row: JobRecord, step: Named, resumes: str, ledger: Ledger, kept: KeptOf[Kept]
+) -> None:
+    """Refuse to go on as a job was kept that has run again, where the earlier attempt's was kept otherwise.
+
+    What began as the earlier one was kept before this step is the same as that one.
+    """
+    before = (await kept_of(old, ledger=ledger, kept=kept)).get(step.number)
+    if before is not None and f"{before.job}/{before.step}" not in (resumes, row.resumes):
+        raise CannotRerun(
+            f"job {old.id} ({old.name}) of run {old.run} has run again since, as job {row.id} of run "
+            f"{row.run}, and another machine is kept of that from before step {step.number}: "
+            f"`runnerd rerun {row.run} --job {row.id} --from {step.number}` goes on in it"
+        )
 
 
 def _chosen(

@@ -297,13 +297,19 @@ class Ledger:
         """
         return await self._write(partial(runs.rerun, id=run, now=self._clock(), part=part))
 
-    async def rerun_for(self, delivery: str, ids: Sequence[int]) -> list[int]:
+    async def newest_attempt(self, run: int) -> RunRecord:
+        """The last attempt of what this run is an attempt of; it may be this run."""
+        return await self._read(partial(runs.newest, id=run))
+
+    async def rerun_for(self, delivery: str, ids: Sequence[int], part: Again | None = None) -> list[int]:
         """Settle a delivery that asks for runs to be run again, and write their next attempts, in one piece.
 
         Returns the new ids. Of each run the newest attempt counts: one that has not ended, and one without
         jobs, is passed over. A repeated call writes nothing (I2).
+        With `part` some jobs of one run alone run again, as `rerun` has it, which also says what that raises.
         """
-        return await self._write(partial(runs.rerun_for, delivery=delivery, ids=ids, now=self._clock()))
+        call = partial(runs.rerun_for, delivery=delivery, ids=ids, now=self._clock(), part=part)
+        return await self._write(call)
 
     async def recover(self, now: float) -> Recovery:
         """Settle the jobs recorded as running while none is: at start, before the first claim.

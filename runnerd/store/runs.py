@@ -120,10 +120,10 @@ def rerun(connection: sa.Connection, id: int, now: float, part: Again | None = N
     same = (runs.c.delivery == old.delivery, runs.c.workflow_path == old.workflow_path)
     last = connection.execute(sa.select(sa.func.max(runs.c.attempt)).where(*same)).scalar_one()
     if part is not None and last != old.attempt:
-        newest = _newest(connection, id)
+        last_one = newest(connection, id)
         raise IllegalTransition(
             f"run {id} is attempt {old.attempt}, and jobs of the newest one alone can be run again: "
-            f"that is run {newest.id}, attempt {last}"
+            f"that is run {last_one.id}, attempt {last}"
         )
     plan, repository = connection.execute(
         sa.select(runs.c.plan, runs.c.repository_id).where(runs.c.id == id)
@@ -144,16 +144,20 @@ def rerun(connection: sa.Connection, id: int, now: float, part: Again | None = N
     return run
 
 
-def rerun_for(connection: sa.Connection, delivery: str, ids: Sequence[int], now: float) -> list[int]:
+def rerun_for(
+    connection: sa.Connection, delivery: str, ids: Sequence[int], now: float, part: Again | None = None
+) -> list[int]:
     """Settle a delivery by running these runs again; see `Ledger.rerun_for`."""
     if not deliveries.settle(connection, delivery, DeliveryState.PLANNED, "a run is run again"):
         return []
-    newest = {run.id: run for run in (_newest(connection, id) for id in ids)}
-    ready = [id for id, run in newest.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
+    if part is not None:
+        return [rerun(connection, id, now, part) for id in ids]
+    last = {run.id: run for run in (newest(connection, id) for id in ids)}
+    ready = [id for id, run in last.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
     return [rerun(connection, id, now) for id in ready]
 
 
-def _newest(connection: sa.Connection, id: int) -> RunRecord:
+def newest(connection: sa.Connection, id: int) -> RunRecord:
     """The last attempt of what this run is an attempt of."""
     run = known(connection, id)
     same = (runs.c.delivery == run.delivery, runs.c.workflow_path == run.workflow_path)

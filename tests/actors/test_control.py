@@ -49,7 +49,9 @@ class Site:
         await trio.lowlevel.checkpoint()
         if wish.job != "build":
             raise CannotRerun(f"no job is called {wish.job!r}")
-        return Part(again=Again(jobs=frozenset({self.job})), said=f"build from {wish.step!r}")
+        newest = await self.ledger.newest_attempt(run.id)
+        [job] = await self.ledger.jobs(newest.id)
+        return Part(run=newest.id, again=Again(jobs=frozenset({job.id})), said=f"build from {wish.step!r}")
 
     async def explain(self, run):
         await trio.lowlevel.checkpoint()
@@ -161,8 +163,8 @@ async def test_rerun_makes_a_new_run_of_an_ended_one(site):
 
 
 async def test_rerun_of_a_part_says_which(site):
-    """What is meant is found out when the run has ended, and why not is passed on."""
-    with pytest.raises(Refused, match="is queued: jobs of it can run again when it has ended"):
+    """What is meant, in which attempt, and why not is passed on."""
+    with pytest.raises(Refused, match="is queued and cannot be run again"):
         await site.api.rerun(site.run, "build", "", failed=False)
     await site.end()
     with pytest.raises(Refused, match="no job is called 'lint'"):
@@ -172,6 +174,13 @@ async def test_rerun_of_a_part_says_which(site):
     answer = await site.api.rerun(site.run, "build", "3", failed=False)
     assert answer["message"] == f"run {site.run} runs again as run {answer['run']}: build from '3'"
     assert await site.told() == RunCreated(answer["run"])
+    newer = answer["run"]
+    [job] = await site.ledger.jobs(newer)
+    await site.ledger.apply(newer, [SkipJob(job=job.id, reason="x"), EndRun(outcome=Outcome.FAILURE)])
+    answer = await site.api.rerun(site.run, "build", "3", failed=False)
+    assert answer["message"] == (
+        f"run {site.run} has a newer attempt: run {newer} runs again as run {answer['run']}: build from '3'"
+    )
 
 
 async def test_the_log_of_a_carried_job_is_where_it_ran(site):

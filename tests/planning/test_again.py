@@ -283,3 +283,45 @@ async def test_a_carried_job_goes_on_from_where_it_ran(failed):
     await failed.end(run, m__1_=GOOD)
     carried = (await failed.ids(run))["build"]
     assert (await failed.part("build", "2", run=run)).again.resumes == {carried: f"{build}/2"}
+
+
+async def test_who_names_an_earlier_attempt_means_the_newest(failed):
+    """By the number that a job had then, or its name: as it was carried over, or as it ran again."""
+    first = await failed.ids()
+    run = await failed.again("build")
+    await failed.end(run, build=FAILED)
+    second = await failed.ids(run)
+    for wanted in (str(first["build"]), "build"):
+        part = await failed.part(wanted)
+        assert (part.run, part.again.jobs) == (run, {second["build"]})
+    part = await failed.part(str(first["call / inner"]))
+    assert (part.run, part.again.jobs) == (run, {second["call / inner"]})
+    assert (await failed.part("call")).run == run
+    with pytest.raises(CannotRerun, match=f"of the newest one alone can be run again: that is run {run}, at"):
+        await failed.part()
+    with pytest.raises(CannotRerun, match=f"run {run}, attempt 2, has no job that is .* \\(m \\(2\\)\\)"):
+        await failed.part(str(first["m (2)"]))
+
+
+async def test_only_an_attempt_that_has_ended_is_run_again(failed):
+    """The newest counts, whichever is named."""
+    run = await failed.again("build")
+    with pytest.raises(CannotRerun, match=f"run {run} is queued: jobs of it can run again when it has ended"):
+        await failed.part("build")
+
+
+async def test_the_line_that_a_log_ended_with_stays_true(failed):
+    """Its machine is gone on from, although another attempt did so; another one's is not put in its place."""
+    build = (await failed.ids())["build"]
+    failed.kept[build] = (Kept(2), Kept(3))
+    run = await failed.again("build", "2")
+    await failed.end(run, build=FAILED)
+    again = (await failed.ids(run))["build"]
+    part = await failed.part(str(build), "2")
+    assert (part.run, part.again.resumes) == (run, {again: f"{build}/2"})
+    failed.kept[again] = (Kept(2), Kept(3))
+    assert (await failed.part(str(build), "2")).again.resumes == {again: f"{again}/2"}
+    with pytest.raises(
+        CannotRerun, match=f"as job {again} of run {run}, .* `runnerd rerun {run} --job {again} "
+    ):
+        await failed.part(str(build), "3")

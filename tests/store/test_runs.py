@@ -5,7 +5,16 @@ import sqlalchemy as sa
 
 from runnerd.model import JobResult, Outcome, Phase, Repository
 from runnerd.store import deliveries, runs
-from runnerd.store.changes import UNEXPANDED, EndJob, EndRun, ExpandJob, QueueJob, SkipJob, WorkflowNote
+from runnerd.store.changes import (
+    UNEXPANDED,
+    Again,
+    EndJob,
+    EndRun,
+    ExpandJob,
+    QueueJob,
+    SkipJob,
+    WorkflowNote,
+)
 from runnerd.store.errors import IllegalTransition
 from runnerd.store.records import DeliveryState
 from runnerd.store.tables import runs as table
@@ -220,3 +229,20 @@ def test_a_delivery_that_asks_for_runs_again_is_settled_with_them(desk):
     assert runs.rerun_for(desk.connection, "once more", [run], 5.0) == []
     desk.deliver("while it runs")
     assert runs.rerun_for(desk.connection, "while it runs", [run], 5.0) == []
+
+
+def test_a_delivery_that_asks_for_a_job_again(desk):
+    """Only of the newest attempt, which is not looked for; a second call writes nothing."""
+    run = desk.run_with(desk.new_job(), desk.new_job("test"))
+    build, test = desk.jobs(run)
+    ended = [SkipJob(job=job.id, reason="x") for job in (build, test)]
+    desk.apply(run, *ended, EndRun(outcome=Outcome.FAILURE))
+    part = Again(jobs=frozenset({test.id}))
+    desk.deliver("again")
+    [second] = runs.rerun_for(desk.connection, "again", [run], 5.0, part)
+    assert [job.carried for job in desk.jobs(second)] == [f"{run}/{build.id}", ""]
+    assert runs.rerun_for(desk.connection, "again", [run], 5.0, part) == []
+    assert {runs.newest(desk.connection, id).id for id in (run, second)} == {second}
+    desk.deliver("too late")
+    with pytest.raises(IllegalTransition, match=f"that is run {second}"):
+        runs.rerun_for(desk.connection, "too late", [run], 5.0, part)
