@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from runnerd.forge.protocol import ForgeUnavailable
 from runnerd.git.process import GitError
 from runnerd.messages import BranchMoved, CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome, RunRecord
+from runnerd.planning.again import CannotRerun, Part, Wish
 from runnerd.planning.endings import Closings, ended, ends_something
 from runnerd.planning.gate import Gate, expired, renews
 from runnerd.planning.judge import failed
@@ -64,7 +65,8 @@ class ParserActor:
     others go on; one repository's slow remote holds up no other repository.
 
     `targets` says of a repository whether its pull requests are also events `pull_request_target`, which
-    run the default branch's workflows with its rights.
+    run the default branch's workflows with its rights. `part` says what running a job of a run again comes
+    to, or raises `CannotRerun`.
     """
 
     name = "parser"
@@ -78,6 +80,7 @@ class ParserActor:
         executor: Mailbox[Any],
         reporter: Mailbox[OutboxChanged],
         workers: int,
+        part: Callable[[RunRecord, Wish], Awaitable[Part]],
         targets: Callable[[str], bool] = lambda repository: False,
         timekeeper: Mailbox[BranchMoved] | None = None,
         gate: Gate | None = None,
@@ -88,6 +91,7 @@ class ParserActor:
         self._executor = executor
         self._reporter = reporter
         self._workers = workers
+        self._part = part
         self._targets = targets
         self._timekeeper = timekeeper
         self._gate = gate or Gate(People(None))
@@ -298,11 +302,10 @@ class ParserActor:
 
     async def _obey(self, delivery: str, event: Event, press: buttons.Press) -> None:
         """Do what somebody pressed a button for; one that means no run of ours is ignored."""
-        runs = [
-            run.id
-            for run in await self._meant(event, press)
-            if run.event.repository.id == event.repository.id
+        meant = [
+            run for run in await self._meant(event, press) if run.event.repository.id == event.repository.id
         ]
+        runs = [run.id for run in meant]
         if not runs:
             await self._ledger.ignore_delivery(delivery, "the check it is about is none of ours")
         elif press.wish == "cancel":
@@ -310,11 +313,25 @@ class ParserActor:
                 if await self._ledger.request_cancel(run):
                     await self._executor.send(CancelRun(run))
             await self._ledger.ignore_delivery(delivery, f"asked for the end of run {runs[0]}")
+        elif press.subject is not None and press.subject.job is not None:
+            await self._rerun_job(delivery, meant[0], press.subject.job)
         else:
-            for again in await self._ledger.rerun_for(delivery, runs):
-                await self._executor.send(RunCreated(again))
-            self._reporter.offer(OutboxChanged())
+            await self._tell_of(await self._ledger.rerun_for(delivery, runs))
         self._forget(delivery)
+
+    async def _rerun_job(self, delivery: str, run: RunRecord, job: int) -> None:
+        """Run a job again with those that need it; what cannot be is ignored, with the reason."""
+        try:
+            part = await self._part(run, Wish(job=str(job)))
+            await self._tell_of(await self._ledger.rerun_for(delivery, [part.run], part.again))
+        except (CannotRerun, IllegalTransition) as problem:
+            _log.warning("a job is not run again", run=run.id, job=job, problem=str(problem))
+            await self._ledger.ignore_delivery(delivery, str(problem))
+
+    async def _tell_of(self, runs: Iterable[int]) -> None:
+        for run in runs:
+            await self._executor.send(RunCreated(run))
+        self._reporter.offer(OutboxChanged())
 
     async def _meant(self, event: Event, press: buttons.Press) -> list[RunRecord]:
         if press.subject is not None:

@@ -202,6 +202,14 @@ class _Daemon:
             stopping=self.stop,
             clock=time.time,
         )
+        self.part = partial(
+            part_of,
+            ledger=ledger,
+            reader=self.reader,
+            kept=self.site.kept.of,
+            mode=config.snapshots.mode,
+            known=self.site.kept.why_none,
+        )
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(
             ledger=ledger,
@@ -209,14 +217,7 @@ class _Daemon:
             pool=self.pool,
             drain=self.stop.set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
-            part=partial(
-                part_of,
-                ledger=ledger,
-                reader=self.reader,
-                kept=self.site.kept.of,
-                mode=config.snapshots.mode,
-                known=self.site.kept.why_none,
-            ),
+            part=self.part,
             shell=self.shells.open,
             state_directory=config.state_directory,
             kept=self.site.kept,
@@ -328,6 +329,7 @@ class _Daemon:
             executor=self.executor,
             reporter=self.reporter,
             workers=self.config.parser.workers,
+            part=self.part,
             gate=Gate(self.people, refuses=self.config.refuses),
             targets=self.config.targets,
             timekeeper=self.timekeeper,

@@ -16,7 +16,10 @@ from .checks import CANCEL, RERUN, Subject, subject_of
 
 
 class Press(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish about one run (`subject`), or about all runs of a commit (`sha`)."""
+    """A wish about one run or one job of it (`subject`), or about all runs of a commit (`sha`).
+
+    Only a job's wish to run again is about that job, with those that need it; an end is always a run's.
+    """
 
     wish: Literal["rerun", "cancel"]
     subject: Subject | None = None

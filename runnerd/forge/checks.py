@@ -95,7 +95,7 @@ def check_of(
         text="" if job is None or outcome is None else _text(job),
         details_url=links.of(run.id, None if job is None else job.id),
         annotations=tuple(annotations),
-        actions=_actions(outcome, green),
+        actions=_actions(outcome, green, whole=job is None),
     )
 
 
@@ -177,13 +177,14 @@ def _path(path: str) -> str:
     return "" if path in ("", ".", "..") or path.startswith(("/", "../")) else path[:1000]
 
 
-def _actions(outcome: Outcome | None, green: bool) -> tuple[Mapping[str, str], ...]:
+def _actions(outcome: Outcome | None, green: bool, *, whole: bool) -> tuple[Mapping[str, str], ...]:
     """At most three buttons: label 20 letters, description 40, identifier 20."""
     if outcome is None:
         return ({"label": "Cancel", "description": "Cancel this whole run", "identifier": CANCEL},)
     if green:
         return ()
-    return ({"label": "Run again", "description": "Run this whole workflow again", "identifier": RERUN},)
+    what = "Run this whole workflow again" if whole else "Run this job and what needs it again"
+    return ({"label": "Run again", "description": what, "identifier": RERUN},)
 
 
 def _mark(run: RunRecord) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import pytest
@@ -21,7 +22,9 @@ from runnerd.machines.kept import KeptMachines, Limits
 from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import CancelRun, DeliveryAccepted, RunCreated
 from runnerd.model import Actor, Event, Phase, Repository
+from runnerd.planning.again import part_of
 from runnerd.planning.planner import Planner
+from runnerd.reading.process import Reader
 from runnerd.store.changes import UNEXPANDED, NewJob, NewRun
 from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.supervise.mailbox import Mailbox
@@ -362,6 +365,7 @@ class Planning:
             executor=self.executor,
             reporter=self.reporter,
             workers=workers,
+            part=partial(part_of, ledger=self.ledger, reader=Reader(), kept=lambda job: ()),
             targets=lambda name: self.targets,
             gate=self.gate,
         )

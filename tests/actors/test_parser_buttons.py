@@ -1,19 +1,22 @@
-"""The parser and what people press at check runs: a run again or its end, once for each press."""
+"""The parser and what people press at check runs: a run or a job again, or an end, once for each press."""
+
+import pytest
 
 from runnerd.forge import checks
 from runnerd.forge.people import People
 from runnerd.messages import CancelRun, RunCreated
-from runnerd.model import Outcome, Phase
+from runnerd.model import JobResult, Outcome, Phase
 from runnerd.planning.gate import Gate
-from runnerd.store.changes import EndRun, SkipJob
+from runnerd.store.changes import UNEXPANDED, EndJob, EndRun, ExpandJob, NewJob, QueueJob, SkipJob
 
-from .conftest import CI, repository
+from .conftest import CI, flow, repository
 
 
 async def ended(planning, run):
     """Bring a planned run to its end."""
     for job in await planning.ledger.jobs(run.id):
-        await planning.ledger.apply(run.id, [SkipJob(job=job.id, reason="for the test")])
+        if job.phase is not Phase.DONE:
+            await planning.ledger.apply(run.id, [SkipJob(job=job.id, reason="for the test")])
     await planning.ledger.apply(run.id, [EndRun(outcome=Outcome.FAILURE)])
 
 
@@ -111,3 +114,73 @@ async def test_all_checks_of_a_commit_are_run_again(planning):
     body = press(runs[0]) | {"check_suite": {"head_sha": sha}}
     await planning.plan("check_suite", body)
     assert sorted(run.attempt for run in await planning.ledger.runs(9)) == [1, 1, 2, 2]
+
+
+THREE = flow(build="", test="needs: build", lint="")
+
+
+async def jobs_of(planning, run, **outcomes):
+    """Bring a run to its end with its jobs expanded and ended so; returns them by name."""
+    ledger = planning.ledger
+    for row in await ledger.jobs(run):
+        if row.leg == UNEXPANDED:
+            await ledger.apply(run, [ExpandJob(key=row.key, legs=(NewJob(key=row.key, name=row.name),))])
+    for row in await ledger.jobs(run):
+        if row.phase is not Phase.DONE:
+            await ledger.apply(run, [QueueJob(job=row.id, now=1.0)])
+            epoch = await ledger.claim_job(row.id, "m-1")
+            result = JobResult(outcome=outcomes.get(row.name, Outcome.SUCCESS))
+            await ledger.apply(run, [EndJob(job=row.id, epoch=epoch, result=result)])
+    await ledger.apply(run, [EndRun(outcome=Outcome.FAILURE)])
+    return {row.name: row for row in await ledger.jobs(run)}
+
+
+async def with_three(planning, **outcomes):
+    await planning.start()
+    _, [run], _ = await planning.push(planning.origin.commit({"ci.yml": THREE}))
+    await planning.told(1)
+    return run, await jobs_of(planning, run.id, **outcomes)
+
+
+@pytest.mark.parametrize("button", [{}, {"action": "requested_action", "button": "rerun"}])
+async def test_a_job_is_run_again_with_what_needs_it(planning, button):
+    """At a job's check either button means that job; what does not need it is carried over."""
+    run, jobs = await with_three(planning, build=Outcome.FAILURE)
+    record, _, _ = await planning.plan("check_run", press(run, jobs["build"], **button))
+    [again, _] = await planning.ledger.runs(9)
+    rows = {row.name: row.carried for row in await planning.ledger.jobs(again.id)}
+    assert (record.state, again.attempt) == ("planned", 2)
+    assert rows == {"build": "", "test": "", "lint": f"{run.id}/{jobs['lint'].id}"}
+    assert await planning.told(1) == [RunCreated(again.id)]
+
+
+async def test_the_check_of_a_job_that_was_carried_over_is_of_the_newest_attempt(planning):
+    """It was made in the attempt before, and is still the newest that the forge shows of this job."""
+    run, jobs = await with_three(planning, build=Outcome.FAILURE, lint=Outcome.FAILURE)
+    await planning.plan("check_run", press(run, jobs["build"]))
+    [second, _] = await planning.ledger.runs(9)
+    now = await jobs_of(planning, second.id)
+    await planning.plan("check_run", press(run, jobs["lint"]))
+    [third, _, _] = await planning.ledger.runs(9)
+    rows = {row.name: row.carried for row in await planning.ledger.jobs(third.id)}
+    assert rows == {
+        "build": f"{second.id}/{now['build'].id}",
+        "test": f"{second.id}/{now['test'].id}",
+        "lint": "",
+    }
+
+
+async def test_a_job_that_cannot_run_again_says_why(planning):
+    """While an attempt runs, or where the job was skipped: the delivery has the reason, and nothing runs."""
+    run, jobs = await with_three(planning)
+    await planning.plan("check_run", press(run, jobs["build"]))
+    [second, _] = await planning.ledger.runs(9)
+    record, _, _ = await planning.plan("check_run", press(run, jobs["build"]))
+    assert (record.state, record.reason) == (
+        "ignored",
+        f"run {second.id} is queued: jobs of it can run again when it has ended",
+    )
+    await ended(planning, second)
+    record, _, _ = await planning.plan("check_run", press(run, jobs["test"]))
+    assert (record.state, len(await planning.ledger.runs(9))) == ("ignored", 2)
+    assert "has no job that is" in record.reason

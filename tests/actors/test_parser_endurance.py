@@ -250,7 +250,9 @@ class EmptyBacklog:
 async def test_in_a_rush_there_is_a_look_each_second(pause, looks, nursery, autojump_clock):
     """A hundred deliveries a second are a rush, though each is heard of alone; fifty are looked at each."""
     ledger, mailbox = EmptyBacklog(), Mailbox(1)
-    actor = ParserActor(mailbox, ledger=ledger, workers=1, planner=None, executor=None, reporter=None)
+    actor = ParserActor(
+        mailbox, ledger=ledger, workers=1, planner=None, part=None, executor=None, reporter=None
+    )
     await nursery.start(actor.run)
     for _ in range(round(10 / pause)):
         await mailbox.send(DeliveryAccepted("d"))
@@ -261,7 +263,7 @@ async def test_in_a_rush_there_is_a_look_each_second(pause, looks, nursery, auto
 
 async def test_a_rush_puts_planning_off_but_not_for_long(nursery, autojump_clock):
     """While deliveries pour in planning waits, a second at most; without a rush it does not wait at all."""
-    nothing = dict.fromkeys(("ledger", "planner", "executor", "reporter"))
+    nothing = dict.fromkeys(("ledger", "planner", "part", "executor", "reporter"))
     mailbox = Mailbox(1)
     actor = ParserActor(mailbox, workers=1, **nothing)
     nursery.start_soon(actor._read_mailbox)
