@@ -119,6 +119,8 @@ class KeptMachines:
         self._key_file = key_file
         self.seals = seals
         self._held: Counter[Path] = Counter()
+        self.awaited: frozenset[str] = frozenset()
+        """What no limit removes, as `JOB/STEP`: jobs wait to go on from it. Whoever knows them says so."""
         self._why_none: dict[int, str] = {}
 
     def key(self) -> bytes | None:
@@ -186,7 +188,8 @@ class KeptMachines:
 
         Raises NotKept when there is no room: for what must not be removed, or on the disk.
         """
-        held = [each for each in self.all() if each.folder in self._held and each.job != job]
+        stays = self._staying()
+        held = [each for each in self.all() if each.folder in stays and each.job != job]
         room = min(self.limits.limit, self.limits.disk - sum(each.bytes for each in held))
         if room <= 0 or len(held) >= self.limits.count:
             raise NotKept("as many are kept and in use as [snapshots] allows")
@@ -236,7 +239,7 @@ class KeptMachines:
 
     def sweep(self) -> tuple[Kept, ...]:
         """Remove what is more than the limits allow, and return it."""
-        gone = excess(self.all(), self._clock(), self.limits, self._held)
+        gone = excess(self.all(), self._clock(), self.limits, self._staying())
         for kept in gone:
             self._remove(kept.folder)
             with contextlib.suppress(OSError):
@@ -268,6 +271,10 @@ class KeptMachines:
             self._held[folder] -= 1
             if not self._held[folder]:
                 del self._held[folder]
+
+    def _staying(self) -> frozenset[Path]:
+        awaited = (each.partition("/") for each in self.awaited)
+        return frozenset(self._held) | {self._step(int(job), int(step)) for job, _, step in awaited}
 
     def _key_of(self, encrypted: bool) -> bytes | None:
         key = self.key() if encrypted else None

@@ -29,6 +29,7 @@ _of_run = (
     .where(jobs.c.run == sa.bindparam("run"))
     .order_by(jobs.c.position, jobs.c.leg, jobs.c.id)
 )
+_awaited = sa.select(jobs.c.resumes).where(jobs.c.phase != Phase.DONE, jobs.c.resumes != "")
 _insert = sa.insert(jobs)
 _update = sa.update(jobs).where(jobs.c.id == sa.bindparam("this"))
 _running = sa.select(*_record).where(jobs.c.phase == Phase.RUNNING).order_by(jobs.c.id)
@@ -78,6 +79,11 @@ def known(connection: sa.Connection, id: int) -> JobRecord:
 def of_run(connection: sa.Connection, run: int) -> list[JobRecord]:
     """A run's jobs in the order of the file, legs in the order of the matrix."""
     return [JobRecord(**row) for row in connection.execute(_of_run, {"run": run}).mappings()]
+
+
+def awaited(connection: sa.Connection) -> frozenset[str]:
+    """What jobs that have not ended go on from, as `JobRecord.resumes` has it."""
+    return frozenset(connection.execute(_awaited).scalars())
 
 
 def write(connection: sa.Connection, run: int, new: Sequence[NewJob], now: float) -> None:

@@ -329,6 +329,10 @@ class Ledger:
         """A run's jobs in the order of the file, legs in the order of the matrix."""
         return await self._read(partial(jobs.of_run, run=run))
 
+    async def awaited_machines(self) -> frozenset[str]:
+        """The kept machines that jobs which have not ended go on from, as `JobRecord.resumes` has it."""
+        return await self._read(jobs.awaited)
+
     async def claim_job(self, job: int, machine: str, *, though_cancelled: bool = False) -> int | None:
         """Begin an attempt on a machine: its epoch. None when the job is not queued or the run cancelled.
 

@@ -12,6 +12,7 @@ from runnerd.machines.kept import KeptMachines, Limits
 from runnerd.messages import RunCreated
 from runnerd.model import Outcome, Phase
 from runnerd.planning.again import Wish, part_of
+from runnerd.planning.awaited import leave_awaited
 from runnerd.reading.process import Reader
 
 from .conftest import flow
@@ -93,6 +94,23 @@ async def test_a_job_goes_on_from_its_step(world):
     said = "\n".join(world.host.logs["build"].lines)
     assert f"as it was in job {old['build'].id}" in said
     assert world.host.kept.all() == ()  # the job has succeeded: what it went on from is of no use any more
+
+
+async def test_no_limit_removes_what_a_job_waits_to_go_on_from(world):
+    """Neither at the start of a daemon nor later; when the job has ended the limits hold for it as well."""
+    run, old = await failed(world)
+    next_run = await again(world, run, "build", "3")
+    world.host.kept.limits = Limits(age=-1.0)
+    behaviour = HangsAt()
+    await began(world, behaviour)
+    build = await world.job(next_run, Phase.RUNNING)
+    assert world.host.kept.awaited == {f"{old['build'].id}/3"}
+    assert world.host.kept.sweep() == ()
+    await world.cancel(next_run)
+    await world.finished(next_run)
+    await leave_awaited(world.host.kept, world.ledger)
+    assert [(each.job, each.step) for each in world.host.kept.sweep()] == [(old["build"].id, 3)]
+    assert build.resumes == f"{old['build'].id}/3"
 
 
 async def test_a_job_that_fails_again_can_go_on_again(world):

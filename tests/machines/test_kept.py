@@ -234,3 +234,19 @@ def test_what_goes_is_no_more_than_the_limits_ask(tmp_path_factory, all_kept, co
     for last in gone[-1:]:
         if 100 - last.at <= age:
             assert len(stay) + 1 > count or sum(each.bytes for each in stay) + last.bytes > disk
+
+
+def test_what_a_job_waits_for_is_removed_by_no_limit(tmp_path, clock):
+    """Neither for want of room nor for its age, nor at a start; and nothing is kept in its place."""
+    store = KeptMachines(tmp_path / "kept", Limits(count=1), clock=clock)
+    keep(store, 1, 2)
+    store.awaited = frozenset({"1/2", "9/9"})
+    keep(store, 2, 2)
+    assert steps(store.of(1)) == [(1, 2)]
+    clock.now += 2 * store.limits.age
+    store.tidy()
+    assert steps(store.all()) == [(1, 2)]
+    with pytest.raises(NotKept, match="in use"):
+        store.room(3)
+    store.awaited = frozenset()
+    assert steps(store.sweep()) == [(1, 2)]
