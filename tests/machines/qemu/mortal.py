@@ -20,6 +20,7 @@ from runnerd.machines.exchange import Exchange
 from runnerd.machines.images import Image, Part
 from runnerd.machines.journal import MachineNote
 from runnerd.machines.launcher import open_launcher
+from runnerd.machines.qemu import freezing
 from runnerd.machines.qemu.box import QemuBox
 from runnerd.machines.qemu.driver import open_qemu_driver
 from runnerd.machines.qemu.qmp import Qmp
@@ -83,4 +84,5 @@ if __name__ == "__main__":
     image = Image(name="default", digest="d" * 64, path=folder, parts=parts)
     images.current = lambda images, name="default": image
     QemuBox.layout = None
+    freezing._WARM = (("/bin/sh", "-c", "exit"),)
     trio.run(life, folder, *sys.argv[2:])

@@ -20,11 +20,11 @@ import trio
 from runnerd.actors.pool import Kind, PoolActor, Rules
 from runnerd.machines import cgroups, reaper, template
 from runnerd.machines.channel import Channel
-from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, NotKept, Size, Template
 from runnerd.machines.exchange import Exchange
 from runnerd.machines.images import Image, Part
 from runnerd.machines.launcher import born, open_launcher, strays
-from runnerd.machines.qemu import starter
+from runnerd.machines.qemu import freezing, starter
 from runnerd.machines.qemu.box import QemuBox
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.qemu.qmp import Qmp
@@ -128,6 +128,7 @@ class Host:
         self.inside = inside
         """A folder in a machine."""
         self._state = state
+        self._made: Template | None = None
         self._group = Path("/sys/fs/cgroup") / group if group else None
 
     def traces(self) -> dict[str, Any]:
@@ -157,10 +158,15 @@ class Host:
                 await trio.sleep(0.01)
         assert self.traces() == before
 
+    async def template(self) -> Template:
+        """What machines are cloned from, made once."""
+        if self._made is None:
+            self._made = await self.driver.build_template("default", SIZE)
+        return self._made
+
     async def machine(self) -> AgentMachine:
         """A clone that passed the thaw gate and is leased."""
-        made = await self.driver.build_template("default", SIZE)
-        machine = await self.driver.clone(made)
+        machine = await self.driver.clone(await self.template())
         await machine.thaw()
         await machine.lease()
         return machine
@@ -226,6 +232,7 @@ def played_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image(name="default", digest="d" * 64, path=folder, parts=parts)
     monkeypatch.setattr("runnerd.machines.images.current", lambda images, name: image)
     monkeypatch.setattr(QemuBox, "layout", None)
+    monkeypatch.setattr(freezing, "_WARM", (("/bin/sh", "-c", "exit"),))
 
 
 @pytest.fixture
@@ -263,8 +270,7 @@ async def test_a_clone_that_dies_before_it_answers_is_made_again(kind, point, ho
 async def test_a_clone_that_dies_before_a_job_has_it_is_lost(kind, point, host):
     """At the thaw gate or at its lease it is lost, by the signal that ended it."""
     before = await host.baseline()
-    made = await host.driver.build_template("default", SIZE)
-    machine = await host.driver.clone(made)
+    machine = await host.driver.clone(await host.template())
     host.killer.at = point
 
     async def ready() -> None:
