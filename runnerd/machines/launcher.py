@@ -210,7 +210,7 @@ class InsideLauncher:
             )
         except OSError as error:
             raise LaunchFailed(f"{Path(order.argv[0]).name} cannot be started: {error}") from error
-        process = _Process(popen, uid, order.name, self.groups, self._forget)
+        process = _Process(popen, uid, order.name, self.groups, self._forget, separate=self.separate)
         try:
             if self.groups is not None:
                 bounds = Bounds(
@@ -286,6 +286,8 @@ class _Process:
         name: str,
         groups: Groups | None,
         forget: Callable[[str], None],
+        *,
+        separate: bool,
     ) -> None:
         self.pid = popen.pid
         self.uid = uid
@@ -294,6 +296,7 @@ class _Process:
         self._name = name
         self._groups = groups
         self._forget = forget
+        self._separate = separate
         self._pidfd = os.pidfd_open(popen.pid)
 
     async def wait(self) -> int:
@@ -312,7 +315,11 @@ class _Process:
         await trio.lowlevel.checkpoint()
         if self._popen.poll() is not None:
             raise OSError("the process has ended")
-        return pages.open_process(self.pid)  # ours until we have waited for it
+        # The number is ours until we have waited for it. What can be opened can be written to, by whoever
+        # gets the descriptors: the programs before the monitor still have our rights.
+        if self._separate and not _powerless(self.pid, self.uid):
+            raise OSError("the process has not given up its rights yet")
+        return pages.open_process(self.pid)
 
     def ended(self) -> int | None:
         """See `Vmm.ended`."""
@@ -338,6 +345,18 @@ class _Process:
             self._groups.leave(self._name)
         os.close(self._pidfd)
         self._pidfd = -1
+
+
+def _powerless(pid: int, uid: int) -> bool:
+    """Whether a process is this user's and has no rights beside. Raises OSError.
+
+    The program that takes them away keeps some for itself until the next takes its place.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = {name: words.split() for name, _, words in (line.partition(":") for line in lines)}
+    return fields["Uid"] == [str(uid)] * 4 and all(
+        not int(fields[name][0], 16) for name in ("CapPrm", "CapEff", "CapBnd")
+    )
 
 
 def born(pid: int) -> int | None:

@@ -92,6 +92,23 @@ async def test_a_monitor_has_a_user_of_its_own_and_no_rights(started):
 
 
 @root_only
+async def test_the_memory_of_a_process_is_opened_only_once_it_has_no_rights(started, tmp_path):
+    """Whoever gets it can write to it, and what takes the rights away is still root's."""
+    lingers = tmp_path / "lingers"
+    lingers.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    lingers.chmod(0o755)
+    async with open_launcher() as opened:
+        process = await opened.start(order("/bin/sleep", "60", name="a"))
+        await started(process.pid)
+        for descriptor in await process.open_memory():
+            os.close(descriptor)
+        opened._programs = (str(lingers), *opened._programs[1:])
+        process = await opened.start(order("/bin/sleep", "60", name="b"))
+        with pytest.raises(OSError, match="has not given up its rights"):
+            await process.open_memory()
+
+
+@root_only
 async def test_a_user_that_some_process_has_is_not_given_again():
     """A process of another daemon in the same range makes its user unavailable."""
     taken = random.Random(1)
