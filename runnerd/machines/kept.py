@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -124,12 +125,19 @@ class KeptMachines:
         self._why_none: dict[int, str] = {}
 
     def key(self) -> bytes | None:
-        """Read the key; None where there is none. Raises OSError."""
+        """Read the key; None where there is none. Raises OSError, also for one that is not ours alone."""
         if self._key_file is None:
             return None
-        key = self._key_file.read_bytes()
+        with self._key_file.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_IMODE(about.st_mode) & 0o077:
+                raise OSError(f"{self._key_file} may be read by others than its owner: chmod 600 it")
+            if about.st_uid not in (0, os.geteuid()):
+                raise OSError(f"{self._key_file} belongs to another user than the daemon: chown it")
+            key = file.read(sealed.KEY + 1)
         if len(key) != sealed.KEY:
-            raise OSError(f"the key in {self._key_file} has {len(key)} bytes instead of {sealed.KEY}")
+            found = os.path.getsize(self._key_file)
+            raise OSError(f"the key in {self._key_file} has {found} bytes instead of {sealed.KEY}")
         return key
 
     def all(self) -> tuple[Kept, ...]:

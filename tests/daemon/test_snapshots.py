@@ -48,6 +48,7 @@ def test_the_key_is_made_once_where_it_is_wanted(config, tmp_path):
 def test_a_key_that_cannot_be_used_is_said(config, tmp_path, place, said):
     """In one sentence."""
     (tmp_path / "short").write_bytes(b"short")
+    (tmp_path / "short").chmod(0o600)
     problem = why_no_key(given(config, secrets=True, key=str(tmp_path / place)))
     assert problem.startswith("the key of [snapshots] cannot be used")
     assert said in problem

@@ -185,6 +185,21 @@ def test_how_a_job_stood_is_encrypted_with_its_machine(tmp_path, clock):
         without.standing(found)
 
 
+@pytest.mark.parametrize(("mode", "owner"), [(0o640, 0), (0o604, 0), (0o600, 4242)])
+def test_a_key_that_is_not_its_owners_alone_is_no_key(tmp_path, clock, mode, owner):
+    """Whoever may read it can read what it encrypts; the sentence says the cure."""
+    key = tmp_path / "key"
+    make_key(key)
+    key.chmod(mode)
+    if owner:
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(key, owner, -1)
+    store = KeptMachines(tmp_path / "kept", Limits(), clock=clock, key_file=key, seals=True)
+    with pytest.raises(OSError, match="chown" if owner else "chmod 600"):
+        store.key()
+
+
 def test_how_a_job_stood_is_not_read_when_it_was_harmed(store):
     """Or is gone; the sentence says whose it was."""
     found = keep(store, 1, 2)
