@@ -23,7 +23,7 @@ from runnerd.jobs.spec import JobSpec
 from runnerd.jobs.standing import Standing
 from runnerd.machines import rewind
 from runnerd.machines.driver import Machine, NoMachine
-from runnerd.machines.kept import KeptMachines, way_back
+from runnerd.machines.kept import Kept, KeptMachines, way_back
 from runnerd.machines.rewinding import RewindingMachine
 from runnerd.messages import LeaseMachine, OutboxChanged, PoolRestarted, RestoreMachine
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
@@ -105,6 +105,8 @@ class Attempt:
         self.cancel = trio.Event()
         self.standing: Standing | None = None
         """How the job stood where it goes on; None where it begins."""
+        self.source: Kept | None = None
+        """The machine it goes on in, as it was kept."""
         self.waiting: trio.CancelScope | None = None
         self.reason = ""
 
@@ -227,8 +229,8 @@ class Attempts:
         """A machine for a job, as it was kept where the job goes on from a step; None as for `_lease`."""
         if not row.resumes:
             return await self._lease(image, row.id, attempt)
-        async with way_on(self._site.kept, row.resumes) as (folder, attempt.standing):
-            return await self._lease(image, row.id, attempt, folder)
+        async with way_on(self._site.kept, row.resumes) as (attempt.source, attempt.standing):
+            return await self._lease(image, row.id, attempt, attempt.source.folder)
 
     async def _lease(
         self, image: str, job: int, attempt: Attempt, kept: Path | None = None
@@ -297,7 +299,9 @@ class Attempts:
                     kept = {**kept, "GITHUB_TOKEN": token}
                     contexts["github"]["token"] = token
                 secrets = secrets_of(scope, kept, lambda outer, key: graph.needs_context(outer, jobs, key))
-                given = handed(scope, job, kept)
+                given = handed(scope, job, kept, secrets)
+                # What it goes on in holds what an earlier job was given, which may be no secret now.
+                given = given or (attempt.source is not None and attempt.source.encrypted)
                 masked = tuple(kept.values())
                 return await self._take_steps(machine, run, row, spec, secrets, masked, given, attempt)
         except ExpressionError as wrong:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
@@ -15,8 +14,8 @@ from runnerd.machines.sealed import Unsealed
 
 
 @asynccontextmanager
-async def way_on(store: KeptMachines, resumes: str) -> AsyncIterator[tuple[Path, Standing]]:
-    """The folder and the standing that `JobRecord.resumes` names; neither is removed within this context.
+async def way_on(store: KeptMachines, resumes: str) -> AsyncIterator[tuple[Kept, Standing]]:
+    """The machine and the standing that `JobRecord.resumes` names; neither is removed within this context.
 
     Raises `NoMachine` when they are not kept any more, are harmed, or cannot be read without their key.
     """
@@ -28,7 +27,7 @@ async def way_on(store: KeptMachines, resumes: str) -> AsyncIterator[tuple[Path,
             "more: run the job again from its start"
         )
     with store.held(kept.folder):
-        yield kept.folder, await trio.to_thread.run_sync(_standing, store, kept)
+        yield kept, await trio.to_thread.run_sync(_standing, store, kept)
 
 
 def _standing(store: KeptMachines, kept: Kept) -> Standing:

@@ -83,11 +83,23 @@ class Rewind(Protocol):
         """Whether somebody asked for it, and is told when nothing is kept."""
         ...
 
+    @property
+    def given(self) -> bool:
+        """Whether the job was given a secret: all that is kept of it is encrypted."""
+        ...
+
     async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """Keep the machine as it is now, before the step of this number, beside how the job stands.
 
         `masked`: the job has masked a value, which counts as a secret. `wanted`: what `wants` said.
         Raises `NotKept`, `OSError` and `MachineLost`.
+        """
+        ...
+
+    async def conceal(self) -> None:
+        """The job has masked a value, which its machine may have held before: what is not encrypted goes.
+
+        Not called while a step may still be tried again. Safe twice.
         """
         ...
 

@@ -239,6 +239,8 @@ class _JobRun:
             finish = await turn.take(self.background.control)
         finally:
             self.turns.discard(turn)
+            if self.desk.rewind is not None and self.masker.count > self.given:
+                await self.desk.rewind.conceal()
         if finish.outcome is Outcome.INFRA_ERROR:
             self.verdict = (Outcome.INFRA_ERROR, finish.reason)
         return finish
@@ -256,12 +258,14 @@ class _JobRun:
 
     def standing(self, before: int) -> Standing:
         """How the job stands before a step, while none runs."""
+        given = self.desk.rewind is not None and self.desk.rewind.given
         return Standing(
             run=self.spec.run.id,
             job=self.spec.record.id,
             before=before,
             shown=self.state.shown(self.masker.reveals),
-            masks=tuple(self.masker.values[self.given :]),
+            # It is encrypted then; and who goes on may be given other secrets than its machine holds.
+            masks=tuple(self.masker.values[0 if given else self.given :]),
             matchers=self.problems.matchers,
             beside=self.background.ended,
             results=self.record.results,

@@ -1,7 +1,7 @@
 """How a job stood before one of its steps: what is kept beside its machine, so that it can go on from there.
 
-Secrets and the job's token are not in it: they are given anew. What the job's own steps said is, and may hold
-whatever they were given.
+Secrets and the job's token are not in it: they are given anew. Where it is encrypted it knows their
+values, only to mask them. What the job's own steps said is in it, and may hold whatever they were given.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shown: Shown
     """What steps have made of the job's variables, paths and contexts."""
     masks: tuple[str, ...] = ()
-    """Values the job added with `add-mask`."""
+    """Values the job added with `add-mask`; of a job that was given secrets those as well."""
     matchers: tuple[Matcher, ...] = ()
     """Its problem matchers, in the order they were added."""
     beside: tuple[Beside, ...] = ()

@@ -68,7 +68,10 @@ class JobRewind:
         self._job = job
         self._prefix = prefix
         self._denied = denied
-        self._given = given
+        self.given = given
+        """See `jobs.ports.Rewind`."""
+        self._plain = False
+        """Whether something is kept that is not encrypted."""
         self._newest: Kept | None = None
         self._wanted: set[int] = set()
         """Steps whose machines are for people; any other is there only for its step to be tried again."""
@@ -120,9 +123,23 @@ class JobRewind:
         self._hold.close()
         self._hold.enter_context(self._store.held(kept.folder))
         self._newest = kept
+        self._plain = self._plain or not kept.encrypted
         if wanted:
             self._wanted = {number} if self._rules.mode == "on-failure" else self._wanted | {number}
         await self._drop(self._wanted | {number})
+
+    async def conceal(self) -> None:
+        """See `jobs.ports.Rewind`."""
+        if not self._plain:
+            return
+        self._plain = False
+        self.why_none = "the job has masked a value, and its machine was kept before that, not encrypted"
+        self._hold.close()
+        with trio.CancelScope(shield=True):
+            kept = await trio.to_thread.run_sync(self._store.of, self._job)
+        sealed = {each.step for each in kept if each.encrypted}
+        self._wanted &= sealed
+        await self._drop(sealed)
 
     async def back(self) -> None:
         """Be in the machine as it was kept last. Raises MachineLost when that cannot be."""
@@ -143,13 +160,13 @@ class JobRewind:
         return GRACE + SHARE * (trio.current_time() - self._began) - self._spent
 
     async def _keep(self, number: int, name: str, standing: bytes, masked: bool) -> Kept:
-        encrypted = self._given or masked
+        encrypted = self.given or masked
         if self._denied:
             raise NotKept(self._denied)
         if encrypted and not self._store.seals:
             what = (
                 "was given a secret or a token"
-                if self._given
+                if self.given
                 else "has masked a value, which counts as a secret"
             )
             raise NotKept(f"the job {what}, and [snapshots] secrets is not on")

@@ -8,7 +8,7 @@ import trio
 from runnerd.machines import rewind
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
-from runnerd.machines.kept import KeptMachines, Limits
+from runnerd.machines.kept import KeptMachines, Limits, make_key
 from runnerd.messages import RunCreated
 from runnerd.model import Outcome, Phase
 from runnerd.planning.again import Wish, part_of
@@ -203,6 +203,7 @@ async def test_secrets_and_the_token_are_given_anew(world, tmp_path):
     """The job sees those of today in every place, its log hides them, and how it stood holds none."""
     key = tmp_path / "key"
     key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
     world.host.kept = KeptMachines(tmp_path / "kept", Limits(), clock=lambda: 1.0, key_file=key, seals=True)
     world.host.secrets, world.host.token = {"A": "sesame of then"}, "ghs_of_then"
     text = flow(
@@ -233,5 +234,23 @@ async def test_secrets_and_the_token_are_given_anew(world, tmp_path):
     record, _ = await world.finished(next_run)
     assert record.outcome is Outcome.SUCCESS
     assert met == {"ALL": "sesame of now", "HERE": "sesame of now", "TOKEN": "ghs_of_now"}
-    assert "sesame of now" not in "\n".join(world.host.logs["build"].lines)
+    # Those of before are in the machine still.
+    assert "sesame" not in "\n".join(world.host.logs["build"].lines)
     assert [what for what, _ in world.host.tokens] == ["made", "revoked"] * 2
+
+
+async def test_a_machine_that_was_encrypted_is_so_again(world, tmp_path):
+    """Whoever goes on in it, although there is no secret any more: it holds those of before."""
+    key = tmp_path / "key"
+    make_key(key)
+    world.host.kept = KeptMachines(tmp_path / "kept", Limits(), clock=lambda: 1.0, key_file=key, seals=True)
+    world.host.secrets = {"A": "open sesame"}
+    fails = Remembers(("first", FIRST), ("third", Reply(code=1)))
+    end = await began(world, fails)
+    run, _ = await world.go(TEXT)
+    world.host.secrets = {}
+    next_run = await again(world, run, "build", "3")
+    await world.mailbox.send(RunCreated(next_run))
+    _, jobs = await world.finished(next_run)
+    await end()
+    assert [each.encrypted for each in world.host.kept.of(jobs["build"].id)] == [True]

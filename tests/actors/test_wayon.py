@@ -25,8 +25,8 @@ def keep(store, standing, *, job=12, step=3):
 async def test_what_is_kept_is_found_and_held(store):
     """Nothing removes it before the machine was made of it."""
     kept = keep(store, encode(STANDING))
-    async with way_on(store, "12/3") as (folder, standing):
-        assert (folder, standing) == (kept.folder, STANDING)
+    async with way_on(store, "12/3") as (found, standing):
+        assert (found, standing) == (kept, STANDING)
         keep(store, encode(STANDING), job=13)
         assert store.find(12, 3) == kept
     store.sweep()
@@ -44,6 +44,7 @@ async def test_what_is_sealed_needs_its_key(tmp_path):
     """With the key it is as it was; without, the sentence says what is missing."""
     key = tmp_path / "key"
     key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
     store = KeptMachines(tmp_path / "kept", Limits(), clock=lambda: 1.0, key_file=key, seals=True)
     new = store.place(12, 3)
     new.mkdir()

@@ -30,6 +30,9 @@ class CopiesFolders:
         self.kept: dict[int, bytes] = {}
         self.refuses = ""
         self.asked = True
+        self.given = False
+        self.concealed: list[int] = []
+        """How many were kept each time that the job had masked something."""
 
     def tries(self, step: str) -> int:
         return 1
@@ -42,6 +45,9 @@ class CopiesFolders:
             raise NotKept(self.refuses)
         self.kept[number] = standing
         shutil.copytree(self.root, self.place(number), symlinks=True)
+
+    async def conceal(self) -> None:
+        self.concealed.append(len(self.kept))
 
     async def back(self) -> None:
         raise AssertionError("nothing is tried again")
@@ -160,6 +166,21 @@ async def test_no_order_of_steps_makes_a_difference(kinds, number):
     """Whatever the steps are, and whichever of them is the first of the second run."""
     with tempfile.TemporaryDirectory() as folder:
         await same_from_every_step(Path(folder), written(kinds), number)
+
+
+async def test_what_a_job_masks_is_told_when_the_step_has_ended(tmp_path):
+    """And from then on: its machine may have held the value before."""
+    keeper = CopiesFolders(tmp_path / "machine")
+    await go(tmp_path, written(["file", "mask", "file"]), rewind=keeper)
+    assert keeper.concealed == [2, 3, 4]
+
+
+async def test_who_goes_on_masks_what_the_job_was_given(tmp_path):
+    """Its secrets may be others by then, and those of before are in the machine still."""
+    keeper = CopiesFolders(tmp_path / "machine", first=2)
+    keeper.given = True
+    await go(tmp_path, written(["file"]), rewind=keeper)
+    assert SECRET in decode(keeper.kept[2]).masks
 
 
 async def test_the_log_says_how_earlier_steps_ended(tmp_path):

@@ -154,6 +154,25 @@ async def test_what_is_kept_for_tries_alone_takes_nothing_elses_place(job):
     assert steps(store) == [2]
 
 
+@pytest.mark.parametrize("mode", ["on-failure", "each-step"])
+async def test_what_was_kept_before_a_value_was_masked_goes(job, mode):
+    """The machine may have held the value already; what is encrypted stays."""
+    rewind, store = job(mode, seals=True)
+    async with rewind:
+        await keep(rewind, 2)
+        await rewind.conceal()
+        assert steps(store) == []
+        await keep(rewind, 3, masked=True)
+        await rewind.conceal()
+        assert [each.step for each in await rewind.finish(useful=True)] == [3]
+    rewind, store = job(mode)
+    async with rewind:
+        await keep(rewind, 2)
+        await rewind.conceal()
+        assert await rewind.finish(useful=True) == ()
+    assert "masked a value" in store.why_none(1)
+
+
 async def test_a_running_jobs_newest_is_not_swept_away(job):
     """Its step may have to go back to it."""
     rewind, store = job(limits=Limits(age=1e-9))
