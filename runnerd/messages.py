@@ -91,6 +91,10 @@ class PausePool(msgspec.Struct, frozen=True, tag=True):
     pause: Pause | None
 
 
+class ImagesChanged(msgspec.Struct, frozen=True, tag=True):
+    """Control to pool: an image was built or went back; look at what is on disk."""
+
+
 class MachineLine(msgspec.Struct, frozen=True, kw_only=True):
     """One machine as `runnerd pool` shows it; `age` in seconds since it entered its stage."""
 
@@ -126,6 +130,8 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     """A sentence for each image: how many of it are kept warm, and why."""
     trouble: tuple[str, ...] = ()
     """A sentence for each image whose builds fail."""
+    trials: tuple[str, ...] = ()
+    """A sentence for each image with a generation that is to take over."""
     ready: bool = True
     """Machines of at least one image can be had, or could if the operator had not paused the pool."""
     paused: str | None = None

@@ -80,6 +80,12 @@ vm_boot_seconds = Histogram(
     buckets=_BOOT,
     registry=REGISTRY,
 )
+image_rollbacks = Counter(
+    "runnerd_image_rollbacks",
+    "Generations of an image that failed their trial, so that the one before went on.",
+    ["image"],
+    registry=REGISTRY,
+)
 vm_leaked = Counter("runnerd_vm_leaked", "Machines found without a live lease and ended.", registry=REGISTRY)
 report_outbox = Gauge("runnerd_report_outbox", "Reports that were not delivered yet.", registry=REGISTRY)
 report_latency_seconds = Histogram(

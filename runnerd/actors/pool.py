@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import trio
 
 from runnerd import log, metrics
 from runnerd.actors import pool_report
+from runnerd.actors.pool_images import PoolImages, Records, Unrecorded
+from runnerd.actors.pool_places import Places
 from runnerd.machines import pool
 from runnerd.machines.demand import MEMORY, Demand
-from runnerd.machines.driver import Driver, Machine, MachineLost, NoMachine, OpenDriver, Template
+from runnerd.machines.driver import DESTROYED, Driver, Machine, MachineLost, NoMachine, OpenDriver
 from runnerd.machines.kinds import Kind, Rules, limits
 from runnerd.messages import (
     DescribePool,
+    ImagesChanged,
     LeaseMachine,
     PausePool,
     PoolRestarted,
     RestoreMachine,
 )
 from runnerd.model import Pause
-from runnerd.store.records import MachineNews, Stage
+from runnerd.store.records import MachineNews
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
@@ -63,7 +65,8 @@ class PoolActor:
 
     `journal` hears of a machine before it enters a stage, and must keep the order. That one is being built
     its driver says, and waits until it is durable. `history` tells each lease of the last so many seconds as
-    (image, seconds since it was asked for), oldest first.
+    (image, seconds since it was asked for), oldest first. `records` says which generation of an image is
+    current and on trial, and keeps how trials went; without it images have none.
 
     When it stops or crashes every machine it made is destroyed with its driver: those jobs end as
     `lost`, and who waited is told `PoolRestarted`.
@@ -73,7 +76,7 @@ class PoolActor:
 
     def __init__(
         self,
-        mailbox: Mailbox[LeaseMachine | RestoreMachine | DescribePool | PausePool],
+        mailbox: Mailbox[LeaseMachine | RestoreMachine | DescribePool | PausePool | ImagesChanged],
         open_driver: OpenDriver,
         kinds: Mapping[str, Kind],
         rules: Rules,
@@ -84,6 +87,7 @@ class PoolActor:
         snapshot_key: Callable[[], bytes | None] = _no_key,
         journal: Callable[[MachineNews], object] = _unwritten,
         history: Callable[[float], Awaitable[Sequence[tuple[str, float]]]] = _nothing_asked,
+        records: Records | None = None,
     ) -> None:
         self._snapshot_key = snapshot_key
         self._patient = patient
@@ -94,17 +98,18 @@ class PoolActor:
         self._kinds = kinds
         self._rules = rules
         self._clock = clock
-        self._journal = journal
+        self._places = Places(clock, journal)
         self._history = history
         self._demand: dict[str, Demand] = {}
-        self._driver = ""
-        self._slots: dict[str, pool.Slot] = {}
-        self._machines: dict[str, Machine] = {}
-        self._jobs: dict[str, int] = {}
         self._waiting: dict[int, tuple[pool.Waiting, LeaseMachine]] = {}
         self._failing: dict[str, pool.Failing] = {}
-        self._templates: dict[str, Template] = {}
-        self._preparing = {name: trio.Lock() for name in kinds}
+        self._images = PoolImages(
+            kinds,
+            records or Unrecorded(),
+            canary_leases=rules.canary_leases,
+            clock=clock,
+            changed=self._try_anew,
+        )
         self._ready = False
         self._tickets = 0
         self._draining = False
@@ -121,22 +126,23 @@ class PoolActor:
             if self._pause is not None:
                 _log.warning("the pool is paused", reason=self._pause.reason)
             async with self._open_driver() as driver:
-                self._driver = driver.name
+                self._places.driver = driver.name
                 reaped = await driver.adopt_or_reap()
                 if reaped:
                     _log.warning("machines of an earlier daemon were reaped", count=reaped)
                 for image, ago in await self._history(MEMORY):
                     self._note_demand(image, self._clock() - ago)
+                await self._images.look()
                 async with trio.open_nursery() as nursery:
                     # The tasks catch what a machine may do to them; anything else is a bug of ours and
                     # crashes the actor, whose supervisor starts it anew.
                     nursery.start_soon(self._reap_orphans, driver)
+                    nursery.start_soon(self._images.keep, driver, self._places.slots.values)
                     nursery.start_soon(self._read_mailbox, driver, nursery)
                     try:
                         await self._decide_and_act(driver, nursery, task_status)
                     finally:
-                        for id in self._machines:  # its driver ends them
-                            self._tell(self._slots[id], pool.Stage.LEAVING, why="the machine pool stopped")
+                        self._places.stop("the machine pool stopped")
                     nursery.cancel_scope.cancel()
         finally:
             for _, request in self._waiting.values():
@@ -151,13 +157,17 @@ class PoolActor:
                         self._state(),
                         self._limits(driver),
                         self._clock(),
-                        jobs=self._jobs,
+                        jobs=self._places.jobs,
                         asked={ticket: request.job for ticket, (_, request) in self._waiting.items()},
-                        there=self._machines,
+                        there=self._places.machines,
                         demand=self._demand,
+                        trouble=self._images.trouble(),
+                        trials=self._images.trials(),
                         pause=self._pause,
                     )
                 )
+            elif isinstance(message, ImagesChanged):
+                self._images.look_soon()
             elif isinstance(message, PausePool):
                 self._pause = message.pause
                 self._ring()
@@ -189,120 +199,117 @@ class PoolActor:
             )
             for action in pool.decide(state, rules, now):
                 self._perform(action, driver, nursery)
-            self._count()
+            self._places.count()
             if not self._ready and (self._tried() or now >= serve_at):
                 self._ready = True
                 self._say_ready(driver)
                 task_status.started()
-            if self._draining and not self._waiting and not self._slots:
+            if self._draining and not self._waiting and not self._places.slots:
                 return
-            wake = pool.wake_at(self._state(), rules, now) or math.inf
+            wake = min(
+                pool.wake_at(self._state(), rules, now) or math.inf, self._images.wake_at() or math.inf
+            )
             if not self._ready:
                 wake = min(wake, serve_at)
-            with trio.move_on_after(max(0.0, wake - now)):
+            # At least a moment: a sum of times may fall a hair short of the one that is waited for.
+            with trio.move_on_after(max(0.001, wake - now)):
                 await self._bell.wait()
 
     def _tried(self) -> bool:
         """Whether it is known if machines can be had: some image has its template, or none will just now."""
         making = any(
-            slot.stage in (pool.Stage.BUILDING, pool.Stage.PREPARING) for slot in self._slots.values()
+            slot.stage in (pool.Stage.BUILDING, pool.Stage.PREPARING) for slot in self._places.slots.values()
         )
-        return bool(self._templates) or not making or set(self._failing) == set(self._kinds)
+        return self._images.any_template or not making or set(self._failing) == set(self._kinds)
 
     def _say_ready(self, driver: Driver) -> None:
-        if self._templates and (notice := driver.capabilities.notice):
+        if self._images.any_template and (notice := driver.capabilities.notice):
             _log.warning(notice)
-        if self._failing and not self._templates:
+        if self._failing and not self._images.any_template:
             if not self._patient:
                 raise NoMachine(next(iter(self._failing.values())).reason)
             _log.error("no machine can be had: see `runnerd pool`")
 
     def _perform(self, action: pool.Action, driver: Driver, nursery: trio.Nursery) -> None:
         match action:
-            case pool.Build(image):
-                self._tickets += 1
-                name = f"build-{self._tickets}"
-                self._slots[name] = pool.Slot(name, image, pool.Stage.BUILDING, self._clock())
-                nursery.start_soon(self._build, driver, name, image, nursery)
+            case pool.Build(image, canary):
+                generation = self._images.generation(image, canary=canary)
+                name = self._places.take("build", image, pool.Stage.BUILDING, generation=generation)
+                nursery.start_soon(self._build, driver, name, nursery)
             case pool.Prepare(image):
-                self._tickets += 1
-                name = f"template-{self._tickets}"
-                self._slots[name] = pool.Slot(name, image, pool.Stage.PREPARING, self._clock())
-                nursery.start_soon(self._prepare, driver, name, image)
+                generation = self._images.generation(image, canary=False)
+                name = self._places.take("template", image, pool.Stage.PREPARING, generation=generation)
+                nursery.start_soon(self._prepare, driver, name)
             case pool.Lease(ticket, machine):
                 who, request = self._waiting.pop(ticket)
-                self._jobs[machine] = request.job
-                self._enter(machine, pool.Stage.LEASED, waited=self._clock() - who.since)
-                nursery.start_soon(self._hand_over, self._machines[machine], request)
+                self._places.jobs[machine] = request.job
+                self._places.enter(machine, pool.Stage.LEASED, waited=self._clock() - who.since)
+                nursery.start_soon(self._hand_over, self._places.machines[machine], request)
             case pool.Restore(ticket):
                 who, request = self._waiting.pop(ticket)
                 assert request.kept is not None, "only who asks for a kept machine waits for one"
-                name = self._place(who.image, request.job)
+                name = self._places.take("restore", who.image, pool.Stage.LEASED, job=request.job)
                 nursery.start_soon(self._restore, driver, name, request.kept, request.reply, nursery)
             case pool.Retire(machine, reason):
                 _log.info("machine retired", machine=machine, reason=reason)
-                self._enter(machine, pool.Stage.LEAVING, why=reason)
-                nursery.start_soon(self._destroy, self._machines[machine])
+                self._places.leave(machine, reason)
+                nursery.start_soon(self._destroy, self._places.machines[machine])
             case pool.Refuse(ticket, reason):
                 _, request = self._waiting.pop(ticket)
                 request.reply.refuse(NoMachine(reason))
 
-    async def _build(self, driver: Driver, name: str, image: str, nursery: trio.Nursery) -> None:
+    async def _build(self, driver: Driver, name: str, nursery: trio.Nursery) -> None:
+        image, generation = self._places.slots[name].image, self._places.slots[name].generation
         try:
-            template = await self._template(driver, image)
+            template = await self._images.template(driver, image, generation)
+            self._ring()  # the first template of all makes the pool ready
             started = self._clock()
             machine = await driver.clone(template)
-            async with self._or_ended(machine, image):
+            async with self._places.or_ended(machine, image):
                 await machine.thaw()
         except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
-            del self._slots[name]
-            self._failed(image, problem)
+            self._places.free(name)
+            why = str(problem) or "it took too long"
+            if not self._images.failed(image, generation, why, excused=image in self._failing):
+                self._failed(image, why)
         else:
-            del self._slots[name]
             self._failing.pop(image, None)
-            self._machines[machine.id] = machine
-            self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.WARM, self._clock())
-            self._tell(self._slots[machine.id], pool.Stage.WARM)
+            self._places.fill(name, machine, pool.Stage.WARM, template.generation)
+            self._images.came_up(image, template.generation)
             metrics.vm_boot_seconds.observe(self._clock() - started)
             nursery.start_soon(self._watch, machine)
         self._ring()
 
-    @asynccontextmanager
-    async def _or_ended(self, machine: Machine, image: str) -> AsyncIterator[None]:
-        """Destroy a machine that something fails on before it has a place, and have the journal know why."""
+    async def _prepare(self, driver: Driver, name: str) -> None:
+        image, generation = self._places.slots[name].image, self._places.slots[name].generation
         try:
-            yield
-        except BaseException as problem:
-            slot = pool.Slot(machine.id, image, pool.Stage.BUILDING, self._clock())
-            self._tell(slot, pool.Stage.LEAVING, why=str(problem) or type(problem).__name__)
-            await machine.destroy()
-            self._tell(slot, None)
-            raise
-
-    async def _prepare(self, driver: Driver, name: str, image: str) -> None:
-        try:
-            await self._template(driver, image)
+            await self._images.template(driver, image, generation)
         except (NoMachine, OSError) as problem:
-            self._failed(image, problem)
+            self._failed(image, str(problem))
         else:
             self._failing.pop(image, None)
-        del self._slots[name]
+        self._places.free(name)
         self._ring()
 
-    async def _template(self, driver: Driver, name: str) -> Template:
-        """The template of a kind of machine, made at most once. Raises `NoMachine` with the cure."""
-        async with self._preparing[name]:
-            if name not in self._templates:
-                kind = self._kinds[name]
-                self._templates[name] = await driver.build_template(kind.image or name, kind.size)
-                self._ring()
-            return self._templates[name]
-
-    def _failed(self, image: str, problem: Exception) -> None:
+    def _failed(self, image: str, why: str) -> None:
         count = (self._failing[image].count if image in self._failing else 0) + 1
         retry_at = self._clock() + pool.backoff(count)
-        self._failing[image] = pool.Failing(image, count, retry_at, str(problem))
-        _log.error("no machine came up", image=image, failures=count, problem=str(problem))
+        self._failing[image] = pool.Failing(image, count, retry_at, why)
+        _log.error("no machine came up", image=image, failures=count, problem=why)
+
+    def _try_anew(self, images: Collection[str]) -> None:
+        """Machines of these are made from something else now: what failed until now says nothing."""
+        for image in images:
+            self._failing.pop(image, None)
+        self._ring()
+
+    def _judge(self, machine: str, problem: str = "") -> None:
+        """Count, once, how a canary did."""
+        slot = self._places.uncount(machine)
+        if slot is not None and problem:
+            self._images.failed(slot.image, slot.generation, problem)
+        elif slot is not None:
+            self._images.ended_well(slot.image, slot.generation)
 
     async def _hand_over(self, machine: Machine, request: LeaseMachine) -> None:
         """Make a warm machine the job's and give it away; a machine that fails at it is replaced."""
@@ -314,6 +321,7 @@ class PoolActor:
             raise
         except (MachineLost, OSError, trio.TooSlowError) as problem:
             _log.error("a warm machine failed its lease", machine=machine.id, problem=str(problem))
+            self._judge(machine.id, str(problem) or "its lease took too long")
             self._tickets += 1
             who = pool.Waiting(self._tickets, request.image, self._clock())
             self._waiting = {who.ticket: (who, request), **self._waiting}  # it came first, so it stays first
@@ -325,20 +333,16 @@ class PoolActor:
 
     async def _go_back(self, driver: Driver, request: RestoreMachine, nursery: trio.Nursery) -> None:
         """Put in a job's machine's place one as it was kept; the place stays taken meanwhile."""
-        old = self._machines.get(request.machine)
+        old = self._places.machines.get(request.machine)
         if old is None:
             request.reply.refuse(NoMachine("its machine ended"))
             return
-        name = self._place(self._slots[old.id].image, self._jobs[old.id])
+        slot, job = self._places.slots[old.id], self._places.jobs[old.id]
+        self._places.uncount(old.id)  # the one that follows is counted
+        name = self._places.take(
+            "restore", slot.image, pool.Stage.LEASED, generation=slot.generation, job=job
+        )
         await self._restore(driver, name, request.kept, request.reply, nursery, instead_of=old)
-
-    def _place(self, image: str, job: int) -> str:
-        """Take a place for a machine that is leased before it is there; returns the place's name."""
-        self._tickets += 1
-        name = f"restore-{self._tickets}"
-        self._slots[name] = pool.Slot(name, image, pool.Stage.LEASED, self._clock())
-        self._jobs[name] = job
-        return name
 
     async def _restore(
         self,
@@ -350,14 +354,14 @@ class PoolActor:
         instead_of: Machine | None = None,
     ) -> None:
         """Bring a kept machine back into the place that was taken for it, and give it away."""
-        image, job = self._slots[name].image, self._jobs[name]
+        slot, job = self._places.slots[name], self._places.jobs[name]
         try:
             if instead_of is not None:
                 await self._destroy(instead_of, "its job went back to an earlier step")
-            kind = self._kinds[image]
+            kind = self._kinds[slot.image]
             machine = await driver.restore(kept, key=self._snapshot_key(), size=kind.size)
-            async with self._or_ended(machine, image):
-                if machine.image != (wanted := kind.image or image):
+            async with self._places.or_ended(machine, slot.image):
+                if machine.image != (wanted := kind.image or slot.image):
                     raise NoMachine(f"what was kept is a machine of image {machine.image}, not of {wanted}")
                 await machine.thaw()
                 with trio.fail_after(LEASE_TIMEOUT):
@@ -369,32 +373,28 @@ class PoolActor:
             _log.error("a kept machine could not be brought back", job=job, problem=str(problem))
             reply.refuse(NoMachine(str(problem) or "it took too long"))
         else:
-            self._machines[machine.id] = machine
-            self._slots[machine.id] = pool.Slot(machine.id, image, pool.Stage.LEASED, self._clock())
-            self._jobs[machine.id] = job
-            self._tell(self._slots[machine.id], pool.Stage.LEASED)
+            self._places.fill(name, machine, pool.Stage.LEASED, slot.generation)
             nursery.start_soon(self._watch, machine)
             if not reply.give(machine):
                 await self._destroy(machine, "its job no longer waited")
         finally:
-            del self._slots[name], self._jobs[name]
+            self._places.free(name)
             self._ring()
 
     async def _watch(self, machine: Machine) -> None:
         """Free the place of a machine once it is gone, whoever ended it."""
         await machine.lost.wait()
-        if self._slots[machine.id].stage is pool.Stage.WARM:
+        stage, ended = self._places.slots[machine.id].stage, machine.reason == DESTROYED
+        if stage is pool.Stage.WARM:
             _log.warning("a warm machine died", machine=machine.id, reason=machine.reason)
+        if stage is pool.Stage.LEASED or (stage is pool.Stage.WARM and not ended):
+            self._judge(machine.id, "" if ended else machine.reason or "it was lost")
         await self._destroy(machine, machine.reason)
-        self._tell(self._slots[machine.id], None)
-        del self._slots[machine.id], self._machines[machine.id]
-        self._jobs.pop(machine.id, None)
+        self._places.gone(machine.id)
         self._ring()
 
     async def _destroy(self, machine: Machine, why: str = "") -> None:
-        slot = self._slots.get(machine.id)  # none when the machine died, and its watch was quicker
-        if slot is not None and slot.stage is not pool.Stage.LEAVING:
-            self._enter(machine.id, pool.Stage.LEAVING, why=why)
+        self._places.leave(machine.id, why)
         await machine.destroy()
 
     async def _reap_orphans(self, driver: Driver) -> None:
@@ -405,40 +405,23 @@ class PoolActor:
                 metrics.vm_leaked.inc(orphans)
                 _log.error("machines that belonged to nobody were reaped", count=orphans)
 
-    def _enter(self, machine: str, stage: pool.Stage, *, why: str = "", waited: float = 0.0) -> None:
-        slot = self._slots[machine]
-        if stage not in pool.STAGES[slot.stage]:
-            raise AssertionError(f"machine {machine} cannot go from {slot.stage} to {stage}")
-        self._tell(slot, stage, why=why, waited=waited)
-        self._slots[machine] = pool.Slot(machine, slot.image, stage, self._clock())
-
-    def _tell(self, slot: pool.Slot, stage: pool.Stage | None, *, why: str = "", waited: float = 0.0) -> None:
-        """Have the journal know that a machine is about to enter a stage; None: that it is gone."""
-        self._journal(
-            MachineNews(
-                id=slot.machine,
-                driver=self._driver,
-                image=slot.image,
-                stage=Stage.GONE if stage is None else Stage(stage.value),
-                job=self._jobs.get(slot.machine) if stage is pool.Stage.LEASED else None,
-                why=why,
-                waited=waited,
-            )
-        )
-
     def _forget_who_left(self) -> None:
         for ticket, (_, request) in list(self._waiting.items()):
             if request.reply.abandoned:
                 del self._waiting[ticket]
 
     def _state(self) -> pool.State:
+        slots = tuple(self._places.slots.values())
+        waiting = tuple(who for who, _ in self._waiting.values())
         return pool.State(
-            slots=tuple(self._slots.values()),
-            waiting=tuple(who for who, _ in self._waiting.values()),
+            slots=slots,
+            waiting=waiting,
             failing=tuple(self._failing.values()),
             draining=self._draining,
             paused=self._pause is not None,
-            cold=tuple(name for name in self._kinds if name not in self._templates),
+            cold=self._images.cold(),
+            canaries=self._images.canaries(slots, {who.image for who in waiting}),
+            outdated=self._images.outdated(slots),
         )
 
     def _limits(self, driver: Driver) -> pool.Rules:
@@ -456,8 +439,3 @@ class PoolActor:
 
     def _ring(self) -> None:
         self._bell.set()
-
-    def _count(self) -> None:
-        for stage in pool.Stage:
-            number = sum(slot.stage is stage for slot in self._slots.values())
-            metrics.vm_pool.labels(state=stage.value).set(number)

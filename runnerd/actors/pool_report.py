@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from runnerd.machines import pool, waits
 from runnerd.machines.demand import Demand, told
@@ -21,12 +21,15 @@ def describe(
     asked: Mapping[int, int],
     there: Collection[str],
     demand: Mapping[str, Demand],
+    trouble: Sequence[str],
+    trials: Sequence[str],
     pause: Pause | None,
 ) -> PoolDescription:
     """Say all of a pool in this state.
 
     `jobs` are those of machines and of places for one, `asked` those of tickets; `there` are the machines
-    that exist, `demand` is what was asked of each image.
+    that exist, `demand` is what was asked of each image; `trouble` and `trials`
+    are sentences about the generations of images.
     """
     reasons = waits.reasons(state, rules, now)
     coming_back = (s for s in state.slots if s.stage is pool.Stage.LEASED and s.machine not in there)
@@ -66,7 +69,8 @@ def describe(
         keeps=tuple(
             told(shelf.image, demand.get(shelf.image, Demand()), shelf, now) for shelf in rules.shelves
         ),
-        trouble=tuple(waits.failed(failing, now) for failing in state.failing),
+        trouble=(*(waits.failed(failing, now) for failing in state.failing), *trouble),
+        trials=tuple(trials),
         ready=pause is not None or _able(state, rules),
         paused=None if pause is None else _said(pause),
     )

@@ -12,7 +12,7 @@ from runnerd.config.sections import Image
 from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
 from runnerd.machines.journal import Journal, MachineNote
 from runnerd.machines.kinds import Kind
-from runnerd.messages import DescribePool, LeaseMachine, PausePool, RestoreMachine
+from runnerd.messages import DescribePool, ImagesChanged, LeaseMachine, PausePool, RestoreMachine
 from runnerd.store.ledger import Ledger
 from runnerd.store.records import MachineNews, Stage
 
@@ -25,7 +25,7 @@ LAUNCHER = Path("/run/runnerd-launcher.sock")
 REAPED = "it was left behind, and reaped when the machine pool started anew"
 """Why a machine is gone whose daemon, or whose pool, could not end it."""
 
-PoolMessage = LeaseMachine | RestoreMachine | DescribePool | PausePool
+PoolMessage = LeaseMachine | RestoreMachine | DescribePool | PausePool | ImagesChanged
 """What the pool's mailbox carries."""
 
 Open = Callable[[Config, Journal, Path], AbstractAsyncContextManager[Driver]]

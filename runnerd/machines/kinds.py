@@ -34,6 +34,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_idle: int = 0
     """Idle machines of a kind, where the last hours needed more than its `min_idle`; -1: as room allows."""
     builders: int = 1
+    canary_leases: int = 3
+    """Jobs that a new generation of an image must have served well before it takes over."""
 
 
 def limits(

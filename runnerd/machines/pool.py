@@ -41,6 +41,8 @@ class Slot(msgspec.Struct, frozen=True):
     image: str
     stage: Stage
     since: float
+    generation: str = ""
+    """The generation of its image that it is made from; empty where that is not known or not counted."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -114,12 +116,17 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is built, leased or refused; what is leased goes on."""
     cold: tuple[str, ...] = ()
     """Images without a template, whose first machine would be long in coming."""
+    canaries: tuple[str, ...] = ()
+    """Images whose next machine is to be of the generation on trial, wanted or not."""
+    outdated: frozenset[str] = frozenset()
+    """Warm machines of generations that no job is to get any more."""
 
 
 class Build(msgspec.Struct, frozen=True):
-    """Clone one more machine of this image."""
+    """Clone one more machine of this image; a canary is of the generation on trial."""
 
     image: str
+    canary: bool = False
 
 
 class Prepare(msgspec.Struct, frozen=True):
@@ -206,11 +213,15 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     then `ready`, within memory, processors, the limits and the number of builders. Who came first also gets
     room first: a small machine is not built where a larger one waits. A kept machine is brought back as soon
     as there is room for one more, whatever the builders do. A warm machine past its age is replaced.
-    Builders that are left make the templates of images that have none.
+    Builders that are left make the canaries that are wanted, and the templates of images that have none. A
+    machine of an outdated generation is given to nobody.
     While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
     warm = sorted((s for s in state.slots if s.stage is Stage.WARM), key=lambda s: s.since)
+    stale = [s for s in warm if s.machine in state.outdated]
+    warm = [s for s in warm if s.machine not in state.outdated]
+    canaries = set(state.canaries)
     building = [s.image for s in state.slots if s.stage is Stage.BUILDING]
     preparing = [s.image for s in state.slots if s.stage is Stage.PREPARING]
     failing = {f.image: f for f in state.failing}
@@ -230,6 +241,9 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             unserved.append(who)
 
     leaving = {s.machine for s in state.slots if s.stage is Stage.LEAVING}
+    for slot in stale:
+        leaving.add(slot.machine)
+        actions.append(Retire(slot.machine, "another generation of its image serves"))
     for slot in list(warm):
         # Put as in `wake_at`, so that it holds at the very time it names.
         if state.draining or now >= slot.since + rules.shelf(slot.image).max_idle_age:
@@ -253,12 +267,14 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         alive.append(Slot(f"ordered-{len(alive)}", image, stage, now))
         if restore is None:
             building.append(image)
-        actions.append(Build(image) if restore is None else restore)
+        actions.append(Build(image, canary=image in canaries) if restore is None else restore)
+        if restore is None:
+            canaries.discard(image)
 
     idle = [s.image for s in warm] + _surplus(building, unserved)
     for who in _missing(unserved, building):
         image = who.image
-        if not who.kept and tried_later(image):
+        if not who.kept and tried_later(image) and image not in canaries:
             continue  # what others wait for does not hang on this one
         shelf = rules.shelf(image)
         if shelf.max_total and sum(s.image == image for s in alive) >= shelf.max_total:
@@ -294,6 +310,9 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
                 break
             order(image)
             idle.append(image)
+    for image in state.canaries if not state.draining else ():
+        if image in canaries and not busy() and hindrance(alive, rules, image) is None:
+            order(image)
     for image in state.cold if not state.draining else ():
         if image in building or image in preparing or busy() or tried_later(image):
             continue

@@ -6,7 +6,16 @@ from pathlib import Path
 import trio
 
 from runnerd.actors.pool import PoolActor
-from runnerd.machines.driver import Capabilities, Identity, MachineLost, NoMachine, Paths, Size, Template
+from runnerd.machines.driver import (
+    DESTROYED,
+    Capabilities,
+    Identity,
+    MachineLost,
+    NoMachine,
+    Paths,
+    Size,
+    Template,
+)
 from runnerd.machines.kinds import Kind, Rules
 from runnerd.messages import DescribePool, LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
@@ -22,10 +31,11 @@ class MachineWithoutInside:
     capabilities = Capabilities(isolated=True)
     identity: Identity | None = None
 
-    def __init__(self, number: int, driver: "DriverOfEmptyMachines") -> None:
+    def __init__(self, number: int, driver: "DriverOfEmptyMachines", generation: str) -> None:
         self.id, self.image, self.reason = f"m{number}", "default", ""
         self.lost = trio.Event()
         self.leased = False
+        self.generation = generation
         self._driver = driver
 
     async def thaw(self) -> Identity:
@@ -33,6 +43,8 @@ class MachineWithoutInside:
         if self._driver.broken_thaws:
             self._driver.broken_thaws -= 1
             raise MachineLost("it never answered")
+        if self.generation in self._driver.broken:
+            raise MachineLost(f"its kernel of {self.generation} panicked")
         return Identity(hostname=self.id, boot_id=self.id, machine_id=self.id)
 
     async def lease(self) -> None:
@@ -48,7 +60,7 @@ class MachineWithoutInside:
 
     async def destroy(self) -> None:
         self._driver.alive.discard(self.id)
-        self.die(self.reason or "destroyed")
+        self.die(self.reason or DESTROYED)
 
 
 class DriverOfEmptyMachines:
@@ -65,7 +77,11 @@ class DriverOfEmptyMachines:
         self.templates: list[str] = []
         """The images whose templates were asked for."""
         self.absent: set[str] = set()
-        """Images that cannot have one."""
+        """Images, and generations, that cannot have one."""
+        self.held: set[str] = set()
+        """The keys of those that were not dropped."""
+        self.broken: set[str] = set()
+        """Generations whose machines do not thaw."""
         self.machines: list[MachineWithoutInside] = []
         self.reaped = 0
         self.keys: list[bytes | None] = []
@@ -79,16 +95,21 @@ class DriverOfEmptyMachines:
             for machine in self.machines:
                 await machine.destroy()
 
-    async def build_template(self, image: str, size: Size) -> Template:
+    async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         self.templates.append(image)
         await trio.sleep(self.template_time)
-        if image in self.absent:
+        if image in self.absent or generation in self.absent:
             raise NoMachine(f"there is no image {image!r}: build it")
-        return Template(key=image, image=image, size=size)
+        key = f"{image}-{size.memory}-{generation}"
+        self.held.add(key)
+        return Template(key=key, image=image, size=size, generation=generation)
+
+    async def drop_template(self, template: Template) -> None:
+        self.held.discard(template.key)
 
     async def clone(self, template: Template) -> MachineWithoutInside:
         self.made += 1
-        machine = MachineWithoutInside(self.made, self)
+        machine = MachineWithoutInside(self.made, self, template.generation)
         self.machines.append(machine)
         self.alive.add(machine.id)
         return machine
@@ -115,7 +136,11 @@ class Running:
     def __init__(self, driver, **rules) -> None:
         self.mailbox = Mailbox(16)
         limits = {"min_idle": 1, "memory": 300, "builders": 2} | rules
-        given = {name: limits.pop(name) for name in ("snapshot_key", "patient", "history") if name in limits}
+        given = {
+            name: limits.pop(name)
+            for name in ("snapshot_key", "patient", "history", "records")
+            if name in limits
+        }
         kinds = limits.pop("kinds", {"default": Kind(size=SIZE)})
         self.told = []
         """What the journal heard, with what the driver had done by then."""

@@ -91,7 +91,7 @@ async def test_sizes_of_one_image_are_kinds_of_their_own(nursery, autojump_clock
     }
     asked = []
 
-    async def build_template(image: str, size: Size) -> Template:
+    async def build_template(image: str, size: Size, generation: str) -> Template:
         asked.append((image, size.memory))
         return Template(key=f"{image}-{size.memory}", image=image, size=size)
 

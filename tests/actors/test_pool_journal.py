@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import trio
 
+from runnerd.machines.driver import DESTROYED
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.reply import Reply
 
@@ -23,7 +24,7 @@ async def test_the_journal_hears_of_each_stage_before_it_begins(nursery, autojum
     machine = await pool.lease(7)
     await machine.destroy()
     await trio.sleep(1)
-    assert pool.heard() == ({"m1": ["warm", "leased", "leaving", "gone"]}, {"m1": "destroyed"})
+    assert pool.heard() == ({"m1": ["warm", "leased", "leaving", "gone"]}, {"m1": DESTROYED})
     leased, alive = pool.told[1]
     assert (leased.driver, leased.image, leased.job, round(leased.waited, 3)) == ("empty", "default", 7, 0.1)
     assert alive == {"m1"}

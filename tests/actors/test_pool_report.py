@@ -23,6 +23,7 @@ def report(pause=None, **state):
         Emulating(), State(**state), RULES, 20.0,
         jobs={"m1": 7, "restore-3": 4}, asked={1: 8, 2: 9}, there={"m1"},
         demand={"b": Demand().after(10.0).after(11.0)}, pause=pause,
+        trouble=("image b went back",), trials=("image a is on trial",),
     )  # fmt: skip
 
 
@@ -42,7 +43,8 @@ def test_everything_is_said():
         (8, 5.0, "3 builds in a row of image a failed, the next is tried in 5 s: no kernel"),
         (9, 2.0, "its machine is being made"),
     ]
-    assert said.trouble == (said.waiting[0].why,)
+    assert said.trouble == (said.waiting[0].why, "image b went back")
+    assert said.trials == ("image a is on trial",)
     assert said.keeps == (
         "image a: keeps 1 warm, as min_idle says; no jobs in the last hour",
         "image b: keeps 2 warm: 2 jobs in the last hour, and lately up to 2 within a minute",

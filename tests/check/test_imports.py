@@ -189,6 +189,8 @@ def test_rooms_import_what_they_may() -> None:
 
 PARTS = {
     "runnerd.actors.attempt": "runnerd.actors.executor",
+    "runnerd.actors.pool_images": "runnerd.actors.pool",
+    "runnerd.actors.pool_places": "runnerd.actors.pool",
     "runnerd.actors.pool_report": "runnerd.actors.pool",
     "runnerd.actors.wayon": "runnerd.actors.attempt",
 }

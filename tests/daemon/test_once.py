@@ -173,7 +173,7 @@ def test_no_machine_ends_it_at_once_in_the_words_of_the_driver(checkout: Path) -
     """Where no image can be had nothing is run, waited for or tried again."""
     tried = []
 
-    async def build_template(image, size):
+    async def build_template(image, size, generation):
         tried.append(image)
         raise NoMachine(f"there is no image {image!r}: build it with `runnerd image build`")
 

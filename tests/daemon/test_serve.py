@@ -376,7 +376,7 @@ def test_an_image_that_is_not_there_keeps_no_daemon_from_serving(tmp_path):
     """Webhooks are taken and the pool says what is wrong and the cure; a restart would change nothing."""
     config, seen = configured(tmp_path), []
 
-    async def build(image, size):
+    async def build(image, size, generation):
         if not seen:
             with suppress(Unreachable):  # it is still starting
                 seen.append(await trio.to_thread.run_sync(Client(config.control_socket).pool))
@@ -400,7 +400,7 @@ def test_a_taken_port_ends_the_start_with_a_sentence(tmp_path, origin):
 def test_a_signal_during_the_start_ends_it_in_order(tmp_path, capfd):
     """SIGTERM while a template is made: what serves already is drained, and the exit is clean."""
 
-    async def build(image, size):
+    async def build(image, size, generation):
         os.kill(os.getpid(), signal.SIGTERM)
         await trio.sleep(60)
 
