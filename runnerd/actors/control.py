@@ -13,7 +13,7 @@ import trio
 
 from runnerd import __version__, log
 from runnerd.machines.kept import KeptMachines
-from runnerd.messages import CancelRun, DescribePool, PausePool, PoolDescription, RunCreated
+from runnerd.messages import CancelRun, DescribePool, ImagesChanged, PausePool, PoolDescription, RunCreated
 from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
 from runnerd.planning.again import CannotRerun, Part, Wish
 from runnerd.planning.kept import kept_of
@@ -219,6 +219,11 @@ class Api:
             raise Refused("the pool is not paused")
         await self._set_pause(None)
         return {"message": "resumed: the jobs that waited are given machines"}
+
+    async def look_at_images(self) -> dict[str, Any]:
+        """Have the pool look at the images at once; it does so each minute anyway."""
+        self._pool.offer(ImagesChanged())
+        return {"message": "the pool looks at the images"}
 
     async def pool(self) -> PoolDescription:
         """The machines, as the pool sees them; raises `Unavailable` when it does not answer."""

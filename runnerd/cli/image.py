@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def build(
     state: options.State = None,
     json: options.Json = False,
 ) -> None:
-    """Build an image, or what has changed of it. A running daemon takes it up when it starts anew.
+    """Build an image, or what has changed of it. A running daemon takes it up beside the one before.
 
     What is new is tried in a machine first: one that does not boot, or lacks what it should have, does not
     take the place of the one before.
@@ -52,6 +53,7 @@ def build(
         tried=not untried,
         progress=lambda sentence: typer.echo(sentence, err=True),
     )
+    _tell_daemon(settings)
     if json:
         show_json({**_described(image), "seconds": round(time.monotonic() - started, 1)})
     else:
@@ -60,12 +62,16 @@ def build(
 
 @commands.command("list")
 def list_(config: options.ConfigFile = None, state: options.State = None, json: options.Json = False) -> None:
-    """List the configured images, and which of them are built."""
-    from runnerd.machines import images
+    """List the configured images with their generations: which is current, on trial, or kept."""
+    from runnerd.machines import generations, images
 
     settings = options.load_config(config, state_directory=state)
     built = {
         name: images.current(folder(settings), image.uses or name) for name, image in settings.images.items()
+    }
+    kept = {
+        name: generations.all_of(folder(settings), image.uses or name)
+        for name, image in settings.images.items()
     }
     if json:
         show_json(
@@ -74,21 +80,21 @@ def list_(config: options.ConfigFile = None, state: options.State = None, json: 
                     **(_described(image) if image else {"digest": None}),
                     "name": name,
                     "labels": list(settings.images[name].labels),
+                    "generations": [_generation(each) for each in kept[name]],
                 }
                 for name, image in built.items()
             ]
         )
         return
-    rows = [
-        (
-            name,
-            image.digest[:12] if image else "not built",
-            _mebibytes(image),
-            " ".join(settings.images[name].labels),
-        )
-        for name, image in built.items()
-    ]
-    typer.echo(table(("image", "digest", "MiB", "labels"), rows))
+    rows = []
+    for name, image in built.items():
+        labels = " ".join(settings.images[name].labels)
+        if image is None:
+            rows.append((name, "not built", "-", "-", labels))
+        for each in kept[name]:
+            size = f"{each.size / 2**20:.0f}"
+            rows.append((name, each.digest[:12], each.standing, size, labels if each.current else ""))
+    typer.echo(table(("image", "digest", "generation", "MiB", "labels"), rows))
 
 
 @commands.command("verify")
@@ -113,7 +119,7 @@ def verify(
             (
                 each.name,
                 each.digest[:12],
-                "current" if each.current else "older",
+                each.standing,
                 "; ".join(faults) or "whole",
             )
             for each, faults in judged
@@ -156,17 +162,19 @@ def rollback(
     config: options.ConfigFile = None,
     state: options.State = None,
 ) -> None:
-    """Have machines boot from the generation before the current one again, once the daemon starts anew."""
+    """Have machines boot from the generation before the current one again, of a running daemon as well."""
     from runnerd.machines import generations
 
     if "/" in name or name.startswith("."):
         fail(f"{name!r} cannot be the name of an image")
     try:
-        back = generations.go_back(folder(options.load_config(config, state_directory=state)), name)
+        settings = options.load_config(config, state_directory=state)
+        back = generations.go_back(folder(settings), name)
     except generations.InUse as error:
         fail(str(error), Code.NOT_GREEN)
     except LookupError:
         fail(f"there is no other whole generation of {name!r} to go back to: see `runnerd image verify`")
+    _tell_daemon(settings)
     typer.echo(f"{back.name} {back.digest[:12]} {back.path}")
 
 
@@ -268,6 +276,14 @@ def recipe_for(name: str, wanted: Wanted, preset: Preset | None = None) -> Recip
         fail(f"{error}: correct [images.{name}]")
 
 
+def _tell_daemon(settings: Config) -> None:
+    """Have a daemon that runs look at once; it does within a minute anyway."""
+    from runnerd.web.client import Client, Refusal, Unreachable
+
+    with suppress(Unreachable, Refusal):
+        Client(settings.control_socket).look_at_images()
+
+
 def _names(images: Path, name: str) -> tuple[str, ...]:
     from runnerd.machines import generations
 
@@ -279,6 +295,7 @@ def _generation(one: Generation) -> dict[str, object]:
         "name": one.name,
         "digest": one.digest,
         "current": one.current,
+        "standing": one.standing,
         "built": one.built,
         "bytes": one.size,
     }
@@ -296,7 +313,3 @@ def _described(image: Image) -> dict[str, object]:
         "path": str(image.path),
         "bytes": sum(part.size for part in image.parts.values()),
     }
-
-
-def _mebibytes(image: Image | None) -> str:
-    return f"{sum(part.size for part in image.parts.values()) / 2**20:.0f}" if image else "-"

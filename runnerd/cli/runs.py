@@ -198,6 +198,8 @@ def pool(
         typer.echo(table(("waiting", "image", "since", "for"), waiting))
     for kept in answer["keeps"]:
         typer.echo(clean(kept))
+    for trial in answer["trials"]:
+        typer.echo(clean(trial))
     for trouble in answer["trouble"]:
         typer.echo(f"trouble: {clean(trouble)}")
 

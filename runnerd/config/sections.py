@@ -206,6 +206,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     memory_reserve: Count = 1024
     cpu_ratio: Annotated[float, Meta(gt=0, le=1000, description="a number above 0, up to 1000")] = 4.0
     max_idle_age: Seconds = 1200.0
+    canary_leases: Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")] = 3
     ready_timeout: Seconds = 2.0
     build_timeout: Seconds = 60.0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from runnerd.config import Config, sizes
 from runnerd.config.sections import Image
 from runnerd.machines.driver import Driver, NoMachine, OpenDriver, Size
+from runnerd.machines.generations import Records
 from runnerd.machines.journal import Journal, MachineNote
 from runnerd.machines.kinds import Kind
 from runnerd.messages import DescribePool, ImagesChanged, LeaseMachine, PausePool, RestoreMachine
@@ -140,6 +141,13 @@ def opener(config: Config, ledger: Ledger, open_: Open) -> OpenDriver:
             yield driver
 
     return opened
+
+
+def records(config: Config) -> Records | None:
+    """Where the generations of images stand; None for a driver whose machines boot from no image of ours."""
+    if config.machines.driver_name not in ("qemu", "firecracker"):
+        return None
+    return Records(config.state_directory / "images")
 
 
 def machine_kinds(config: Config) -> dict[str, Kind]:

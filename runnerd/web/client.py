@@ -83,6 +83,10 @@ class Client:
         """Start jobs again."""
         return self.ask("POST", "/v1/resume")
 
+    def look_at_images(self) -> Any:
+        """Have what was built taken up at once."""
+        return self.ask("POST", "/v1/images/look")
+
     def pool(self) -> Any:
         """The machines."""
         return self.ask("GET", "/v1/pool")

@@ -121,6 +121,10 @@ class ControlApi(Protocol):
         """Start jobs again."""
         ...
 
+    async def look_at_images(self) -> Any:
+        """Take up what was built since the last look."""
+        ...
+
     async def pool(self) -> Any:
         """The machines."""
         ...
@@ -232,6 +236,10 @@ def app(api: ControlApi, *, unavailable: Sequence[type[Exception]] = ()) -> Quar
     @quart.post("/v1/resume")
     async def resume() -> Response:
         return _json(await api.resume(), 202)
+
+    @quart.post("/v1/images/look")
+    async def look_at_images() -> Response:
+        return _json(await api.look_at_images(), 202)
 
     return quart
 

@@ -7,7 +7,7 @@ import trio
 
 from runnerd.actors.control import Api, ControlActor
 from runnerd.machines.kept import KeptMachines, Limits
-from runnerd.messages import CancelRun, PausePool, PoolDescription, RunCreated
+from runnerd.messages import CancelRun, ImagesChanged, PausePool, PoolDescription, RunCreated
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository
 from runnerd.planning.again import CannotRerun, Part
 from runnerd.store.changes import Again, EndJob, EndRun, NewJob, NewRun, QueueJob, SkipJob
@@ -277,6 +277,14 @@ async def test_a_pause_is_recorded_and_passed_on(site):
     assert await site.ledger.pause() is None
     with pytest.raises(Refused, match="not paused"):
         await site.api.resume()
+
+
+async def test_the_pool_is_told_to_look_at_the_images(site):
+    """What was built is taken up at once; a pool that is not there looks when it starts."""
+    await site.api.look_at_images()
+    assert await site.pool.receive() == ImagesChanged()
+    site.pool.close()
+    await site.api.look_at_images()
 
 
 async def test_a_pause_holds_although_the_pool_is_not_there(site):

@@ -12,7 +12,9 @@ import pytest
 from runnerd.cli import image
 from runnerd.machines import images
 from runnerd.machines.distribution import BuildFailed
+from runnerd.machines.generation_trial import Trial
 from runnerd.machines.recipe import Recipe
+from runnerd.web.client import Client
 
 
 @pytest.fixture
@@ -180,3 +182,31 @@ def test_rollback(invoke, generations_of: Callable[..., Path]) -> None:
     assert (folder / "current" / "kernel").read_bytes() == b"one"
     assert invoke("image", "rollback", "absent").exit_code == 2
     assert invoke("image", "rollback", "../x").exit_code == 2
+
+
+def test_list_says_how_each_generation_stands(invoke, generations_of: Callable[..., Path]) -> None:
+    """The current one, the one that serves while it is on trial, and the older ones."""
+    folder = generations_of("default", b"one", b"two")
+    current = (folder / "current").resolve().name
+    (before,) = (path.name for path in folder.iterdir() if len(path.name) == 64 and path.name != current)
+    lines = [line.split()[1:3] for line in invoke("image", "list").stdout.splitlines()[1:]]
+    assert lines == [[current[:12], "current"], [before[:12], "older"]]
+    images.write_trial(folder, Trial(digest=current, before=before))
+    (entry,) = json.loads(invoke("image", "list", "--json").stdout)
+    assert [(each["digest"], each["standing"]) for each in entry["generations"]] == [
+        (current, "on trial"),
+        (before, "serving"),
+    ]
+
+
+def test_a_daemon_that_runs_is_told_what_was_built(
+    invoke, built: list[dict[str, Any]], generations_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it takes it up at once; one that is not there is no trouble."""
+    told = []
+    monkeypatch.setattr(Client, "look_at_images", lambda client: told.append(client.path))
+    generations_of("default", b"one", b"two")
+    assert invoke("image", "build").exit_code == 0
+    assert invoke("image", "rollback").exit_code == 0
+    assert len(told) == 2
+    assert told[0].endswith("control.sock")

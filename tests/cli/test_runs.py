@@ -127,7 +127,8 @@ class Answering:
             "keeps": ["image default: keeps 1 warm"],
             "machines": [{"machine": "m1", "image": "default", "stage": "busy", "age": 2.0, "job": 3}],
             "waiting": [{"job": 4, "image": "default", "age": 1.0, "why": "no room"}],
-            "trouble": ["image x: absent"], "paused": "the pool is paused: a disk",
+            "trouble": ["image x: absent"], "trials": ["image y: generation 12 is on trial"],
+            "paused": "the pool is paused: a disk",
         }  # fmt: skip
 
     def machines(self) -> Any:
@@ -290,6 +291,7 @@ def test_pool(invoke, daemon: Answering) -> None:
     assert "\nimage default: keeps 1 warm\n" in text
     assert "no room" in text
     assert "trouble: image x: absent" in text
+    assert "image y: generation 12 is on trial" in text
 
 
 def test_machines_of_the_last_day(invoke, daemon: Answering) -> None:

@@ -185,3 +185,9 @@ def test_launcher_is_used_where_it_is_needed(tmp_path):
     assert drivers.launcher_socket("auto", default=there, root=True) is None
     assert drivers.launcher_socket("", default=there, root=False) is None
     assert drivers.launcher_socket("/x", default=there, root=True) == Path("/x")
+
+
+def test_only_drivers_that_boot_our_images_have_generations(tmp_path):
+    """Those of others are the service's, or none at all."""
+    assert drivers.records(configured(tmp_path)) is not None
+    assert drivers.records(configured(tmp_path, machines__driver="process")) is None

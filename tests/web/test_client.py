@@ -59,6 +59,7 @@ async def test_every_verb_asks_its_path(served):
         client.pause()
         client.resume()
         client.machines()
+        client.look_at_images()
 
     await trio.to_thread.run_sync(all_of_them)
     assert asked == [
@@ -79,6 +80,7 @@ async def test_every_verb_asks_its_path(served):
         ("POST", "/v1/pause"),
         ("POST", "/v1/resume"),
         ("GET", "/v1/machines"),
+        ("POST", "/v1/images/look"),
     ]
 
 

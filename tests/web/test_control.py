@@ -70,6 +70,10 @@ class Recorded:
         self._ask("pause", reason)
         return {"message": "paused"}
 
+    async def look_at_images(self):
+        self._ask("look_at_images")
+        return {"message": "looking"}
+
     async def resume(self):
         self._ask("resume")
         return {"message": "resumed"}
@@ -116,6 +120,7 @@ def client(api):
         ("POST", "/v1/pause", ("pause", ""), 202),
         ("POST", "/v1/pause?reason=a%20disk", ("pause", "a disk"), 202),
         ("POST", "/v1/resume", ("resume",), 202),
+        ("POST", "/v1/images/look", ("look_at_images",), 202),
     ],
 )
 async def test_each_path_asks_for_its_own(api, client, method, path, asked, status):
