@@ -204,7 +204,8 @@ async def test_nothing_is_kept_while_steps_run_in_the_background(tmp_path):
         "    - run: 'true'\n"
     )
     bench, _ = await go(tmp_path, text, rewind=keeper)
-    assert sorted(keeper.kept) == [5]
+    assert sorted(keeper.kept)[-1] == 5
+    assert not {1, 2, 3} & set(keeper.kept)  # before the wait it may have ended already
     said = [line for line in bench.log.text().splitlines() if "is not kept" in line]
     assert len(said) == 1
     assert "in the background" in said[0]
