@@ -204,7 +204,9 @@ class Attempts:
         why = "its job was not to run any more"
         try:
             # What was started in a run known as cancelled is to run all the same.
-            epoch = await self._ledger.claim_job(job, machine.id, though_cancelled=run.cancel_requested)
+            who = (machine.identity.boot_id, machine.identity.machine_id) if machine.identity else ("", "")
+            cancelled = run.cancel_requested
+            epoch = await self._ledger.claim_job(job, machine.id, who, though_cancelled=cancelled)
             if epoch is None:
                 return None
             self._reporter.offer(OutboxChanged())
@@ -265,9 +267,6 @@ class Attempts:
         weak = machine.capabilities.emulated or not machine.capabilities.isolated
         if run.event.fork and weak and not self._site.allow_emulated_forks:
             return JobResult(outcome=Outcome.STARTUP_FAILURE, reason=WEAK)
-        identity = machine.identity
-        if identity is not None:
-            await self._ledger.set_identity(row.id, epoch, identity.boot_id, identity.machine_id)
         calls = await self._ledger.calls(run.id) if "/" in row.key or not is_plain(script.workflow) else []
         jobs = graph.with_calls(nodes(await self._ledger.jobs(run.id), calls))
         scope, id = scope_of(script, {key: node.calls for key, node in jobs.items()}, row.key)

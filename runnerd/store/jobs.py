@@ -175,7 +175,13 @@ def end(
 
 
 def claim(
-    connection: sa.Connection, id: int, machine: str, now: float, *, though_cancelled: bool = False
+    connection: sa.Connection,
+    id: int,
+    machine: str,
+    now: float,
+    *,
+    who: tuple[str, str] = ("", ""),
+    though_cancelled: bool = False,
 ) -> int | None:
     """Give a queued job to a machine under a new epoch, and begin its run; None when it may not run now."""
     job = known(connection, id)
@@ -184,7 +190,9 @@ def claim(
     if job.phase is not Phase.QUEUED or called_off or run.phase is Phase.DONE:
         return None
     phase = step(_name(job), job.phase, Phase.RUNNING)
-    fresh = {**UNTOUCHED, "machine": machine, "started": now}
+    boot_id, machine_id = who
+    ours = {"machine": machine, "boot_id": boot_id, "machine_id": machine_id}
+    fresh = {**UNTOUCHED, **ours, "started": now}
     _set(connection, id, phase=phase, epoch=job.epoch + 1, **fresh)
     machines.claim(connection, machine, id, job.epoch + 1)
     runs.start(connection, run, now)

@@ -333,15 +333,16 @@ class Ledger:
         """The kept machines that jobs which have not ended go on from, as `JobRecord.resumes` has it."""
         return await self._read(jobs.awaited)
 
-    async def claim_job(self, job: int, machine: str, *, though_cancelled: bool = False) -> int | None:
+    async def claim_job(
+        self, job: int, machine: str, who: tuple[str, str] = ("", ""), *, though_cancelled: bool = False
+    ) -> int | None:
         """Begin an attempt on a machine: its epoch. None when the job is not queued or the run cancelled.
 
+        `who` are the boot id and the machine id that the machine says it has, empty where it says nothing.
         `though_cancelled` says that the job is known to run in a cancelled run too, as one with `always()`.
         """
-        work = partial(
-            jobs.claim, id=job, machine=machine, now=self._clock(), though_cancelled=though_cancelled
-        )
-        return await self._write(work)
+        work = partial(jobs.claim, id=job, machine=machine, who=who, though_cancelled=though_cancelled)
+        return await self._write(partial(work, now=self._clock()))
 
     async def retry_job(self, job: int, epoch: int, reason: str) -> None:
         """End an attempt without a result and queue its job again; raises `StaleEpoch`."""
@@ -359,7 +360,7 @@ class Ledger:
         await self._write(partial(jobs.end_step, id=job, epoch=epoch, result=result))
 
     async def set_identity(self, job: int, epoch: int, boot_id: str, machine_id: str) -> None:
-        """Record the identity of the machine this attempt runs on; raises `StaleEpoch`."""
+        """Record who the machine is that took the place of this attempt's; raises `StaleEpoch`."""
         await self._write(partial(jobs.identify, id=job, epoch=epoch, boot_id=boot_id, machine_id=machine_id))
 
     # --- machines ---

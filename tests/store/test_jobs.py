@@ -21,8 +21,9 @@ def test_claiming_begins_an_attempt(desk):
     job = desk.jobs(run)[0]
     desk.apply(run, QueueJob(job=job.id, now=50.0))
     desk.now = 60.0
-    assert jobs.claim(desk.connection, job.id, "m1", 60.0) == 1
+    assert jobs.claim(desk.connection, job.id, "m1", 60.0, who=("b", "i")) == 1
     record = jobs.find(desk.connection, job.id)
+    assert (record.boot_id, record.machine_id) == ("b", "i")
     assert (record.phase, record.epoch, record.machine) == (Phase.RUNNING, 1, "m1")
     assert (record.queued, record.started) == (50.0, 60.0)
     began = runs.find(desk.connection, run)
