@@ -234,9 +234,9 @@ def test_nothing_is_made_that_no_job_needs(checkout: Path, text: str, templates:
         async with open_fake_driver() as driver:
             build_template = driver.build_template
 
-            async def counted(image, size):
+            async def counted(image, size, generation):
                 made.add(image)
-                return await build_template(image, size)
+                return await build_template(image, size, generation)
 
             driver.build_template = counted
             kept.append(driver)
@@ -263,9 +263,9 @@ def test_a_size_in_the_label_is_the_size_of_the_machine(checkout: Path) -> None:
         async with open_fake_driver() as driver:
             build_template = driver.build_template
 
-            async def noted(image, size):
+            async def noted(image, size, generation):
                 made.append((image, size.vcpus, size.memory))
-                return await build_template(image, size)
+                return await build_template(image, size, generation)
 
             driver.build_template = noted
             yield driver
