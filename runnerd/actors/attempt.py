@@ -391,9 +391,9 @@ class Attempts:
         except PoolRestarted as problem:
             raise NoMachine(str(problem)) from problem
         try:
-            if restored.identity is not None:
-                identity = restored.identity
-                await self._ledger.set_identity(row.id, row.epoch, identity.boot_id, identity.machine_id)
+            who = restored.identity
+            own = ("", "") if who is None else (who.boot_id, who.machine_id)
+            await self._ledger.move_job(row.id, row.epoch, restored.id, *own)
         except BaseException:
             await restored.destroy()
             raise

@@ -103,8 +103,11 @@ class Rewind(Protocol):
         """
         ...
 
-    async def back(self) -> None:
-        """Have the machine be as it was kept; what was done since is gone. Raises `MachineLost`."""
+    async def back(self) -> str:
+        """Have the machine be as it was kept; what was done since is gone. Raises `MachineLost`.
+
+        Returns the id of the machine that it is now.
+        """
         ...
 
 

@@ -85,6 +85,10 @@ class JobState:
         """GITHUB_WORKSPACE."""
         return str(self.github["workspace"])
 
+    def goes_on_in(self, name: str) -> None:
+        """Another machine, of this name, is in the place of the one before."""
+        self._runner = {**self._runner, "name": name}
+
     def provide(self, environment: Mapping[str, str]) -> None:
         """Add variables that the workflow or the job itself gives to every step."""
         self._given |= environment

@@ -155,7 +155,7 @@ class Turn:
                 )
                 desk.record.add(number, console.annotations, "")
                 console = desk.console(number)
-                await self._back()
+                await self._back(console)
                 ended = await self._perform(console, control)
             conclusion = await self._concluded(console, ended)
         except MachineLost as error:
@@ -172,9 +172,11 @@ class Turn:
             outcome=ended.outcome, conclusion=conclusion, effects=ended.effects, reason=ended.reason
         )
 
-    async def _back(self) -> None:
+    async def _back(self, console: Console) -> None:
         assert self._desk.rewind is not None
-        await self._desk.rewind.back()
+        machine = await self._desk.rewind.back()
+        self._desk.state.goes_on_in(machine)
+        await console.line(f"Machine: {machine}, as the one before was then")
         self._doing = trio.CancelScope()  # one is entered once
         if self._stopped:
             self._doing.cancel()

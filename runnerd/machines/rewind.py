@@ -141,10 +141,11 @@ class JobRewind:
         self._wanted &= sealed
         await self._drop(sealed)
 
-    async def back(self) -> None:
-        """Be in the machine as it was kept last. Raises MachineLost when that cannot be."""
+    async def back(self) -> str:
+        """Be in the machine as it was kept last; return its id. Raises MachineLost when that cannot be."""
         assert self._newest is not None, "who goes back has kept"
         await self._machine.back(self._newest.folder)
+        return self._machine.id
 
     async def finish(self, *, useful: bool) -> tuple[Kept, ...]:
         """The job is over: return what stays kept. `useful`: it neither succeeded nor was cancelled."""

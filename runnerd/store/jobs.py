@@ -227,6 +227,12 @@ def identify(connection: sa.Connection, id: int, epoch: int, boot_id: str, machi
     _set(connection, id, boot_id=boot_id, machine_id=machine_id)
 
 
+def move(connection: sa.Connection, id: int, epoch: int, machine: str, boot_id: str, machine_id: str) -> None:
+    """Record that the attempt goes on in another machine, with that one's own word on which it is."""
+    fenced(connection, id, epoch)
+    _set(connection, id, machine=machine, boot_id=boot_id, machine_id=machine_id)
+
+
 def fenced(connection: sa.Connection, id: int, epoch: int) -> JobRecord:
     """The job, if this attempt of it runs; raises `StaleEpoch` otherwise, LookupError if there is none."""
     job = known(connection, id)

@@ -363,6 +363,12 @@ class Ledger:
         """Record who the machine is that took the place of this attempt's; raises `StaleEpoch`."""
         await self._write(partial(jobs.identify, id=job, epoch=epoch, boot_id=boot_id, machine_id=machine_id))
 
+    async def move_job(self, job: int, epoch: int, machine: str, boot_id: str, machine_id: str) -> None:
+        """Record that this attempt goes on in another machine, with its identity; raises `StaleEpoch`."""
+        await self._write(
+            partial(jobs.move, id=job, epoch=epoch, machine=machine, boot_id=boot_id, machine_id=machine_id)
+        )
+
     # --- machines ---
 
     async def note_machine(self, news: MachineNews) -> None:

@@ -62,7 +62,7 @@ async def test_a_step_that_fails_is_tried_again_from_before_it(world, tmp_path):
 
 
 async def test_the_journal_has_both_machines_of_a_job_that_went_back(world, tmp_path):
-    """Each with the attempt that had it, and with why it ended."""
+    """Each with the attempt that had it, and with why it ended; the job's row and log name the last one."""
     _, jobs = await go(world, tmp_path, FailsOnce(), FLAKY)
     await world.no_machine_left()
     rows = await world.until(
@@ -74,6 +74,9 @@ async def test_the_journal_has_both_machines_of_a_job_that_went_back(world, tmp_
         "its job ended: success",
         "its job went back to an earlier step",
     ]
+    [last] = [row.id for row in rows if row.why == "its job ended: success"]
+    assert jobs["build"].machine == last
+    assert any(f"Machine: {last}, as the one before" in line for line in world.host.logs["build"].lines)
 
 
 async def test_a_step_fails_after_its_last_try(world, tmp_path):

@@ -49,7 +49,7 @@ class CopiesFolders:
     async def conceal(self) -> None:
         self.concealed.append(len(self.kept))
 
-    async def back(self) -> None:
+    async def back(self) -> str:
         raise AssertionError("nothing is tried again")
 
     def place(self, number: int) -> Path:

@@ -80,3 +80,11 @@ def test_outputs_have_room_together(state):
     """What is over the limit is not counted, so that a small one still fits."""
     assert state.room_for({"a": "12345678"})
     assert not state.room_for({"b": "1"})
+
+
+def test_the_runner_is_the_machine_that_there_is_now(state):
+    """After a step went back it is another; what else is known of the runner stays."""
+    before = state.contexts({})["runner"]
+    state.goes_on_in("m2")
+    assert state.contexts({})["runner"] == {**before, "name": "m2"}
+    assert state.variables({}, {})["RUNNER_NAME"] == "m2"

@@ -79,6 +79,7 @@ def test_a_retry_gives_a_fresh_attempt(desk):
         lambda: jobs.begin_step(desk.connection, job, first),
         lambda: jobs.end_step(desk.connection, job, first, step(1)),
         lambda: jobs.identify(desk.connection, job, first, "x", "y"),
+        lambda: jobs.move(desk.connection, job, first, "m9", "x", "y"),
         lambda: jobs.retry(desk.connection, job, first, "again", 90.0),
         lambda: desk.apply(run, EndJob(job=job, epoch=first, result=JobResult(outcome=Outcome.SUCCESS))),
     ):
@@ -118,6 +119,9 @@ def test_the_machines_own_word_is_kept(desk):
     jobs.identify(desk.connection, job, epoch, "boot", "machine")
     record = jobs.find(desk.connection, job)
     assert (record.boot_id, record.machine_id) == ("boot", "machine")
+    jobs.move(desk.connection, job, epoch, "m2", "boot 2", "machine 2")
+    record = jobs.find(desk.connection, job)
+    assert (record.machine, record.boot_id, record.machine_id) == ("m2", "boot 2", "machine 2")
 
 
 def test_the_schema_has_one_row_per_leg(desk):
