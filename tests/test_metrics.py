@@ -14,6 +14,7 @@ EXPECTED = {
     "runnerd_job_duration_seconds",
     "runnerd_vm_pool",
     "runnerd_vm_boot_seconds",
+    "runnerd_image_rollbacks",
     "runnerd_vm_leaked",
     "runnerd_report_outbox",
     "runnerd_report_latency_seconds",
