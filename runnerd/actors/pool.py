@@ -430,6 +430,7 @@ class PoolActor:
             self._kinds,
             self._rules,
             overhead=driver.overhead,
+            shared=driver.shared,
             remote=driver.capabilities.remote,
             wanted={image: demand.wanted(now) for image, demand in self._demand.items()},
         )

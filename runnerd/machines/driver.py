@@ -280,6 +280,11 @@ class Driver(Protocol):
         """MiB of host memory a machine costs beside its guest memory."""
         ...
 
+    @property
+    def shared(self) -> int:
+        """MiB of host memory that templates hold now, whatever machines there are; it may grow."""
+        ...
+
     async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """Boot the image once and freeze it, or find the frozen one.
 

@@ -339,6 +339,7 @@ class FakeDriver:
 
     name = "fake"
     overhead = 0
+    shared = 0
 
     def __init__(
         self,

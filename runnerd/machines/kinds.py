@@ -43,13 +43,14 @@ def limits(
     rules: Rules,
     *,
     overhead: int,
+    shared: int = 0,
     remote: bool = False,
     wanted: Mapping[str, int] | None = None,
 ) -> pool.Rules:
     """Return the limits of every kind, when a machine costs `overhead` MiB beside its memory.
 
-    Nothing of this host limits machines that are `remote`. `wanted` are idle machines of each kind that the
-    last hours speak for.
+    `shared` MiB are taken by templates. Nothing of this host limits machines that are `remote`. `wanted` are
+    idle machines of each kind that the last hours speak for.
     """
     bounds = pool.Rules(
         shelves=tuple(
@@ -65,6 +66,7 @@ def limits(
         ),
         max_total=rules.max_total,
         memory=None if remote else rules.memory,
+        shared=shared,
         vcpus=0 if remote else rules.vcpus,
         max_idle=rules.max_idle,
         builders=rules.builders,

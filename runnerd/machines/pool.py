@@ -79,6 +79,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Machines alive at once; 0 leaves it to memory alone."""
     memory: int | None
     """What all machines together may take; None where they are on another host, whose matter it is."""
+    shared: int = 0
+    """What templates take of that now. A machine that is alone is not kept from starting by it."""
     vcpus: int = 0
     """Processors that may be promised to all machines together; 0 sets no limit."""
     max_idle: int = 0
@@ -174,7 +176,9 @@ def capacity(rules: Rules) -> int | None:
     """How many machines may be alive at once if all were of the largest kind; None: nothing limits them."""
     largest = max((shelf.memory for shelf in rules.shelves), default=1)
     widest = max((shelf.vcpus for shelf in rules.shelves), default=1)
-    limits = [] if rules.memory is None else [max(0, rules.memory // largest)]
+    limits = []
+    if rules.memory is not None:
+        limits.append(max((rules.memory - rules.shared) // largest, int(rules.memory >= largest)))
     if rules.vcpus:
         limits.append(rules.vcpus // widest)
     if rules.max_total:
@@ -192,7 +196,8 @@ def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
         return f"all {shelf.max_total} machines that image {image} may have are taken"
     if rules.max_total and len(slots) >= rules.max_total:
         return f"all {rules.max_total} machines that the pool may have are taken"
-    free = (rules.memory or 0) - sum(rules.shelf(s.image).memory for s in slots)
+    shared = rules.shared if slots else 0
+    free = (rules.memory or 0) - shared - sum(rules.shelf(s.image).memory for s in slots)
     if rules.memory is not None and shelf.memory > free:
         return f"a machine needs {shelf.memory} MiB and {max(0, free)} MiB of {rules.memory} MiB are free"
     promised = sum(rules.shelf(s.image).vcpus for s in slots)

@@ -78,6 +78,7 @@ class ProcessDriver:
     name = "process"
     capabilities = CAPABILITIES
     overhead = 16
+    shared = 0
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class DriverOfEmptyMachines:
     name = "empty"
     capabilities = Capabilities(isolated=True)
     overhead = 0
+    shared = 0
 
     def __init__(self) -> None:
         self.template_time, self.thaw_time = 0.0, 0.1

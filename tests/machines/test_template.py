@@ -40,6 +40,18 @@ def test_a_frozen_template_cannot_be_changed():
     made.close()
 
 
+def test_what_a_template_holds_grows_with_what_clones_touch_first():
+    """It takes what it has data for, and a page more for each that some clone was the first to write to."""
+    made = frozen()
+    before = made.held
+    assert 3 * MIB < before < 5 * MIB
+    with mmap.mmap(made.memory, 32 * MIB, mmap.MAP_PRIVATE) as clone:
+        for page in range(20 * MIB, 28 * MIB, 4096):
+            clone[page] = 1
+    assert made.held == before + 8 * MIB
+    made.close()
+
+
 def test_memory_that_is_still_written_is_not_frozen():
     """While somebody has it mapped for writing, freezing fails instead of pretending."""
     memory = template.memory_file("memory", MIB)

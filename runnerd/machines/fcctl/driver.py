@@ -72,6 +72,7 @@ class FcctlDriver:
     name = "fcctl"
     capabilities = CAPABILITIES
     overhead = 0
+    shared = 0
 
     def __init__(
         self,

@@ -132,6 +132,7 @@ class FirecrackerDriver:
     name = "firecracker"
     capabilities = CAPABILITIES
     overhead = 16
+    shared = 0
 
     def __init__(
         self,

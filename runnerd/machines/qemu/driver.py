@@ -205,6 +205,11 @@ class QemuDriver:
         """MiB a machine costs beside its guest memory."""
         return vmm.OVERHEAD[self._accelerator or "tcg"]
 
+    @property
+    def shared(self) -> int:
+        """MiB of the memory that clones share."""
+        return sum(mold.frozen.held for mold in self._molds.values() if mold.frozen is not None) >> 20
+
     async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """See `Driver.build_template`."""
         async with self._building:
