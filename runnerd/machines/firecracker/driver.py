@@ -16,10 +16,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import trio
 
 from runnerd import log
-from runnerd.machines import accelerator, disks, host, molds, reaper, snapshots
+from runnerd.machines import accelerator, disks, generations, host, molds, reaper, snapshots
 from runnerd.machines.channel import Channel
 from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
@@ -200,7 +201,7 @@ class FirecrackerDriver:
         """See `Driver.restore`."""
         try:
             kept = await trio.to_thread.run_sync(snapshots.load, snapshot, size)
-            image = await trio.to_thread.run_sync(wanted, self._images, kept.image)
+            image = await trio.to_thread.run_sync(self._image_of, kept)
             if kept.driver != self.name or kept.template != self._key(image, kept.size):
                 raise Unsealed("the image, Firecracker or the host is not what the machine was made with")
             if kept.encrypted and key is None:
@@ -232,6 +233,15 @@ class FirecrackerDriver:
     def _make_folders(self) -> None:
         for folder in (self._jails, self._snapshots):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _image_of(self, kept: Snapshot) -> Image:
+        """The generation that the machine was made with, if it is on disk still; else the current one."""
+        image = wanted(self._images, kept.image)
+        for each in generations.all_of(self._images, kept.image):
+            earlier = msgspec.structs.replace(image, digest=each.digest)
+            if kept.template == self._key(earlier, kept.size):
+                return wanted(self._images, kept.image, each.digest)
+        return image
 
     def _key(self, image: Image, size: Size) -> str:
         return template.key(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from runnerd.machines.driver import Command, Exit, Machine, MachineLost, NoMachine, NotKept, Size, Window
 from runnerd.machines.firecracker.driver import FirecrackerDriver
+from runnerd.machines.images import FILES, Image, Part
 from runnerd.machines.rewinding import RewindingMachine
 
 from .test_driver import SIZE, ready, run
@@ -187,6 +190,32 @@ async def test_a_firecracker_that_dies_meanwhile_is_a_lost_machine(
             await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
         assert machine.lost.is_set()
         assert os.listdir(tmp_path / "kept") == []
+
+
+async def test_a_machine_of_an_earlier_generation_is_gone_back_to(
+    opened: Opened, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the files of that generation are there; when they are gone the refusal is clear."""
+    async with opened() as driver, used(driver) as machine:
+        await machine.snapshot(tmp_path / "kept", key=None, limit=ROOM)
+    earlier = images / "default" / ("d" * 64)
+    earlier.mkdir()
+    parts = {}
+    for name in FILES:
+        known = images / "default" / name
+        (earlier / name).write_bytes(known.read_bytes() if known.exists() else b"")
+        parts[name] = Part(size=(earlier / name).stat().st_size, sha256=name * 10, inputs="")
+    (earlier / "manifest.json").write_bytes(msgspec.json.encode(parts))
+    newer = Image(name="default", digest="e" * 64, path=images / "default", parts=parts)
+    monkeypatch.setattr("runnerd.machines.images.current", lambda images, name: newer)
+    async with opened() as driver:
+        copy = await driver.restore(tmp_path / "kept", key=None)
+        await copy.thaw()
+        assert driver._boxes[copy.id]
+        await copy.destroy()
+        shutil.rmtree(earlier)
+        with pytest.raises(NoMachine, match="the image, Firecracker or the host is not what"):
+            await driver.restore(tmp_path / "kept", key=None)
 
 
 async def test_harmed_or_foreign_snapshots_are_no_machines(opened: Opened, tmp_path: Path) -> None:
