@@ -161,7 +161,8 @@ def _raw(descriptor: int, terminal: bool) -> Iterator[Callable[[], None]]:
         tty.setraw(descriptor)
         yield lambda: tty.setraw(descriptor)
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        # What a hostile machine had the terminal answer is not to be read by the person's own prompt.
+        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ PACKET = 1 << 16
 DESCRIPTORS = 16
 """Descriptors that come with one message at most."""
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^(?!daemon$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A machine's name, and its control group's: never that of the group the launcher itself is in."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start", forbid_unknown_fields=True):

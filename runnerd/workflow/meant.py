@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import msgspec
+from typing import NamedTuple
 
 LISTED = 30
 """Choices that a refusal names, at most."""
 
 
-class Named(msgspec.Struct, frozen=True):
+class Named(NamedTuple):
     """A job or a step as people may call it; `id` is empty where the workflow gives none."""
 
     number: int

@@ -37,6 +37,7 @@ class NeverStarts:
     [
         ([b"garbage"], []),
         ([b'{"type": "start"}'], []),
+        ([b'{"type": "stop", "name": "daemon"}'], []),
         ([b"\xff" * 1000], []),
         ([msgspec.json.encode(wire.Stop(name="never-started")), b"x"], []),
     ],
