@@ -221,12 +221,6 @@ def end_step(connection: sa.Connection, id: int, epoch: int, result: StepResult)
     _set(connection, id, steps=tuple(steps[number] for number in sorted(steps)))
 
 
-def identify(connection: sa.Connection, id: int, epoch: int, boot_id: str, machine_id: str) -> None:
-    """Record which machine the attempt really ran on, by the machine's own word."""
-    fenced(connection, id, epoch)
-    _set(connection, id, boot_id=boot_id, machine_id=machine_id)
-
-
 def move(connection: sa.Connection, id: int, epoch: int, machine: str, boot_id: str, machine_id: str) -> None:
     """Record that the attempt goes on in another machine, with that one's own word on which it is."""
     fenced(connection, id, epoch)

@@ -359,10 +359,6 @@ class Ledger:
         """Record a step's end; raises `StaleEpoch`."""
         await self._write(partial(jobs.end_step, id=job, epoch=epoch, result=result))
 
-    async def set_identity(self, job: int, epoch: int, boot_id: str, machine_id: str) -> None:
-        """Record who the machine is that took the place of this attempt's; raises `StaleEpoch`."""
-        await self._write(partial(jobs.identify, id=job, epoch=epoch, boot_id=boot_id, machine_id=machine_id))
-
     async def move_job(self, job: int, epoch: int, machine: str, boot_id: str, machine_id: str) -> None:
         """Record that this attempt goes on in another machine, with its identity; raises `StaleEpoch`."""
         await self._write(

@@ -33,7 +33,7 @@ def ended(desk):
     run = desk.run_with(*(desk.new_job(key) for key in ("build", "test", "deploy")))
     for index, result in enumerate((GOOD, BAD)):
         job, epoch = desk.claimed(run, index, machine=f"m{index}")
-        jobs.identify(desk.connection, job, epoch, f"boot{index}", f"machine{index}")
+        jobs.move(desk.connection, job, epoch, f"m{index}", f"boot{index}", f"machine{index}")
         desk.now += 10
         desk.apply(run, EndJob(job=job, epoch=epoch, result=result))
     deploy = desk.jobs(run)[2]

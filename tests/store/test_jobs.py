@@ -65,7 +65,7 @@ def test_a_retry_gives_a_fresh_attempt(desk):
     job, first = desk.claimed(run)
     jobs.begin_step(desk.connection, job, first)
     jobs.end_step(desk.connection, job, first, step(1))
-    jobs.identify(desk.connection, job, first, "boot", "machine")
+    jobs.move(desk.connection, job, first, "m1", "boot", "machine")
     jobs.retry(desk.connection, job, first, "the machine was lost", 70.0)
     record = jobs.find(desk.connection, job)
     assert (record.phase, record.reason, record.queued) == (Phase.QUEUED, "the machine was lost", 70.0)
@@ -78,7 +78,6 @@ def test_a_retry_gives_a_fresh_attempt(desk):
     for stale in (
         lambda: jobs.begin_step(desk.connection, job, first),
         lambda: jobs.end_step(desk.connection, job, first, step(1)),
-        lambda: jobs.identify(desk.connection, job, first, "x", "y"),
         lambda: jobs.move(desk.connection, job, first, "m9", "x", "y"),
         lambda: jobs.retry(desk.connection, job, first, "again", 90.0),
         lambda: desk.apply(run, EndJob(job=job, epoch=first, result=JobResult(outcome=Outcome.SUCCESS))),
@@ -116,7 +115,7 @@ def test_the_machines_own_word_is_kept(desk):
     """Boot id and machine id of the attempt can be shown later."""
     run = desk.run_with(desk.new_job())
     job, epoch = desk.claimed(run)
-    jobs.identify(desk.connection, job, epoch, "boot", "machine")
+    jobs.move(desk.connection, job, epoch, "m1", "boot", "machine")
     record = jobs.find(desk.connection, job)
     assert (record.boot_id, record.machine_id) == ("boot", "machine")
     jobs.move(desk.connection, job, epoch, "m2", "boot 2", "machine 2")

@@ -75,7 +75,7 @@ async def test_the_way_of_one_webhook(ledger):
     epoch = await ledger.claim_job(job.id, "m1")
     [machine] = await ledger.machines()
     assert (machine.stage, machine.job, machine.epoch) == ("leased", job.id, epoch)
-    await ledger.set_identity(job.id, epoch, "boot", "machine")
+    await ledger.move_job(job.id, epoch, "m1", "boot", "machine")
     await ledger.step_started(job.id, epoch, 1)
     step = StepResult(number=1, id="", name="A", outcome=Outcome.SUCCESS, conclusion=Outcome.SUCCESS)
     await ledger.step_ended(job.id, epoch, step)
