@@ -61,6 +61,8 @@ class LeaseMachine(msgspec.Struct, frozen=True, tag=True):
     job: int
     reply: Reply[Machine]
     kept: Path | None = None
+    by: str = ""
+    """The repository of the job; empty where its losing the machine says nothing about the machine."""
 
 
 class RestoreMachine(msgspec.Struct, frozen=True, tag=True):

@@ -196,7 +196,7 @@ class Attempts:
             reason = f"no image claims the labels {wanted}: see [images] in config.toml"
             return _Ended(row.epoch, JobResult(outcome=Outcome.STARTUP_FAILURE, reason=reason))
         try:
-            machine = await self._machine(image, row, attempt)
+            machine = await self._machine(image, run, row, attempt)
         except NoMachine as problem:
             return _Ended(row.epoch, JobResult(outcome=Outcome.INFRA_ERROR, reason=str(problem)))
         if machine is None:
@@ -227,15 +227,17 @@ class Attempts:
             self._ledger.tell_machine_leaves(machine.id, why)
             await machine.destroy()
 
-    async def _machine(self, image: str, row: JobRecord, attempt: Attempt) -> Machine | None:
+    async def _machine(
+        self, image: str, run: RunRecord, row: JobRecord, attempt: Attempt
+    ) -> Machine | None:
         """A machine for a job, as it was kept where the job goes on from a step; None as for `_lease`."""
         if not row.resumes:
-            return await self._lease(image, row.id, attempt)
+            return await self._lease(image, row.id, attempt, by="" if run.event.fork else run.repository)
         async with way_on(self._site.kept, row.resumes) as (attempt.source, attempt.standing):
             return await self._lease(image, row.id, attempt, attempt.source.folder)
 
     async def _lease(
-        self, image: str, job: int, attempt: Attempt, kept: Path | None = None
+        self, image: str, job: int, attempt: Attempt, kept: Path | None = None, by: str = ""
     ) -> Machine | None:
         """A machine from the pool; None when the wait was called off."""
         if self.draining or attempt.cancel.is_set():
@@ -243,7 +245,7 @@ class Attempts:
         with trio.CancelScope() as attempt.waiting:
             while True:
                 reply: Reply[Machine] = Reply()
-                await self._pool.send(LeaseMachine(image, job, reply, kept))
+                await self._pool.send(LeaseMachine(image, job, reply, kept, by))
                 try:
                     return await reply.wait(take_back=self._take_back)
                 except PoolRestarted:

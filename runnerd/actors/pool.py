@@ -102,6 +102,8 @@ class PoolActor:
         self._history = history
         self._demand: dict[str, Demand] = {}
         self._waiting: dict[int, tuple[pool.Waiting, LeaseMachine]] = {}
+        self._leased_by: dict[int, str] = {}
+        """The repositories of the jobs that have machines."""
         self._failing: dict[str, pool.Failing] = {}
         self._images = PoolImages(
             kinds,
@@ -243,6 +245,8 @@ class PoolActor:
             case pool.Lease(ticket, machine):
                 who, request = self._waiting.pop(ticket)
                 self._places.jobs[machine] = request.job
+                self._leased_by[request.job] = request.by
+                self._images.used(who.image, request.by)
                 self._places.enter(machine, pool.Stage.LEASED, waited=self._clock() - who.since)
                 nursery.start_soon(self._hand_over, self._places.machines[machine], request)
             case pool.Restore(ticket):
@@ -303,10 +307,12 @@ class PoolActor:
             self._failing.pop(image, None)
         self._ring()
 
-    def _judge(self, machine: str, problem: str = "") -> None:
-        """Count, once, how a canary did."""
+    def _judge(self, machine: str, problem: str = "", *, by: str | None = None) -> None:
+        """Count, once, how a canary did; `by` is whose job had it."""
         slot = self._places.uncount(machine)
-        if slot is not None and problem:
+        if slot is not None and problem and by is not None:
+            self._images.lost(slot.image, slot.generation, problem, by=by)
+        elif slot is not None and problem:
             self._images.failed(slot.image, slot.generation, problem)
         elif slot is not None:
             self._images.ended_well(slot.image, slot.generation)
@@ -385,12 +391,16 @@ class PoolActor:
         """Free the place of a machine once it is gone, whoever ended it."""
         await machine.lost.wait()
         stage, ended = self._places.slots[machine.id].stage, machine.reason == DESTROYED
+        job = self._places.jobs.get(machine.id)
         if stage is pool.Stage.WARM:
             _log.warning("a warm machine died", machine=machine.id, reason=machine.reason)
         if stage is pool.Stage.LEASED or (stage is pool.Stage.WARM and not ended):
-            self._judge(machine.id, "" if ended else machine.reason or "it was lost")
+            by = self._leased_by.get(job or 0, "") if stage is pool.Stage.LEASED else None
+            self._judge(machine.id, "" if ended else machine.reason or "it was lost", by=by)
         await self._destroy(machine, machine.reason)
         self._places.gone(machine.id)
+        if job is not None and job not in self._places.jobs.values():
+            self._leased_by.pop(job, None)
         self._ring()
 
     async def _destroy(self, machine: Machine, why: str = "") -> None:

@@ -75,6 +75,8 @@ class PoolImages:
         """By image, size and the generation that was asked for."""
         self._making: dict[tuple[str, Size, str], trio.Lock] = {}
         self._stirred = trio.Event()
+        self._users: dict[str, frozenset[str]] = {}
+        """Repositories whose jobs had machines of an image; one more than one is not kept."""
 
     async def keep(self, driver: Driver, slots: Callable[[], Iterable[pool.Slot]]) -> None:
         """Go on looking at the disk, and let go of templates that no machine of `slots` needs."""
@@ -174,8 +176,27 @@ class PoolImages:
             image, *generation_trial.ended_well(self._successions[image], generation, needed=self._needed)
         )
 
+    def used(self, kind: str, by: str) -> None:
+        """A job of this repository, if it is not empty, is given a machine."""
+        users = self._users.get(self._images[kind], frozenset())
+        if by and len(users) < 2:
+            self._users[self._images[kind]] = users | {by}
+
+    def lost(self, kind: str, generation: str, reason: str, *, by: str) -> None:
+        """A job of the repository `by` lost its machine; see `generation_trial.lost`."""
+        image = self._images[kind]
+        before = self._successions[image]
+        if not generation or generation != before.coming:
+            return
+        _log.warning(
+            "a job lost a canary", image=image, generation=generation[:12], reason=reason, repository=by
+        )
+        alone = self._users.get(image, frozenset()) <= {by}
+        now = self._clock()
+        self._enter(image, *generation_trial.lost(before, generation, reason, now, by=by, alone=alone))
+
     def failed(self, kind: str, generation: str, reason: str, *, excused: bool = False) -> bool:
-        """A machine did not come up or was lost; False when it was no canary, so that it counts elsewhere."""
+        """A machine did not come up; False when it was no canary, so that it counts elsewhere."""
         image = self._images[kind]
         before = self._successions[image]
         if not generation or generation != before.coming:

@@ -30,6 +30,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     bad: int = 0
     reason: str = ""
     """Why the last canary that failed did."""
+    lost_by: tuple[str, ...] = ()
+    """The repositories whose jobs lost a canary."""
     ended: Literal["", "passed", "failed"] = ""
 
 
@@ -136,13 +138,34 @@ def ended_well(now: Succession, generation: str, *, needed: int) -> tuple[Succes
 def failed(
     now: Succession, generation: str, reason: str, at: float, *, excused: bool
 ) -> tuple[Succession, Verdict]:
-    """A canary did not come up, or was lost; `excused` when those of the other generation fail as well."""
+    """A canary did not come up; `excused` when those of the other generation fail as well."""
+    return _failed(now, generation, reason, at, excused=excused, lost_by=())
+
+
+def lost(
+    now: Succession, generation: str, reason: str, at: float, *, by: str, alone: bool
+) -> tuple[Succession, Verdict]:
+    """A job lost a canary. It may have ended it on purpose, for it is root in there.
+
+    `by` is the job's repository, and empty for strangers' code, which proves nothing. A repository counts once,
+    unless it is the only one that uses the image (`alone`): nobody goes back for others.
+    """
+    again = now.trial is not None and by in now.trial.lost_by and not alone
+    counted = (*(now.trial.lost_by if now.trial is not None else ()), by)
+    return _failed(now, generation, reason, at, excused=not by or again, lost_by=counted)
+
+
+def _failed(
+    now: Succession, generation: str, reason: str, at: float, *, excused: bool, lost_by: tuple[str, ...]
+) -> tuple[Succession, Verdict]:
     if generation != now.coming or not generation:
         return now, Verdict.OPEN
     later = msgspec.structs.replace(now, retry_at=at + RETRY, reason=reason)
     if now.trial is None or excused:
         return later, Verdict.OPEN
-    trial = msgspec.structs.replace(now.trial, bad=now.trial.bad + 1, reason=reason)
+    trial = msgspec.structs.replace(
+        now.trial, bad=now.trial.bad + 1, reason=reason, lost_by=lost_by or now.trial.lost_by
+    )
     if trial.bad >= TOO_MANY:
         return Succession(serving=now.serving, refused=generation, trial=trial), Verdict.WENT_BACK
     return msgspec.structs.replace(later, trial=trial), Verdict.OPEN

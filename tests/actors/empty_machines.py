@@ -155,9 +155,11 @@ class Running:
             lives.setdefault(news.id, []).append(news.stage.value)
         return lives, {news.id: news.why for news, _ in reversed(self.told) if news.why}
 
-    async def lease(self, job: int = 1, image: str = "default", kept: Path | None = None):
+    async def lease(
+        self, job: int = 1, image: str = "default", kept: Path | None = None, by: str = "acme/app"
+    ):
         reply = Reply()
-        await self.mailbox.send(LeaseMachine(image, job, reply, kept))
+        await self.mailbox.send(LeaseMachine(image, job, reply, kept, by))
         return await reply.wait()
 
     async def describe(self):

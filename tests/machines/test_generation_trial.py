@@ -16,6 +16,7 @@ from runnerd.machines.generation_trial import (
     came_up,
     ended_well,
     failed,
+    lost,
     outdated,
     owed,
     read,
@@ -84,6 +85,22 @@ def test_too_many_that_fail_go_back_and_the_disk_is_told():
     assert (written.ended, written.reason, written.bad) == ("failed", "reason 1", TOO_MANY)
     assert seen(now, ON_TRIAL) == now
     assert seen(now, Standing(current="old", failed=written)) == Succession(serving="old")
+
+
+def test_a_repository_loses_canaries_for_itself_alone():
+    """A job may end its machine on purpose: one repository's losses go back only what nobody else uses."""
+    now = begun()
+    for by in ("acme/app", "acme/app", ""):
+        now, verdict = lost(now, "new", "it panicked", 0.0, by=by, alone=False)
+        assert verdict is Verdict.OPEN
+        assert not wants_canary(now, {"old"}, RETRY - 1)
+    assert now.trial is not None
+    assert (now.trial.bad, now.trial.lost_by) == (1, ("acme/app",))
+    assert lost(now, "new", "it panicked", 0.0, by="acme/web", alone=False)[1] is Verdict.WENT_BACK
+    assert lost(now, "new", "it panicked", 0.0, by="acme/app", alone=True)[1] is Verdict.WENT_BACK
+    assert lost(now, "new", "it panicked", 0.0, by="", alone=True)[1] is Verdict.OPEN
+    assert failed(now, "new", "it did not come up", 0.0, excused=False)[1] is Verdict.WENT_BACK
+    assert lost(now, "old", "it panicked", 0.0, by="acme/web", alone=False) == (now, Verdict.OPEN)
 
 
 def test_a_failure_is_excused_while_the_other_generation_fails_too():
