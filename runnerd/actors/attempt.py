@@ -227,9 +227,7 @@ class Attempts:
             self._ledger.tell_machine_leaves(machine.id, why)
             await machine.destroy()
 
-    async def _machine(
-        self, image: str, run: RunRecord, row: JobRecord, attempt: Attempt
-    ) -> Machine | None:
+    async def _machine(self, image: str, run: RunRecord, row: JobRecord, attempt: Attempt) -> Machine | None:
         """A machine for a job, as it was kept where the job goes on from a step; None as for `_lease`."""
         if not row.resumes:
             return await self._lease(image, row.id, attempt, by="" if run.event.fork else run.repository)

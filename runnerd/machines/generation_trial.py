@@ -147,8 +147,8 @@ def lost(
 ) -> tuple[Succession, Verdict]:
     """A job lost a canary. It may have ended it on purpose, for it is root in there.
 
-    `by` is the job's repository, and empty for strangers' code, which proves nothing. A repository counts once,
-    unless it is the only one that uses the image (`alone`): nobody goes back for others.
+    `by` is the job's repository, and empty for strangers' code, which proves nothing. A repository counts
+    once, unless it is the only one that uses the image (`alone`): nobody goes back for others.
     """
     again = now.trial is not None and by in now.trial.lost_by and not alone
     counted = (*(now.trial.lost_by if now.trial is not None else ()), by)

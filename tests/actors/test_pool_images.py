@@ -178,6 +178,31 @@ async def test_what_went_back_is_given_to_nobody_and_taken_from_nobody(autojump_
     assert await warm(pool, driver) == ["old"]
 
 
+@pytest.mark.parametrize(("others", "serving"), [("acme/web", "new"), ("", "old")])
+async def test_one_repository_sends_no_image_back_that_others_use(
+    autojump_clock, pool, driver, disk, others, serving
+):
+    """Its jobs may end their machines on purpose; where nobody else uses the image it goes back for them."""
+    first = await pool.lease(by=others)
+    await trio.sleep(1)
+    await first.destroy()
+    await built(pool, disk)
+    for _ in range(6):
+        machine = await lease(pool)
+        if machine.generation == "new":
+            machine.die("power")
+        else:
+            await machine.destroy()
+        await trio.sleep(RETRY + 1)
+    assert disk.written[-1].bad == (1 if others else 2)
+    for _ in range(9):
+        machine = await pool.lease(by=others or "acme/app")
+        await trio.sleep(1)
+        await machine.destroy()
+        await trio.sleep(1)
+    assert set(await warm(pool, driver)) == {serving}
+
+
 async def test_a_failing_host_is_not_held_against_a_generation(autojump_clock, pool, driver, disk):
     """While machines of the one that serves fail as well, a canary that fails says little."""
     driver.broken |= {"new", "old"}
