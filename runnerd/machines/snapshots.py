@@ -32,6 +32,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     driver: str
     template: str
     """Key of the template the machine was cloned from."""
+    cast: str = ""
+    """`Frozen.cast` of that template; empty where the memory is kept whole and needs none."""
     image: str
     size: Size
     encrypted: bool

@@ -36,6 +36,8 @@ class Frozen:
         Raises OSError (EBUSY) while somebody still has the memory mapped for writing.
         """
         self.key = key
+        self.cast = hashlib.sha256(state).hexdigest()
+        """Tells it from every other that was booted under the same key: no two come to rest alike."""
         self.memory = memory
         self.state = state
         self.upper = upper
@@ -144,6 +146,11 @@ def load(folder: Path, key: str) -> Frozen | None:
     except (OSError, msgspec.DecodeError):
         return None
     return Frozen(key, memory, state, disk)
+
+
+def is_saved(folder: Path, key: str) -> bool:
+    """Whether a template is there to be read, harmed or not. Blocks."""
+    return (folder / _name(key) / "template.json").is_file()
 
 
 def prune(folder: Path, *, keep: str) -> None:

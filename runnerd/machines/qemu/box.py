@@ -39,13 +39,14 @@ class QemuBox:
         job: int,
         upper: int,
         template: str,
+        cast: str,
         size: Size,
         memory: int,
         gone: Callable[[str], Awaitable[None]],
     ) -> None:
         """Take over the descriptors of the job disk and of the scratch disk `upper`.
 
-        `template` is the key of what it was cloned from, `memory` the inode of the file it has its memory
+        `template` and `cast` are of what it was cloned from, `memory` the inode of the file it has its memory
         from; `gone(id)` is awaited once all is given back.
         """
         self.id = id
@@ -56,6 +57,7 @@ class QemuBox:
         self._job = job
         self._upper = upper
         self._template = template
+        self._cast = cast
         self._size = size
         self._memory = memory
         self._gone = gone
@@ -95,6 +97,7 @@ class QemuBox:
             kept = Snapshot(
                 driver="qemu",
                 template=self._template,
+                cast=self._cast,
                 image=self.image,
                 size=self._size,
                 encrypted=key is not None,

@@ -19,7 +19,7 @@ import trio
 
 from runnerd import log
 from runnerd.machines import accelerator as accelerators
-from runnerd.machines import cgroups, disks, host, molds, reaper, snapshots, template, tsc
+from runnerd.machines import cgroups, disks, generations, host, molds, reaper, snapshots, template, tsc
 from runnerd.machines.channel import Channel
 from runnerd.machines.cloning import tried_twice
 from runnerd.machines.disks import MIB
@@ -46,6 +46,7 @@ _log = log.get(__name__)
 _AWAKE = 5.0
 """Seconds in which a machine that was kept in the middle of its work answers again."""
 
+_ELSE = "the image, its template, QEMU or the host is not what the machine was made with"
 _TROUBLE = (QmpError, LaunchFailed, MachineLost, OSError, ValueError)
 """What starting a machine may fail with; anything else is a fault of this program."""
 
@@ -237,14 +238,18 @@ class QemuDriver:
         """See `Driver.restore`."""
         try:
             kept = await trio.to_thread.run_sync(snapshots.load, snapshot, size)
-            if kept.template not in self._molds:
-                await self.build_template(kept.image, kept.size)
-            mold = self._molds.get(kept.template)
-            if kept.driver != self.name or mold is None or mold.frozen is None:
-                raise Unsealed("the image, QEMU or the host is not what the machine was made with")
+            if kept.driver != self.name:
+                raise Unsealed(f"it was made by the driver {kept.driver}")
             if kept.encrypted and key is None:
                 raise Unsealed("it is encrypted, and its key is not there")
+            if kept.template not in self._molds:
+                await self.build_template(kept.image, kept.size, await self._generation_of(kept))
+            mold = self._molds.get(kept.template)
+            if mold is None or mold.frozen is None:
+                raise Unsealed(_ELSE)
             with mold.in_use():
+                if mold.frozen.cast != kept.cast:
+                    raise Unsealed("the template that it is a change of is gone: another was made since")
                 key = key if kept.encrypted else None
                 return await self._restore(mold, mold.frozen, snapshot, kept, key)
         except (Unsealed, *_TROUBLE) as error:
@@ -268,17 +273,36 @@ class QemuDriver:
             mold.close()
         self._molds.clear()
 
-    async def _build_template(self, name: str, size: Size, generation: str) -> Template:
-        image = await trio.to_thread.run_sync(wanted, self._images, name, generation)
-        for folder in (self._disks, self._snapshots):
-            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+    async def _generation_of(self, kept: Snapshot) -> str:
+        """The generation of its image that a kept machine was made with. Raises Unsealed when it is gone.
+
+        So is its template: a new one would be another than the machine changed.
+        """
+        if await trio.to_thread.run_sync(template.is_saved, self._snapshots, kept.template):
+            for each in await trio.to_thread.run_sync(generations.all_of, self._images, kept.image):
+                try:
+                    image = await trio.to_thread.run_sync(wanted, self._images, kept.image, each.digest)
+                except NoMachine:
+                    continue  # this one is damaged; another may be it
+                if (await self._spec(image, kept.size))[1] == kept.template:
+                    return each.digest
+        raise Unsealed(_ELSE)
+
+    async def _spec(self, image: Image, size: Size) -> tuple[vmm.Spec, str]:
+        """What machines of an image and size have in common, and the key of their template."""
         if self._accelerator is None:
             self._accelerator = await self._try_kvm(image)
         khz = await trio.to_thread.run_sync(tsc.khz)
         spec = vmm.Spec(
             qemu=self._qemu, board=self._board, accelerator=self._accelerator, size=size, tsc_khz=khz
         )
-        key = molds.key(spec, version=self._version, image=image, processor=molds.processor())
+        return spec, molds.key(spec, version=self._version, image=image, processor=molds.processor())
+
+    async def _build_template(self, name: str, size: Size, generation: str) -> Template:
+        image = await trio.to_thread.run_sync(wanted, self._images, name, generation)
+        for folder in (self._disks, self._snapshots):
+            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+        spec, key = await self._spec(image, size)
         if key not in self._molds:
             golden = await trio.to_thread.run_sync(disks.golden, size.disk)
             mold = Mold(key, image, spec, golden, self._disks)

@@ -91,6 +91,7 @@ class Starter:
             job=job,
             upper=upper,
             template=mold.key,
+            cast="" if mold.frozen is None else mold.frozen.cast,
             size=mold.spec.size,
             memory=os.fstat(files["memory"]).st_ino,
             gone=self._gone,
