@@ -110,6 +110,7 @@ async def kept(driver: Driver, make: Make, count: int) -> Figures:
     """A machine kept between two steps, and one brought back from that, thawed; and what is on the disk."""
     keeping, back, sizes = [], [], []
     machine = await make()
+    await machine.lease()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=STATE) as folder:
         for number in range(count):
             await bash(machine)

@@ -274,6 +274,7 @@ class _Daemon:
                 vcpus=drivers.pool_vcpus(self.config),
                 max_idle=pool.max_idle,
                 builders=drivers.builders(),
+                cores=drivers.builders(),
                 canary_leases=pool.canary_leases,
             ),
             records=drivers.records(self.config),

@@ -34,6 +34,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_idle: int = 0
     """Idle machines of a kind, where the last hours needed more than its `min_idle`; -1: as room allows."""
     builders: int = 1
+    cores: int = 0
+    """See `pool.Rules.cores`."""
     canary_leases: int = 3
     """Jobs that a new generation of an image must have served well before it takes over."""
 
@@ -70,6 +72,7 @@ def limits(
         vcpus=0 if remote else rules.vcpus,
         max_idle=rules.max_idle,
         builders=rules.builders,
+        cores=0 if remote else rules.cores,
     )
     if not wanted or not rules.max_idle:
         return bounds

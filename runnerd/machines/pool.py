@@ -87,6 +87,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Idle machines of an image, where the last hours needed more than its `min_idle`; -1: as room allows."""
     builders: int = 1
     """Machines built at once: more than one per core only makes each later."""
+    cores: int = 0
+    """Those of this host: nothing beyond `min_idle` is built while jobs may need them all; 0: never mind."""
     give_up_after: int = 3
     """Failed builds in a row after which those who wait are told why, until one more is due to be tried."""
 
@@ -215,11 +217,11 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
     Who waits is served in the order of arrival, oldest warm machine first. A leased machine is never
     touched. A machine is built for each who waits and is not served yet, then to keep `min_idle` warm, and
-    then `ready`, within memory, processors, the limits and the number of builders. Who came first also gets
-    room first: a small machine is not built where a larger one waits. A kept machine is brought back as soon
-    as there is room for one more, whatever the builders do. A warm machine past its age is replaced.
-    Builders that are left make the canaries that are wanted, and the templates of images that have none. A
-    machine of an outdated generation is given to nobody.
+    then `ready` while there are cores that no job may need, within memory, processors, the limits and the
+    number of builders. Who came first also gets room first: a small machine is not built where a larger one
+    waits. A kept machine is brought back as soon as there is room for one more, whatever the builders do. A
+    warm machine past its age is replaced. Builders that are left make the canaries that are wanted, and the
+    templates of images that have none. A machine of an outdated generation is given to nobody.
     While paused, who waits goes on waiting, and only warm machines that are too old are touched.
     """
     actions: list[Action] = []
@@ -305,7 +307,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     wanted = [(shelf.image, shelf.ready) for shelf in rules.shelves]
     for image, number in (*floors, *wanted) if not state.draining else ():
         for _ in range(number - idle.count(image)):
-            if busy() or tried_later(image):
+            beyond = number > rules.shelf(image).min_idle
+            if busy() or tried_later(image) or (beyond and _cores_taken(alive, rules)):
                 break
             if hindrance(alive, rules, image) is not None:
                 spare = _beyond_minimum(warm, leaving, rules) if number <= rules.shelf(image).min_idle else []
@@ -326,6 +329,13 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             preparing.append(image)
             actions.append(Prepare(image))
     return tuple(actions)
+
+
+def _cores_taken(alive: Sequence[Slot], rules: Rules) -> bool:
+    """Whether machines that work may need all cores: one that is made for later would slow them down."""
+    working = sum(rules.shelf(s.image).vcpus for s in alive if s.stage is Stage.LEASED)
+    making = sum(s.stage in (Stage.BUILDING, Stage.PREPARING) for s in alive)
+    return bool(rules.cores) and working + making >= rules.cores
 
 
 def _beyond_minimum(warm: Sequence[Slot], leaving: Collection[str], rules: Rules) -> list[Slot]:

@@ -1,5 +1,7 @@
 """Each image's minimum comes before what the last hours needed of any."""
 
+import msgspec
+
 from runnerd.machines.pool import Build, Retire, Rules, Shelf, Slot, Stage, State, decide
 
 
@@ -25,6 +27,18 @@ def test_what_the_last_hours_needed_comes_after_every_minimum():
     assert decide(State(), ready_and_least(1000), 0.0) == (*least, *more)
     assert decide(State(), ready_and_least(300), 0.0) == (*least, *more[:1])
     assert decide(State(draining=True), ready_and_least(1000), 0.0) == ()
+
+
+def test_nothing_beyond_the_minimum_is_made_while_jobs_need_the_cores():
+    """What the next jobs may want does not slow down those that run; minimums are made all the same."""
+    rules = msgspec.structs.replace(ready_and_least(1000), cores=2)
+    leased = [Slot(name, "busy", Stage.LEASED, 0.0) for name in "ab"]
+    least = (Build("busy"), Build("rare"))
+    assert decide(State(slots=tuple(leased)), rules, 0.0) == least
+    idle = (warm("c", "busy", 1.0), warm("d", "rare", 1.0))
+    assert decide(State(slots=(*leased, *idle)), rules, 2.0) == ()
+    assert decide(State(slots=(*leased[:1], *idle)), rules, 2.0) == (Build("busy"),)
+    assert decide(State(slots=idle), rules, 2.0) == (Build("busy"),) * 2
 
 
 def test_a_machine_beyond_the_minimum_makes_room_for_a_minimum():
