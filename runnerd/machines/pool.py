@@ -332,10 +332,10 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
 
 def _cores_taken(alive: Sequence[Slot], rules: Rules) -> bool:
-    """Whether machines that work may need all cores: one that is made for later would slow them down."""
+    """Whether a machine for later would slow down those that work, or the next: one core is left to it."""
     working = sum(rules.shelf(s.image).vcpus for s in alive if s.stage is Stage.LEASED)
     making = sum(s.stage in (Stage.BUILDING, Stage.PREPARING) for s in alive)
-    return bool(rules.cores) and working + making >= rules.cores
+    return bool(rules.cores) and working + making >= max(1, rules.cores - 1)
 
 
 def _beyond_minimum(warm: Sequence[Slot], leaving: Collection[str], rules: Rules) -> list[Slot]:

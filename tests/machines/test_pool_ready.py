@@ -31,7 +31,7 @@ def test_what_the_last_hours_needed_comes_after_every_minimum():
 
 def test_nothing_beyond_the_minimum_is_made_while_jobs_need_the_cores():
     """What the next jobs may want does not slow down those that run; minimums are made all the same."""
-    rules = msgspec.structs.replace(ready_and_least(1000), cores=2)
+    rules = msgspec.structs.replace(ready_and_least(1000), cores=3)
     leased = [Slot(name, "busy", Stage.LEASED, 0.0) for name in "ab"]
     least = (Build("busy"), Build("rare"))
     assert decide(State(slots=tuple(leased)), rules, 0.0) == least
