@@ -43,6 +43,7 @@ async def box(tmp_path, gone):
         job=job,
         upper=disks.empty(tmp_path, disks.MIB),
         template="t",
+        cast="c",
         size=Size(),
         memory=1,
         gone=tell,
