@@ -49,7 +49,7 @@ async def one(program: str, launcher: Launcher, failing: str = "") -> tuple[list
         notes.append(note)
 
     spec = vmm.Spec(qemu=program, accelerator="tcg", size=Size(vcpus=1, memory=64, disk=1), tsc_khz=1)
-    mold: Any = SimpleNamespace(spec=spec, key="key", image=SimpleNamespace(name="plain"))
+    mold: Any = SimpleNamespace(frozen=None, spec=spec, key="key", image=SimpleNamespace(name="plain"))
     files = {name: os.memfd_create(name) for name in FILES}
     came: Any = None
     async with trio.open_nursery() as nursery:
