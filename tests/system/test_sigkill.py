@@ -256,8 +256,7 @@ def test_no_machine_outlives_its_daemon(vm_daemon: Daemon, sample: Sample) -> No
         old = vmms(daemon)
         assert old
         daemon.kill()
-        daemon.start()
-        wait_for(lambda: running() or daemon.health("/readyz")[0] == 200, 60, "the next daemon works")
+        daemon.start().wait_ready(60)
         assert [pid for pid, birth in old.items() if launcher.born(pid) == birth] == []
     daemon.wait_ready(60).wait_settled(120)
     jobs = daemon.rows("SELECT * FROM jobs")
