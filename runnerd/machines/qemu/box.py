@@ -83,7 +83,9 @@ class QemuBox:
             try:
                 devices_file = await devices.save(self.vm.qmp)
                 try:
-                    state = snapshots.write_sparse(devices_file, folder / "state", key, room)
+                    state = await trio.to_thread.run_sync(
+                        snapshots.write_sparse, devices_file, folder / "state", key, room
+                    )
                 finally:
                     os.close(devices_file)
                 pages = await self._pages()
