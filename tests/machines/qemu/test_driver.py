@@ -136,7 +136,7 @@ async def test_a_place_is_laid_out_for_the_jobs_user(vm_driver, vm_template):
 
 async def test_a_machine_that_waits_rehearses_and_leaves_nothing(vm_driver, vm_template):
     """It has the files and processes of a machine that was leased at once and rehearsed nothing."""
-    look = "find /tmp /var/tmp /dev/shm /run $HOME | sort; ps -eo comm | grep -v kworker | sort"
+    look = "find /tmp /var/tmp /dev/shm /run $HOME | sort; ps -o comm --ppid 2 -p 2 --deselect | sort"
     leased_at_once = await fresh(vm_driver, vm_template)
     waiting = await vm_driver.clone(vm_template)
     await waiting.thaw()
