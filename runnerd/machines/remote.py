@@ -152,7 +152,7 @@ class AgentMachine:
         if self._rehearsed is not None:
             await self._rehearsed.wait()
         with self._explained():
-            await self._channel.call("clock", now=self._now())
+            await self._set_clock()
 
     async def exec(self, command: Command, output: Output) -> Exit:
         """Run a process; OSError or ValueError, with a sentence, when it cannot be started."""
@@ -226,9 +226,9 @@ class AgentMachine:
             except NotKept:
                 # It stood still all the same. One that is gone says so when it is next asked for something.
                 with suppress(MachineLost):
-                    await self._channel.call("clock", now=self._now())
+                    await self._set_clock()
                 raise
-            await self._channel.call("clock", now=self._now())
+            await self._set_clock()
 
     def console_end(self) -> tuple[str, ...]:
         """What the box kept."""
@@ -270,6 +270,9 @@ class AgentMachine:
             _log.debug("a rehearsal failed", machine=self.id, error=str(error))
         finally:
             over.set()
+
+    async def _set_clock(self) -> None:
+        await self._insist("clock", now=self._now())
 
     async def _insist(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """A call without which the machine is of no use."""

@@ -353,6 +353,25 @@ async def test_the_clock_is_set_by_the_time_that_was_missed(
     assert next(request for request in agent.asked if request["op"] == "clock")["now"] == 1234.5
 
 
+@pytest.mark.parametrize("refusal", [{"error": "no"}, {"error": "no", "errno": 1}])
+@pytest.mark.parametrize("asked", ["lease", "snapshot"])
+async def test_an_agent_that_keeps_its_own_time_is_of_no_use(
+    agent: Agent, tmp_path: Path, refusal: dict[str, Any], asked: str
+) -> None:
+    """Whatever it says instead of setting its clock, the machine is lost: one that was a job's is hostile."""
+
+    class KeepingBox(NotedBox):
+        async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
+            await trio.lowlevel.checkpoint()
+
+    agent.answers["clock"] = refusal
+    machine = machine_of(agent, KeepingBox())
+    await machine.thaw()
+    with pytest.raises(MachineLost, match="its clock failed"):
+        await (machine.lease() if asked == "lease" else machine.snapshot(tmp_path, key=None, limit=1))
+    assert machine.lost.is_set()
+
+
 async def test_archive_goes_by_the_job_disk_where_there_is_one(agent: Agent, tmp_path: Path) -> None:
     """With a device nothing of the archive goes through the channel."""
     (tmp_path / "a.tar").write_bytes(bytes(100_000))
