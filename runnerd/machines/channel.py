@@ -266,6 +266,8 @@ class Channel:
             while data := await self._stream.receive_some(READ):
                 for frame in self._decoder.feed(bytes(data)):
                     self._take(frame)
+                    if self.ended:  # an answer to it was one too many; the next frame is nobody's
+                        return
             self.close("it closed its channel")
         except Breach as error:
             self.close(f"it broke the protocol: {error}")

@@ -8,6 +8,7 @@ import signal
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,28 @@ async def test_agent_that_never_reads_is_lost() -> None:
             await trio.testing.wait_all_tasks_blocked()
             if not channel.ended:
                 await theirs.send_all(frames.pack(EXIT, stream, b'{"code": 0}'))
+    assert channel.reason == "it does not read what it is sent"
+
+
+async def test_a_connection_behind_the_end_is_nobodys() -> None:
+    """What came together with the frame that made the host say too much costs the machine, and no more."""
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    channel = Channel(ours, nonce=lambda: "n")
+    channel._handlers[80] = never
+    accept = partial(frames.pack, REQ, payload=b'{"op": "accept", "port": 80}')
+    async with trio.open_nursery() as nursery:
+        await nursery.start(channel.run)
+        await theirs.send_all(frames.pack(frames.HELLO_ACK, 0, b'{"nonce": "n", "protocol": 2}'))
+        await theirs.send_all(accept(0x80000004))
+        await trio.testing.wait_all_tasks_blocked()
+        channel._exchanges[0x80000004].drop()
+        data = frames.pack(DATA, 0x80000004 | 1 << 1, bytes(8192))
+        for _ in range(15):
+            await theirs.send_all(data)
+        await trio.testing.wait_all_tasks_blocked()
+        while len(channel._urgent) < UNREAD:
+            channel.send(b"unread")
+        await theirs.send_all(data + accept(0x80000008))
     assert channel.reason == "it does not read what it is sent"
 
 
