@@ -322,9 +322,6 @@ class PoolActor:
         try:
             with trio.fail_after(LEASE_TIMEOUT):
                 await machine.lease()
-        except trio.Cancelled:
-            request.reply.refuse(PoolRestarted("the machine pool stopped"))
-            raise
         except (MachineLost, OSError, trio.TooSlowError) as problem:
             _log.error("a warm machine failed its lease", machine=machine.id, problem=str(problem))
             self._judge(machine.id, str(problem) or "its lease took too long")
@@ -334,6 +331,9 @@ class PoolActor:
             self._ring()
             await self._destroy(machine, str(problem) or "its lease took too long")
             return
+        except BaseException:
+            request.reply.refuse(PoolRestarted("the machine pool stopped"))
+            raise
         if not request.reply.give(machine):
             await self._destroy(machine, "its job no longer waited")
 
@@ -372,12 +372,12 @@ class PoolActor:
                 await machine.thaw()
                 with trio.fail_after(LEASE_TIMEOUT):
                     await machine.lease()
-        except trio.Cancelled:
-            reply.refuse(PoolRestarted("the machine pool stopped"))
-            raise
         except (NoMachine, MachineLost, OSError, trio.TooSlowError) as problem:
             _log.error("a kept machine could not be brought back", job=job, problem=str(problem))
             reply.refuse(NoMachine(str(problem) or "it took too long"))
+        except BaseException:
+            reply.refuse(PoolRestarted("the machine pool stopped"))
+            raise
         else:
             self._places.fill(name, machine, pool.Stage.LEASED, slot.generation)
             nursery.start_soon(self._watch, machine)
@@ -410,7 +410,11 @@ class PoolActor:
     async def _reap_orphans(self, driver: Driver) -> None:
         while True:
             await trio.sleep(REAP_EVERY)
-            orphans = await driver.adopt_or_reap()
+            try:
+                orphans = await driver.adopt_or_reap()
+            except OSError as problem:
+                _log.error("machines that belong to nobody could not be looked for", problem=str(problem))
+                continue
             if orphans:
                 metrics.vm_leaked.inc(orphans)
                 _log.error("machines that belonged to nobody were reaped", count=orphans)

@@ -27,7 +27,7 @@ class Records(Protocol):
     """How images stand on disk; see `machines.generations`."""
 
     async def standing(self, image: str) -> Standing | None:
-        """Return it, or None where there are no generations."""
+        """Return it, or None where there are no generations. Raises OSError; it is looked at again then."""
         ...
 
     async def settle(self, image: str, trial: Trial) -> None:
@@ -94,7 +94,11 @@ class PoolImages:
     async def look(self) -> None:
         """See how the images stand on disk, and write down what is owed."""
         for image in self._successions:
-            standing = await self._records.standing(image)
+            try:
+                standing = await self._records.standing(image)
+            except OSError as problem:
+                _log.error("how an image stands cannot be seen", image=image, problem=str(problem))
+                continue
             if standing is None:
                 continue
             before = self._successions[image]

@@ -245,6 +245,56 @@ async def test_orphans_are_looked_for_every_minute(nursery, autojump_clock, driv
     nursery.cancel_scope.cancel()
 
 
+async def test_orphans_that_cannot_be_looked_for_cost_no_machine(nursery, autojump_clock, driver):
+    """A host that is short of descriptors for a moment keeps its pool, and is searched a minute later."""
+    pool = Running(driver)
+    reap = driver.adopt_or_reap
+    await nursery.start(pool.actor.run)
+
+    async def fail() -> int:
+        raise OSError(24, "Too many open files")
+
+    driver.adopt_or_reap = fail
+    machine = await pool.lease()
+    await trio.sleep(REAP_EVERY + 1)
+    driver.adopt_or_reap = reap
+    await trio.sleep(REAP_EVERY)
+    assert driver.reaped == 2
+    assert machine.id in driver.alive
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kept", [None, Path("whole-default")])
+async def test_a_fault_of_ours_leaves_nobody_waiting(nursery, autojump_clock, driver, kept):
+    """The pool goes down on what it does not know; whoever it was for is told so and asks again."""
+    pool = Running(driver, min_idle=0)
+    clone = driver.clone
+    told = []
+
+    async def faulty(template):
+        machine = await clone(template)
+
+        async def lease() -> None:
+            await trio.lowlevel.checkpoint()
+            raise LookupError("nobody thought of this")
+
+        machine.lease = lease
+        return machine
+
+    async def ask() -> None:
+        with pytest.raises(PoolRestarted):
+            await pool.lease(kept=kept)
+        told.append("restarted")
+
+    driver.clone = faulty
+    nursery.start_soon(ask)
+    with pytest.RaisesGroup(LookupError):
+        await pool.actor.run()
+    await wait_all_tasks_blocked()
+    assert told == ["restarted"]
+    assert driver.alive == set()
+
+
 async def test_a_paused_pool_starts_nothing_and_loses_nobody(nursery, autojump_clock, driver):
     """Who asks waits with the reason, a leased machine stays, and resuming serves who waited."""
     pool = Running(driver)

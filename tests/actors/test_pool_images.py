@@ -261,6 +261,22 @@ async def test_a_disk_that_cannot_be_written_is_written_later(autojump_clock, po
     assert [trial.ended for trial in disk.written] == ["failed"]
 
 
+async def test_a_disk_that_cannot_be_read_costs_no_machine(autojump_clock, pool, driver, disk):
+    """A generation may be removed in the middle of a look: the next one sees what there is."""
+    standing = disk.standing
+
+    async def fail(image):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    machine = await lease(pool)
+    disk.standing = fail
+    await built(pool, disk)
+    assert machine.id in driver.alive
+    disk.standing = standing
+    await trio.sleep(LOOK_EVERY + 1)
+    assert await warm(pool, driver) == ["new", "old"]
+
+
 async def test_an_image_that_is_built_while_the_pool_runs_is_taken_up(nursery, autojump_clock, driver, disk):
     """Nobody waits for the next attempt of its builds, and nothing has to be started anew."""
     del disk.standings["default"]
