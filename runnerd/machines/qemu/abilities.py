@@ -116,11 +116,16 @@ async def probe(qemu: str) -> Abilities:
         raise Unusable(f"{qemu} cannot be started: {error}") from error
 
 
-async def _ask(qemu: str) -> dict[str, Any]:
-    questions = "".join(
-        json.dumps({"execute": name, "id": name} | ({"arguments": arguments} if arguments else {})) + "\n"
+def questions() -> tuple[dict[str, Any], ...]:
+    """`QUESTIONS` as QEMU is asked them."""
+    return tuple(
+        {"execute": name, "id": name} | ({"arguments": arguments} if arguments else {})
         for name, arguments in QUESTIONS
     )
+
+
+async def _ask(qemu: str) -> dict[str, Any]:
+    asked = "".join(json.dumps(question) + "\n" for question in questions())
     answers: dict[str, Any] = {}
     complaint = bytearray()
     with trio.move_on_after(_PATIENCE) as scope:
@@ -130,7 +135,7 @@ async def _ask(qemu: str) -> dict[str, Any]:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep, _stream(process.stderr), complaint)
-                nursery.start_soon(_tell, _stream(process.stdin), questions.encode())
+                nursery.start_soon(_tell, _stream(process.stdin), asked.encode())
                 await _hear(_stream(process.stdout), answers)
                 if len(answers) == len(QUESTIONS):
                     # Only now: told to quit, it would drop what it had yet to write.
@@ -225,4 +230,4 @@ def _capabilities(schema: Mapping[str, Any]) -> frozenset[str]:
     (members,) = schema[schema["migrate-set-capabilities"]["arg-type"]]["members"]
     element = schema[schema[members["type"]]["element-type"]]
     kind = next(member["type"] for member in element["members"] if member["name"] == "capability")
-    return frozenset(schema[kind]["values"])
+    return frozenset(member["name"] for member in schema[kind]["members"])

@@ -1,13 +1,17 @@
-"""A process that takes QEMU's place: it speaks QMP as QEMU 7.2 does, and has a real agent behind its port.
+"""A process that takes QEMU's place: it says what one version was recorded to say, and has a real agent.
 
-Run as `stand_in.py AGENT FOLDER QEMU'S-ARGUMENTS…`: AGENT is the packed agent, FOLDER where it may write.
-What it saves as its state is a word among the bytes that QEMU has around it, and it loads nothing else. Its
-memory is mapped as QEMU maps it, and never used.
+Run as `stand_in.py VERSION AGENT FOLDER QEMU'S-ARGUMENTS…`: VERSION is a folder of `conversations`, made by
+`record.py`; AGENT is the packed agent; in FOLDER it may write. Told anything else than that version was told,
+in order and to the letter, it ends. Each scene that was played to its end is a line of FOLDER/played.
+
+What it saves as its state are a few bytes of the form that QEMU's have, and it loads nothing else. Its memory
+is mapped as QEMU maps it, and never used.
 """
 
 from __future__ import annotations
 
 import array
+import itertools
 import json
 import mmap
 import os
@@ -19,10 +23,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+CONVERSATIONS = Path(__file__).with_name("conversations")
 HEAD = b"QEVM\0\0\0\3"
-DEVICES = b"\4\0\0\0\0\x05timer" + bytes(8) + b"the state of a stand-in"
-STATE = HEAD + b"its memory" + DEVICES
-VERSION = {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "stand-in"}
+TIMER = b"\4\0\0\0\0\x05timer" + bytes(8)
+FROZEN = HEAD + b"its memory" + TIMER + b"as it was frozen"
+KEPT = TIMER + b"as it was kept"
+
+Lines = list[dict[str, Any]]
+
+
+def recorded(version: str, scene: str) -> Lines:
+    """What was said in a scene: one message a line, `to` QEMU or `from` it."""
+    path = CONVERSATIONS / version / f"{scene}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def end_of(name: str, words: list[str]) -> socket.socket:
@@ -35,13 +48,15 @@ def end_of(name: str, words: list[str]) -> socket.socket:
 class StandIn:
     """One machine."""
 
-    def __init__(self, agent: str, folder: str, words: list[str]) -> None:
+    def __init__(self, version: str, agent: str, folder: str, words: list[str]) -> None:
         self.monitor, self.port = end_of("qmp", words), end_of("agent", words)
-        self.status = "inmigrate" if "-incoming" in words else "running"
         self.inside: socket.socket | None = None
         self.descriptor = self.given = -1
         self.memory = self.mapped(" ".join(words))
-        self._agent, self._folder = agent, folder
+        self._version, self._agent, self._folder = version, agent, folder
+        self._scene, self._at = "", 0
+        self._lines: Lines = []
+        self.begin("clone" if "-incoming" in words else "freeze")
 
     def mapped(self, words: str) -> mmap.mmap:
         """The memory it was given, shared or not."""
@@ -52,9 +67,9 @@ class StandIn:
 
     def run(self) -> None:
         """Serve until the monitor is closed; the agent ends with this process, for it loses its port."""
-        self.say({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
-        if self.status == "running":
+        if self._scene == "freeze":
             self.wake()
+        self.speak(0)
         buffer = b""
         while True:
             heard = [self.monitor, *([self.port, self.inside] if self.inside else [])]
@@ -76,6 +91,11 @@ class StandIn:
                         break
                     (self.inside if end is self.port else self.port).sendall(data)
 
+    def begin(self, scene: str) -> None:
+        """Go on with another scene, from its first line."""
+        self._scene, self._at = scene, 0
+        self._lines = recorded(self._version, scene)
+
     def wake(self) -> None:
         """Start what is inside the machine."""
         self.inside, theirs = socket.socketpair()
@@ -84,48 +104,73 @@ class StandIn:
             subprocess.Popen([*words, "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
 
     def obey(self, command: dict[str, Any]) -> None:
-        """Carry out one command as far as the driver looks at what comes of it."""
-        name = command["execute"]
-        result: dict[str, Any] = {}
-        if name == "query-status":
-            result = {"status": self.status}
-        elif name == "stop":
-            self.status = "paused"
-        elif name == "cont":
-            self.status = "running"
-            if self.inside is None:
-                self.wake()
+        """Carry out one command, which must be the next of its scene, and say what QEMU said to it."""
+        if self._at == len(self._lines):
+            assert self._scene != "freeze", f"it was frozen and is told {command}"
+            self.begin("snapshot")
+        number = command["id"]
+        wanted = self._lines[self._at]["to"]
+        assert command == {**wanted, "id": number}, f"{command} instead of {wanted}"
+        self._at += 1
+        self.act(command["execute"])
+        self.speak(number)
+
+    def act(self, name: str) -> None:
+        """What a command does beside its answer."""
+        if name == "migrate":
+            os.write(self.descriptor, FROZEN)
+        elif name == "migrate-incoming":
+            state = b""
+            while data := os.read(self.descriptor, 65536):
+                state += data
+            if state != FROZEN:
+                assert state == FROZEN[: FROZEN.index(TIMER)] + KEPT, state
+                self.be_another("restore")
+        elif name == "cont" and self.inside is None:
+            self.wake()
         elif name == "add-fd":
             self.given = self.descriptor
-            result = {"fdset-id": 1, "fd": self.given}
         elif name == "xen-save-devices-state":
-            assert command["arguments"]["filename"] == "/dev/fdset/1"
-            os.write(self.given, HEAD + DEVICES)
+            os.write(self.given, HEAD + KEPT)
         elif name == "remove-fd":
             os.close(self.given)
-        self.say({"return": result, "id": command["id"]})
-        if name == "migrate":
-            os.write(self.descriptor, STATE)
-            self.status = "postmigrate"
-        elif name == "migrate-incoming":
-            taken = b""
-            while data := os.read(self.descriptor, 65536):
-                taken += data
-            assert taken == STATE, taken
-        if name in ("migrate", "migrate-incoming"):
+        if name.startswith("migrate") and name != "migrate-set-capabilities":
             os.close(self.descriptor)
-            for status in ("setup", "completed"):
-                self.say({"event": "MIGRATION", "data": {"status": status}, "timestamp": {}})
 
-    def say(self, message: dict[str, Any]) -> None:
-        """Send one message."""
-        self.monitor.sendall(json.dumps(message).encode() + b"\r\n")
+    def be_another(self, scene: str) -> None:
+        """Only now it shows which scene this is: until here they are the same."""
+        lines = recorded(self._version, scene)
+        told = [[line["to"] for line in each[: self._at] if "to" in line] for each in (self._lines, lines)]
+        assert told[0] == told[1]
+        self._scene, self._lines = scene, lines
+
+    def speak(self, number: int) -> None:
+        """Say all that QEMU said until it was told something again; answers are to that command."""
+        said = [*itertools.takewhile(lambda line: "from" in line, self._lines[self._at :])]
+        self._at += len(said)
+        if self._at == len(self._lines):
+            # Before the last word: who has heard it may end this process.
+            with Path(self._folder, "played").open("a") as file:
+                file.write(f"{self._scene}\n")
+        for line in said:
+            message = line["from"]
+            answer = {**message, "id": number} if "id" in message else message
+            self.monitor.sendall(json.dumps(answer).encode() + b"\r\n")
+
+
+def answer(lines: Lines) -> None:
+    """Be a QEMU without a machine, that is only asked."""
+    for line in lines:
+        if "to" in line:
+            assert json.loads(sys.stdin.readline()) == line["to"]
+        else:
+            print(json.dumps(line["from"]), flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
-    if sys.argv[-2:] == ["-qmp", "stdio"]:
-        recorded = Path(__file__).with_name("conversations") / "abilities-7.2.22.jsonl"
-        for line in recorded.read_text().splitlines():
-            print(json.dumps(json.loads(line).get("from")))
+    version, agent, folder, *words = sys.argv[1:]
+    if words[-2:] == ["-qmp", "stdio"]:
+        answer(recorded(version, "abilities"))
     else:
-        StandIn(sys.argv[1], sys.argv[2], sys.argv[3:]).run()
+        StandIn(version, agent, folder, words).run()

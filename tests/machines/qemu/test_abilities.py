@@ -1,59 +1,55 @@
 """What a QEMU says it can do, and what is made of it: usable, or refused in a sentence that says what to do.
 
-The answers of QEMU 7.2.22 are recorded, cut down as `record.py` says. Those of later versions are the same
-with the changes that the published QMP reference lists for them, and were given by no QEMU.
+The answers are recorded, cut down as `record.py` says; what is refused are such answers with a change.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runnerd.machines import host
 from runnerd.machines.qemu import abilities
 from runnerd.machines.qemu.abilities import Abilities, Unusable
 
-CONVERSATION = Path(__file__).with_name("conversations") / "abilities-7.2.22.jsonl"
+from . import stand_in
 
 
-def recorded() -> dict[str, Any]:
-    """What QEMU 7.2.22 answers."""
-    lines = [json.loads(line) for line in CONVERSATION.read_text().splitlines()]
-    return {line["from"]["id"]: line["from"]["return"] for line in lines if "from" in line}
+def recorded(version: str = "7.2.22") -> dict[str, Any]:
+    """What a version answers."""
+    said = [line["from"] for line in stand_in.recorded(version, "abilities") if "from" in line]
+    return {answer["id"]: answer["return"] for answer in said if "id" in answer}
 
 
-def documented(major: int, minor: int) -> dict[str, Any]:
-    """What a version from 8.2 on is documented to answer: not a recording.
-
-    `uri` of `migrate` became optional beside a new `channels`; in a schema that is a member with a default.
-    """
-    answers = copy.deepcopy(recorded())
+def numbered(major: int, minor: int) -> dict[str, Any]:
+    """What a version would answer that is like the latest one that was recorded."""
+    answers = copy.deepcopy(recorded("11.1.3"))
     answers["query-version"] = {"qemu": {"major": major, "minor": minor, "micro": 0}, "package": ""}
-    schema = {entry["name"]: entry for entry in answers["query-qmp-schema"]}
-    for command in ("migrate", "migrate-incoming"):
-        members = schema[schema[command]["arg-type"]]["members"]
-        members[:] = [{**each, "default": None} if each["name"] == "uri" else each for each in members]
-        members.append({"name": "channels", "default": None, "type": "[MigrationChannel]"})
     return answers
 
 
-def test_the_recorded_version_is_what_machines_were_made_with():
-    """QEMU 7.2 has all that is needed, both boards, and no channels."""
-    able = abilities.read(recorded())
-    assert (able.version, able.number) == ("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", (7, 2))
-    assert able.channels is False
+@pytest.mark.parametrize(
+    ("version", "said", "channels"),
+    [
+        ("7.2.22", "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", False),
+        ("10.0.13", "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", True),
+        ("11.1.3", "11.1.3 (Debian 1:11.1.3+ds-1)", True),
+    ],
+)
+def test_each_recorded_version_is_taken_for_what_it_says(version, said, channels):
+    """Each has all that is needed, both boards, and snapshots; channels where they are in its schema."""
+    able = abilities.read(recorded(version))
+    assert (able.version, able.channels, able.snapshots) == (said, channels, True)
+    assert able.number == tuple(map(int, version.split(".")[:2]))
     assert (able.board(), able.board("q35"), able.board("microvm")) == ("microvm", "q35", "microvm")
 
 
-@pytest.mark.parametrize("number", [(8, 2), (9, 1), (10, 0), (11, 0), (25, 1)])
-def test_later_versions_are_taken_for_what_they_say(number):
-    """No later number is refused; with channels in its schema, channels are used."""
-    able = abilities.read(documented(*number))
-    assert able.channels
-    assert able.board() == "microvm"
+def test_no_number_is_too_late():
+    """What nobody has seen yet is taken by its words."""
+    able = abilities.read(numbered(25, 1))
+    assert (able.board(), able.channels) == ("microvm", True)
 
 
 def without(answers: dict[str, Any], question: str, *names: str) -> dict[str, Any]:
@@ -62,18 +58,18 @@ def without(answers: dict[str, Any], question: str, *names: str) -> dict[str, An
 
 
 def uncapable() -> dict[str, Any]:
-    """A version that no longer has an experimental capability: 7.2 marks it as unstable."""
-    answers = documented(13, 0)
+    """A version that no longer has an experimental capability: all mark it as unstable."""
+    answers = numbered(13, 0)
     for entry in answers["query-qmp-schema"]:
-        if "x-ignore-shared" in entry.get("values", []):
-            entry["values"].remove("x-ignore-shared")
+        if entry["meta-type"] == "enum":
+            entry["members"] = [each for each in entry["members"] if each["name"] != "x-ignore-shared"]
     return answers
 
 
 @pytest.mark.parametrize(
     ("answers", "wanted", "said"),
     [
-        (documented(6, 2), "auto", r"^QEMU 6\.2\.0 is too old: machines need 7\.2 or later$"),
+        (numbered(6, 2), "auto", r"^QEMU 6\.2\.0 is too old: machines need 7\.2 or later$"),
         (without(recorded(), "query-machines", "microvm"), "microvm", r"no machine type microvm: use q35$"),
         (
             without(recorded(), "query-machines", "microvm", "pc-q35-7.2"),
@@ -86,7 +82,7 @@ def uncapable() -> dict[str, Any]:
             "has no device pvpanic, which",
         ),
         (
-            without(documented(12, 1), "query-qmp-schema", "getfd", "stop"),
+            without(numbered(12, 1), "query-qmp-schema", "getfd", "stop"),
             "auto",
             r"^QEMU 12\.1\.0 has no command getfd, stop, .* that this driver does not know",
         ),
@@ -130,11 +126,12 @@ def test_an_answer_that_is_none_is_refused(answers):
 @pytest.mark.vm
 async def test_the_qemu_of_this_host_is_asked_once(vm_image, monkeypatch):
     """It answers as itself, with all that machines need; the second time nothing is started."""
-    able = await abilities.probe("/usr/bin/qemu-system-x86_64")
+    (qemu,) = host.require("qemu-system-x86_64")
+    able = await abilities.probe(qemu)
     assert able.board() in ("microvm", "q35")
     assert isinstance(able, Abilities)
     monkeypatch.setattr(abilities, "_ask", None)
-    assert await abilities.probe("/usr/bin/qemu-system-x86_64") is able
+    assert await abilities.probe(qemu) is able
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,8 @@ from runnerd.machines import cgroups, reaper, template
 from runnerd.machines.channel import Channel
 from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, NotKept, Size, Template
 from runnerd.machines.exchange import Exchange
-from runnerd.machines.images import Image, Part
 from runnerd.machines.launcher import born, open_launcher, strays
-from runnerd.machines.qemu import freezing, starter
-from runnerd.machines.qemu.box import QemuBox
+from runnerd.machines.qemu import starter
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.qemu.qmp import Qmp
 from runnerd.machines.remote import AgentMachine
@@ -39,7 +37,8 @@ OTHER = Size(vcpus=1, memory=160, disk=64)
 ROOM = 1 << 30
 NAMED = "SIGKILL|channel"
 """The signal; or, on a host too busy to bury the process within a moment, that its channel ended."""
-FILES = ("kernel", "initrd", "agent", "rootfs")
+VERSION = "7.2.22"
+"""What the stand-in says."""
 
 
 def cases(*points: str, real: str) -> pytest.MarkDecorator:
@@ -199,12 +198,7 @@ def options(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> dict[s
         kept = {} if "template" in request.node.name else {"snapshots": folder / "snapshots"}
         return {"images": folder / "images", **kept}
     request.getfixturevalue("played_image")
-    program = tmp_path / "qemu"
-    agent = request.getfixturevalue("agent_file")
-    words = [sys.executable, str(Path(__file__).with_name("stand_in.py")), str(agent), str(tmp_path)]
-    program.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n')
-    program.chmod(0o755)
-    return {"program": str(program)}
+    return {"program": request.getfixturevalue("stand_in")(VERSION)}
 
 
 @pytest.fixture
@@ -219,20 +213,6 @@ async def opened(options: dict[str, Any], tmp_path: Path, killer: Killer, group:
         )
         inside = str(tmp_path) if "program" in options else "/home/runner/work"
         yield Host(driver, killer, tmp_path, group, inside)
-
-
-@pytest.fixture
-def played_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image of four bytes a file, whose machines need no root put together."""
-    folder = tmp_path / "image"
-    folder.mkdir()
-    for name in FILES:
-        (folder / name).write_bytes(b"file")
-    parts = {name: Part(size=4, sha256=name * 10, inputs="") for name in FILES}
-    image = Image(name="default", digest="d" * 64, path=folder, parts=parts)
-    monkeypatch.setattr("runnerd.machines.images.current", lambda images, name: image)
-    monkeypatch.setattr(QemuBox, "layout", None)
-    monkeypatch.setattr(freezing, "_WARM", (("/bin/sh", "-c", "exit"),))
 
 
 @pytest.fixture
