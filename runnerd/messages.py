@@ -138,3 +138,15 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     """Machines of at least one image can be had, or could if the operator had not paused the pool."""
     paused: str | None = None
     """A sentence that says so while nothing is started because the operator paused the pool."""
+
+    @property
+    def problem(self) -> str:
+        """Why no job can get a machine, with the cure; empty where some can."""
+        if not self.ready:
+            return "; ".join(self.trouble) or "no image has its template yet"
+        if self.capacity is not None and self.capacity < 1:
+            return (
+                "no machine fits into the memory the pool may use: make [machines] memory or "
+                "[pool] memory_reserve smaller"
+            )
+        return ""

@@ -28,6 +28,8 @@ from runnerd.web.terminal import Screen, Talk
 
 ANSWER_TIMEOUT = 5.0
 """Seconds another actor has for its part of an answer."""
+GLANCE_TIMEOUT = 2.0
+"""The same where the answer says as much without that part."""
 POLL = 0.15
 """Seconds between looks at a log that somebody follows."""
 PIECE = 256 << 10
@@ -113,7 +115,17 @@ class Api:
             "reports_owed": (backlog := await self._ledger.outbox_backlog()).owed,
             "reports": backlog,
             "intake": await self._ledger.intake(),
+            "machines": await self._machines_ready(),
         }
+
+    async def _machines_ready(self) -> dict[str, Any]:
+        """Whether jobs can get machines, and what is wrong with any image."""
+        try:
+            pool = await self.pool(GLANCE_TIMEOUT)
+        except Unavailable as absent:
+            return {"ready": False, "trouble": [str(absent)]}
+        more = [] if pool.problem in ("", "; ".join(pool.trouble)) else [pool.problem]
+        return {"ready": not pool.problem, "trouble": [*more, *pool.trouble]}
 
     async def runs(self, limit: int, before: int | None, repository: str | None) -> Sequence[RunRecord]:
         """Runs, newest first."""
@@ -225,11 +237,11 @@ class Api:
         self._pool.offer(ImagesChanged())
         return {"message": "the pool looks at the images"}
 
-    async def pool(self) -> PoolDescription:
+    async def pool(self, patience: float | None = None) -> PoolDescription:
         """The machines, as the pool sees them; raises `Unavailable` when it does not answer."""
         reply: Reply[PoolDescription] = Reply()
         if self._pool.offer(DescribePool(reply)):
-            with trio.move_on_after(ANSWER_TIMEOUT):
+            with trio.move_on_after(ANSWER_TIMEOUT if patience is None else patience):
                 return await reply.wait()
         raise Unavailable("the machine pool does not answer: it is starting, busy or ending")
 

@@ -73,10 +73,8 @@ def pool_check(pool: Mailbox[Any], timeout: float = 2.0) -> Check:
             raise NotReady("the machine pool takes no questions: it is overloaded or ending")
         with trio.move_on_after(timeout):
             description = await reply.wait()
-            if not description.ready:
-                raise NotReady("; ".join(description.trouble) or "no image has its template yet")
-            if description.capacity is not None and description.capacity < 1:
-                raise NotReady("no machine fits into the memory the pool may use")
+            if description.problem:
+                raise NotReady(description.problem)
             return
         raise NotReady(f"the machine pool did not answer within {timeout:g} seconds")
 

@@ -295,6 +295,13 @@ def _intake(marks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
+def _machines(machines: Mapping[str, Any]) -> Iterator[str]:
+    """Yield whether jobs can get machines, and what is wrong with those that cannot be had."""
+    yield f"machines: {'ready' if machines['ready'] else 'none can be had'}"
+    for trouble in machines["trouble"]:
+        yield f"trouble: {clean(trouble)}"
+
+
 def described(status: Mapping[str, Any]) -> Iterator[str]:
     """Yield the daemon's status as `key: value` lines."""
     for key, value in status.items():
@@ -305,6 +312,9 @@ def described(status: Mapping[str, Any]) -> Iterator[str]:
             continue
         if key == "intake":
             yield from _intake(value)
+            continue
+        if key == "machines":
+            yield from _machines(value)
             continue
         text = duration(value) if key == "uptime" else value
         if isinstance(value, list):

@@ -78,6 +78,17 @@ class Site:
             self.run, [EndJob(job=self.job, epoch=epoch, result=result), EndRun(outcome=Outcome.SUCCESS)]
         )
 
+    async def status(self, **pool):
+        """Ask for the status, where the pool describes itself so."""
+        description = {"driver": "fake", "isolated": True, "emulated": False, "capacity": 2, **pool}
+
+        async def answer():
+            (await self.pool.receive()).reply.give(PoolDescription(**description))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            return await self.api.status()
+
     def write(self, text):
         path = log_path(self.folder, self.run, self.job)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,11 +110,42 @@ async def site(tmp_path, nursery):
 
 async def test_status_counts_what_is_owed(site):
     """Open runs, unplanned deliveries and unsent reports are in it."""
-    status = await site.api.status()
+    status = await site.status()
     assert (status["open_runs"], status["pending_deliveries"], status["draining"]) == ([site.run], 0, False)
     assert status["reports_owed"] == status["reports"].owed >= 1
     assert status["reports"].oldest is not None
     assert status["uptime"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("pool", "ready", "trouble"),
+    [
+        ({}, True, []),
+        ({"trouble": ("image b: broken",)}, True, ["image b: broken"]),
+        ({"ready": False, "trouble": ("a: absent", "b: broken")}, False, ["a: absent", "b: broken"]),
+        ({"ready": False}, False, ["no image has its template yet"]),
+    ],
+)
+async def test_status_says_when_no_machine_can_be_had(site, pool, ready, trouble):
+    """And what is wrong with an image although others work."""
+    assert (await site.status(**pool))["machines"] == {"ready": ready, "trouble": trouble}
+
+
+async def test_status_says_that_no_machine_fits(site):
+    """Memory too small for any machine is told beside what is wrong with an image."""
+    machines = (await site.status(capacity=0, trouble=("image b: broken",)))["machines"]
+    assert not machines["ready"]
+    assert "memory_reserve smaller" in machines["trouble"][0]
+    assert machines["trouble"][1:] == ["image b: broken"]
+
+
+async def test_status_does_not_wait_long_for_the_pool(site, monkeypatch):
+    """All else is told, and that the pool does not answer."""
+    monkeypatch.setattr("runnerd.actors.control.GLANCE_TIMEOUT", 0.01)
+    status = await site.api.status()
+    assert status["open_runs"] == [site.run]
+    assert not status["machines"]["ready"]
+    assert "does not answer" in status["machines"]["trouble"][0]
 
 
 async def test_a_run_is_shown_with_its_jobs(site):
@@ -206,7 +248,7 @@ async def test_the_operator_approves_what_waits(site):
         workflow_path="ci.yml", workflow_name="CI", title="t", source_text="x", event=EVENT, gate="a fork"
     )
     [run] = await site.ledger.plan_delivery("d-2", [held], [])
-    assert (await site.api.status())["waiting_for_approval"] == [run]
+    assert (await site.status())["waiting_for_approval"] == [run]
     site.void = "it is closed"
     with pytest.raises(Refused, match="it is closed"):
         await site.api.approve(run)
@@ -215,7 +257,7 @@ async def test_the_operator_approves_what_waits(site):
     assert await site.told() == RunCreated(run)
     approval = (await site.ledger.run(run)).approval
     assert (approval.sha, approval.permission) == ("b" * 40, "operator")
-    assert (await site.api.status())["waiting_for_approval"] == []
+    assert (await site.status())["waiting_for_approval"] == []
 
 
 async def test_an_executor_that_is_gone_learns_from_the_ledger(site):
@@ -262,16 +304,16 @@ async def test_drain_is_passed_on_and_shown(site):
     """The daemon is asked once, and the status says so."""
     await site.api.drain()
     assert site.drained == [True]
-    assert (await site.api.status())["draining"]
+    assert (await site.status())["draining"]
 
 
 async def test_a_pause_is_recorded_and_passed_on(site):
     """The ledger has it before the pool does, status says why, and resume ends it once."""
-    assert (await site.api.status())["paused"] == "no"
+    assert (await site.status())["paused"] == "no"
     await site.api.pause("a new disk")
     told = await site.pool.receive()
     assert told == PausePool(await site.ledger.pause())
-    assert told.pause.reason == (await site.api.status())["paused"] == "a new disk"
+    assert told.pause.reason == (await site.status())["paused"] == "a new disk"
     await site.api.resume()
     assert await site.pool.receive() == PausePool(None)
     assert await site.ledger.pause() is None

@@ -331,6 +331,16 @@ def test_status_tells_what_was_missed() -> None:
     assert "2.0 hours are beyond what the forge remembers" in lost
 
 
+def test_status_says_that_no_machine_can_be_had() -> None:
+    """With what is wrong, made safe for a terminal; where machines are ready a word says so."""
+    assert list(runs.described({"machines": {"ready": True, "trouble": []}})) == ["machines: ready"]
+    trouble = ["a build of image x failed: \x1b[2Jthere is no image"]
+    assert list(runs.described({"machines": {"ready": False, "trouble": trouble}})) == [
+        "machines: none can be had",
+        "trouble: a build of image x failed: there is no image",
+    ]
+
+
 def test_a_backlog_of_reports_says_how_old_it_is_and_why() -> None:
     """Nothing where nothing is owed; otherwise the oldest one's age, and the last problem made safe."""
     status = {"started": 100.0, "uptime": 400.0, "reports_owed": 2}
