@@ -16,7 +16,7 @@ from runnerd.forge.protocol import ForgeUnavailable
 from runnerd.git.process import GitError
 from runnerd.messages import BranchMoved, CancelRun, DeliveryAccepted, OutboxChanged, RunCreated
 from runnerd.model import Event, Outcome, RunRecord
-from runnerd.planning.again import CannotRerun, Part, Wish
+from runnerd.planning.again import CannotRerun, NotYet, Part, Wish
 from runnerd.planning.endings import Closings, ended, ends_something
 from runnerd.planning.gate import Gate, expired, renews
 from runnerd.planning.judge import failed
@@ -53,6 +53,10 @@ PAUSE = 2.0
 """Seconds before the second try; they double with each."""
 UNREAD = ".github/workflows"
 """What the run is called that stands for workflows which could not be read at all."""
+TOGETHER = 1.0
+"""Seconds for more buttons to be pressed at jobs of the same run, such as by "Re-run failed checks"."""
+TURN_UP = 5.0
+"""Seconds between looks whether a run has ended that a button waits for."""
 LIVES = 10
 """Daemons that may end while they plan one delivery: after so many it is taken for the cause."""
 
@@ -103,6 +107,8 @@ class ParserActor:
         """Repositories of which a delivery is being planned."""
         self._tries: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._pressed: dict[str, int] = {}
+        """Deliveries that ask for a job to run again, with its number, and what they are put off for."""
         self._closings = Closings()
         self._inherited: set[str] = set()
         """Deliveries that an earlier parser left, and may have ended by."""
@@ -127,7 +133,9 @@ class ParserActor:
                     for repository, deliveries in chosen.items():
                         self._busy.add(repository)
                         nursery.start_soon(self._take_turn, repository, deliveries)
-                with trio.move_on_after(SWEEP_EVERY):
+                now = trio.current_time()
+                due = (at - now for at in self._not_before.values() if at > now)
+                with trio.move_on_after(min((SWEEP_EVERY, *due))):
                     await self._bell.wait()
 
     async def _let_a_rush_pass(self) -> None:
@@ -315,18 +323,40 @@ class ParserActor:
             await self._ledger.ignore_delivery(delivery, f"asked for the end of run {runs[0]}")
         elif press.subject is not None and press.subject.job is not None:
             await self._rerun_job(delivery, meant[0], press.subject.job)
+            return
         else:
             await self._tell_of(await self._ledger.rerun_for(delivery, runs))
         self._forget(delivery)
 
     async def _rerun_job(self, delivery: str, run: RunRecord, job: int) -> None:
-        """Run a job again with those that need it; what cannot be is ignored, with the reason."""
+        """Run a job again with those that need it, in one attempt with all that is pressed with it.
+
+        While the newest attempt runs, a job that has ended waits for its end. What cannot run again is
+        ignored, with the reason.
+        """
+        if delivery not in self._pressed:
+            self._pressed[delivery] = job
+            self._not_before[delivery] = trio.current_time() + TOGETHER
+            return
+        others = {each: beside for each, beside in self._pressed.items() if each != delivery}
         try:
-            part = await self._part(run, Wish(job=str(job)))
-            await self._tell_of(await self._ledger.rerun_for(delivery, [part.run], part.again))
+            part = await self._part(run, Wish(job=str(job), also=tuple(others.values())))
+            runs = await self._ledger.rerun_for(delivery, [part.run], part.again)
+        except NotYet as problem:
+            _log.info("a job runs again later", run=run.id, job=job, problem=str(problem))
+            self._not_before[delivery] = trio.current_time() + TURN_UP
+            return
         except (CannotRerun, IllegalTransition) as problem:
             _log.warning("a job is not run again", run=run.id, job=job, problem=str(problem))
             await self._ledger.ignore_delivery(delivery, str(problem))
+        else:
+            await self._tell_of(runs)
+            for each, beside in others.items():
+                if beside in part.also and runs:
+                    reason = f"its job runs again in run {runs[0]}, with others that were asked for"
+                    await self._ledger.ignore_delivery(each, reason)
+                    self._forget(each)
+        self._forget(delivery)
 
     async def _tell_of(self, runs: Iterable[int]) -> None:
         for run in runs:
@@ -367,6 +397,7 @@ class ParserActor:
     def _forget(self, delivery: str) -> None:
         self._tries.pop(delivery, None)
         self._not_before.pop(delivery, None)
+        self._pressed.pop(delivery, None)
 
 
 def choose(

@@ -25,6 +25,10 @@ class CannotRerun(Exception):
     """A part of a run cannot be run again; the sentence says why, and what can be done."""
 
 
+class NotYet(CannotRerun):
+    """The same until the newest attempt has ended, in which the job is as it ended before."""
+
+
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What is to run again: a job, from its start or from a step, or all jobs that did not succeed."""
 
@@ -32,6 +36,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """Its number, its name or its key; empty: all that did not succeed."""
     step: str = ""
     """The number, the id or the shown name of the step to go on from; empty: from the start."""
+    also: tuple[int, ...] = ()
+    """The numbers of more jobs, of any attempts; what of them cannot run again beside it is left out."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +47,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt whose jobs these are: the newest."""
     again: Again
     said: str
+    also: frozenset[int] = frozenset()
+    """Those of `Wish.also` that are in it."""
 
 
 def _unknown(job: int) -> str:
@@ -65,12 +73,11 @@ async def part_of(
     """
     named = run
     run = await ledger.newest_attempt(run.id)
-    if run.phase is not Phase.DONE:
-        raise CannotRerun(f"run {run.id} is {run.phase}: jobs of it can run again when it has ended")
     rows = await ledger.jobs(run.id)
-    old: JobRecord | None = None
+    old = the_one(wish.job, rows if run.id == named.id else await ledger.jobs(named.id))
+    if run.phase is not Phase.DONE:
+        raise _not_now(run, old, rows)
     if run.id != named.id:
-        old = the_one(wish.job, await ledger.jobs(named.id))
         wish = _now(named, run, wish, old, rows)
     calls = await ledger.calls(run.id)
     try:
@@ -84,6 +91,8 @@ async def part_of(
         made[call.key] = (*made.get(call.key, ()), call)
     whole = Scope(workflow=workflow, contexts={})
     chosen = _chosen(run, rows, made, wish)
+    beside = await _beside(run, rows, wish, ledger)
+    chosen += [row for row in beside.values() if row.id not in {each.id for each in chosen}]
     resumes: dict[int, str] = {}
     said = ", ".join(row.name for row in chosen) if chosen else wish.job
     if wish.step:
@@ -93,7 +102,7 @@ async def part_of(
         step = _step(row, steps, wish.step)
         if step.number > 1:
             resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode, known)
-            if old is not None:
+            if old is not None and run.id != named.id:
                 await _same_machine(old, row, step, resumes[row.id], ledger, kept)
         said = f"{row.name} from step {step.number} ({step.name})"
     anew = _anew(whole, made, rows, chosen, wish)
@@ -109,7 +118,31 @@ async def part_of(
             resumes=resumes,
         ),
         said=said + (f", and what needs it: {', '.join(others)}" if others else ""),
+        also=frozenset(beside),
     )
+
+
+def _not_now(run: RunRecord, old: JobRecord | None, rows: Sequence[JobRecord]) -> CannotRerun:
+    """Why no job runs again in a run that has not ended: for good, where the one that is meant does so."""
+    now = None if old is None else counterpart(old, rows)
+    if now is not None and now.phase is Phase.DONE:
+        return NotYet(f"run {run.id} is {run.phase}: jobs of it can run again when it has ended")
+    return CannotRerun(f"run {run.id} is {run.phase}: jobs of it can run again when it has ended")
+
+
+async def _beside(
+    run: RunRecord, rows: Sequence[JobRecord], wish: Wish, ledger: Ledger
+) -> dict[int, JobRecord]:
+    """What the jobs in `Wish.also` are in the newest attempt, for those that can run again in the next."""
+    found = {}
+    for number in wish.also:
+        job = await ledger.job(number)
+        if job is None or (await ledger.newest_attempt(job.run)).id != run.id:
+            continue
+        row = counterpart(job, rows)
+        if row is not None and row.outcome is not Outcome.SKIPPED:
+            found[number] = row
+    return found
 
 
 def _now(

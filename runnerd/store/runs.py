@@ -148,13 +148,13 @@ def rerun_for(
     connection: sa.Connection, delivery: str, ids: Sequence[int], now: float, part: Again | None = None
 ) -> list[int]:
     """Settle a delivery by running these runs again; see `Ledger.rerun_for`."""
-    if not deliveries.settle(connection, delivery, DeliveryState.PLANNED, "a run is run again"):
+    if part is None:
+        last = {run.id: run for run in (newest(connection, id) for id in ids)}
+        ids = [id for id, run in last.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
+    why = "a run is run again" if ids else "the run that it asks for again has not ended, or has no jobs"
+    if not deliveries.settle(connection, delivery, DeliveryState.PLANNED, why):
         return []
-    if part is not None:
-        return [rerun(connection, id, now, part) for id in ids]
-    last = {run.id: run for run in (newest(connection, id) for id in ids)}
-    ready = [id for id, run in last.items() if run.phase is Phase.DONE and _has_plan(connection, id)]
-    return [rerun(connection, id, now) for id in ready]
+    return [rerun(connection, id, now, part) for id in ids]
 
 
 def newest(connection: sa.Connection, id: int) -> RunRecord:

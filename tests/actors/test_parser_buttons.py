@@ -1,7 +1,9 @@
 """The parser and what people press at check runs: a run or a job again, or an end, once for each press."""
 
 import pytest
+import trio
 
+from runnerd.actors import parser
 from runnerd.forge import checks
 from runnerd.forge.people import People
 from runnerd.messages import CancelRun, RunCreated
@@ -10,6 +12,13 @@ from runnerd.planning.gate import Gate
 from runnerd.store.changes import UNEXPANDED, EndJob, EndRun, ExpandJob, NewJob, QueueJob, SkipJob
 
 from .conftest import CI, flow, repository
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """What is put off is not put off for long."""
+    monkeypatch.setattr(parser, "TOGETHER", 0.1)
+    monkeypatch.setattr(parser, "TURN_UP", 0.05)
 
 
 async def ended(planning, run):
@@ -55,7 +64,8 @@ async def test_run_again_is_the_next_attempt(planning):
 async def test_a_run_that_has_not_ended_is_not_run_twice(planning):
     """Neither it nor the attempt that follows it."""
     run = await started(planning)
-    await planning.plan("check_run", press(run))
+    record, _, _ = await planning.plan("check_run", press(run))
+    assert record.reason == "the run that it asks for again has not ended, or has no jobs"
     await ended(planning, run)
     for _ in range(2):
         await planning.plan("check_run", press(run))
@@ -171,7 +181,7 @@ async def test_the_check_of_a_job_that_was_carried_over_is_of_the_newest_attempt
 
 
 async def test_a_job_that_cannot_run_again_says_why(planning):
-    """While an attempt runs, or where the job was skipped: the delivery has the reason, and nothing runs."""
+    """While it runs again already, or where it was skipped: the delivery has the reason, and nothing runs."""
     run, jobs = await with_three(planning)
     await planning.plan("check_run", press(run, jobs["build"]))
     [second, _] = await planning.ledger.runs(9)
@@ -184,3 +194,33 @@ async def test_a_job_that_cannot_run_again_says_why(planning):
     record, _, _ = await planning.plan("check_run", press(run, jobs["test"]))
     assert (record.state, len(await planning.ledger.runs(9))) == ("ignored", 2)
     assert "has no job that is" in record.reason
+
+
+async def test_jobs_pressed_at_once_run_again_in_one_attempt(planning):
+    """ "Re-run failed checks" presses each of them; a press that cannot be obeyed keeps no other from it."""
+    run, jobs = await with_three(planning, build=Outcome.FAILURE, lint=Outcome.FAILURE)
+    forged = press(run, jobs["lint"])
+    forged["check_run"]["external_id"] = f"{run.id}/{jobs['test'].id}/000000000000"
+    bodies = (press(run, jobs["build"]), forged, press(run, jobs["lint"]))
+    first, stray, second = [await planning.accept("check_run", body) for body in bodies]
+    assert (await planning.settled(first)).state == "planned"
+    record = await planning.settled(second)
+    [again, _] = await planning.ledger.runs(9)
+    assert record.reason == f"its job runs again in run {again.id}, with others that were asked for"
+    assert (await planning.settled(stray)).reason == "the check it is about is none of ours"
+    assert [row.carried for row in await planning.ledger.jobs(again.id)] == ["", "", ""]
+    assert await planning.told(1) == [RunCreated(again.id)]
+
+
+async def test_a_job_that_ended_before_its_run_runs_again_after_it(planning):
+    """The press is not lost: it waits for the end of the attempt that runs, over a restart as well."""
+    run, jobs = await with_three(planning, build=Outcome.FAILURE, lint=Outcome.FAILURE)
+    await planning.plan("check_run", press(run, jobs["build"]))
+    [second, _] = await planning.ledger.runs(9)
+    waiting = await planning.accept("check_run", press(run, jobs["lint"]))
+    await trio.sleep(0.3)
+    assert (await planning.ledger.delivery(waiting)).state == "pending"
+    await jobs_of(planning, second.id)
+    assert (await planning.settled(waiting)).state == "planned"
+    [third, _, _] = await planning.ledger.runs(9)
+    assert [row.name for row in await planning.ledger.jobs(third.id) if not row.carried] == ["lint"]

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository, StepResult
-from runnerd.planning.again import CannotRerun, Wish, part_of
+from runnerd.planning.again import CannotRerun, NotYet, Wish, part_of
 from runnerd.reading.process import Reader
 from runnerd.store.changes import (
     UNEXPANDED,
@@ -103,11 +103,11 @@ class Attempted:
     async def ids(self, run=None):
         return {row.name: row.id for row in await self.ledger.jobs(run or self.run)}
 
-    async def part(self, job="", step="", run=None):
+    async def part(self, job="", step="", run=None, also=()):
         record = await self.ledger.run(run or self.run)
         return await part_of(
             record,
-            Wish(job=job, step=step),
+            Wish(job=job, step=step, also=tuple(also)),
             ledger=self.ledger,
             reader=Reader(),
             kept=lambda job: [msgspec.structs.replace(each, job=job) for each in self.kept.get(job, ())],
@@ -308,6 +308,33 @@ async def test_only_an_attempt_that_has_ended_is_run_again(failed):
     run = await failed.again("build")
     with pytest.raises(CannotRerun, match=f"run {run} is queued: jobs of it can run again when it has ended"):
         await failed.part("build")
+
+
+async def test_a_job_that_ended_may_run_again_once_the_attempt_has(failed):
+    """As it was carried over, or ended in the attempt itself; one that runs again already does not."""
+    first = await failed.ids()
+    run = await failed.again("build")
+    for wanted, of in ((str(first["call / inner"]), failed.run), ("call / inner", run)):
+        with pytest.raises(NotYet):
+            await failed.part(wanted, run=of)
+    for wanted in (str(first["build"]), str(first["m (1)"]), "last"):
+        with pytest.raises(CannotRerun) as caught:
+            await failed.part(wanted)
+        assert not isinstance(caught.value, NotYet)
+
+
+async def test_more_jobs_run_again_beside_one(failed):
+    """Of whichever attempt they are; what cannot, and what is no job of this run, is left out."""
+    ids = await failed.ids()
+    part = await failed.part("build", also=[ids["call / inner"], ids["last"], ids["build"], 99])
+    assert part.again.jobs == {ids["build"], ids["call / inner"]}
+    assert part.also == {ids["call / inner"], ids["build"]}
+    assert [job.key for job in part.again.anew] == ["m", "last", "call.0/after"]
+    run = await failed.again("build")
+    await failed.end(run, build=FAILED)
+    now = await failed.ids(run)
+    part = await failed.part("build", also=[ids["call / inner"]], run=run)
+    assert part.again.jobs == {now["build"], now["call / inner"]}
 
 
 async def test_the_line_that_a_log_ended_with_stays_true(failed):
