@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command the arguments name; always ends by SystemExit."""
-    from runnerd.cli.app import build
+    """Run the command the arguments name; always ends by SystemExit, or with the trace of a fault of ours.
 
-    arguments = sys.argv[1:]
-    build(arguments)(arguments, prog_name="runnerd")
+    What the host refuses, such as a full disk or somebody else's folder, is said in a sentence.
+    """
+    try:
+        from runnerd.cli.app import build
+
+        arguments = sys.argv[1:]
+        build(arguments)(arguments, prog_name="runnerd")
+    except KeyboardInterrupt:  # before the command began, which has its own ways
+        raise SystemExit(130) from None
+    except Exception as error:
+        if os.environ.get("RUNNERD_LOG") == "debug" or (said := refusal(error)) is None:
+            raise
+        print(f"runnerd: {said} (RUNNERD_LOG=debug shows where)", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def refusal(error: BaseException) -> str | None:
+    """Say what the operating system refused, out of the groups around it; None for all else."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if not isinstance(error, OSError):
+        return None
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from runnerd.__main__ import refusal
+
 HEAVY = {
     *(
         "alembic",
@@ -60,6 +62,47 @@ def test_client_commands_load_little(tmp_path: Path) -> None:
     loaded = set(result.stdout.strip("[]\n").replace("'", "").split(", "))
     assert "typer" in loaded
     assert not loaded & HEAVY
+
+
+def test_what_the_host_refuses_is_a_sentence(tmp_path: Path) -> None:
+    """A full disk, or a file where a folder is wanted: no trace, unless somebody debugs."""
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "runnerd", "config", "show"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (result.returncode, result.stderr.partition(" (")[0]) == (1, "runnerd: No space left on device")
+    (tmp_path / "file").touch()
+    environ = {
+        "HOME": str(tmp_path),
+        "GITHUB_WEBHOOK_SECRET": "s",
+        "RUNTIME_DIRECTORY": str(tmp_path / "file"),
+    }
+    result = program("serve", **environ)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+    assert str(tmp_path / "file") in result.stderr
+    assert "Traceback" in program("serve", **environ, RUNNERD_LOG="debug").stderr
+
+
+def test_a_refusal_is_found_in_groups() -> None:
+    """By its file where it names one; what is no refusal of the host's is none."""
+    error = ExceptionGroup("g", [ExceptionGroup("h", [PermissionError(13, "Permission denied", "/etc/x")])])
+    assert refusal(error) == "/etc/x: Permission denied"
+    assert refusal(OSError("the mirror is gone")) == "the mirror is gone"
+    assert refusal(ExceptionGroup("g", [OSError(), OSError()])) is None
+    assert refusal(ValueError("x")) is None
+
+
+def test_interrupted_at_the_start(tmp_path: Path) -> None:
+    """Ctrl-C while the program is being loaded is as quiet."""
+    code = (
+        "import sys, types\n"
+        "class Broken(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise KeyboardInterrupt\n"
+        "sys.modules['runnerd.cli.app'] = Broken('app')\n"
+        "from runnerd.__main__ import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 def test_interrupted(tmp_path: Path) -> None:
