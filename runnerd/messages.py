@@ -143,7 +143,9 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     def problem(self) -> str:
         """Why no job can get a machine, with the cure; empty where some can."""
         if not self.ready:
-            return "; ".join(self.trouble) or "no image has its template yet"
+            making = any(each.stage in ("building", "preparing") for each in self.machines)
+            known = "the first template is being made" if making else "no image has its template yet"
+            return "; ".join(self.trouble) or known
         if self.capacity is not None and self.capacity < 1:
             return (
                 "no machine fits into the memory the pool may use: make [machines] memory or "

@@ -23,7 +23,7 @@ from runnerd.jobs.spec import JobSpec
 from runnerd.jobs.standing import Standing
 from runnerd.machines import rewind
 from runnerd.machines.driver import Machine, NoMachine
-from runnerd.machines.kept import Kept, KeptMachines, way_back
+from runnerd.machines.kept import Kept, KeptMachines, before_failure, way_back
 from runnerd.machines.rewinding import RewindingMachine
 from runnerd.messages import LeaseMachine, OutboxChanged, PoolRestarted, RestoreMachine
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord, StepResult
@@ -376,7 +376,8 @@ class Attempts:
             self._ledger.tell_machine_leaves(inside.id, _ending(result))
             await inside.destroy()
         if kept and useful:
-            await sink.note(way_back(kept[-1]))
+            failed = next((step.number for step in result.steps if not step.conclusion.green), None)
+            await sink.note(way_back(before_failure(kept, failed)))
         if result.outcome.green and spec.record.resumes and self._site.rewinds.mode == "on-failure":
             # What it went on from is of a job that has succeeded now.
             earlier = int(spec.record.resumes.partition("/")[0])

@@ -215,10 +215,11 @@ class Shells:
     async def _session(self, visit: _Visit, person: Person, seat: _Seat) -> int | str:
         """Return the shell's exit status as shells say it, or why there is none."""
         kept = visit.kept
-        minutes = max(0.0, self._clock() - kept.at) / 60
+        minutes = round(max(0.0, self._clock() - kept.at) / 60)
+        ago = f"{minutes} minutes ago" if minutes > 1 else "a minute ago" if minutes else "just now"
         await person.say(
             f"job {visit.job.id} ({visit.job.name}) of run {visit.run.id}, before step {kept.step} "
-            f"({kept.name}): a copy of its machine as it was {minutes:.0f} minutes ago. "
+            f"({kept.name}): a copy of its machine as it was {ago}. "
             "The copy is thrown away when this shell ends."
             + (" It may hold secrets of the job's, and nothing is masked here." if kept.encrypted else "")
         )

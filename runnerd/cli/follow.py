@@ -21,6 +21,28 @@ def paint(text: str, number: int) -> str:
     return f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{text}\x1b[0m"
 
 
+def told(text: str, *, colour: bool) -> str | None:
+    """Return a line as people read it: `##[group]` and its siblings become words, or nothing.
+
+    The mark of a step in the background stays in front.
+    """
+    if (mark := _MARK.match(text)) is not None:
+        rest = told(text[mark.end() :], colour=colour)
+        return None if rest is None else mark[0] + rest
+    if not text.startswith("##["):
+        return text
+    kind, _, rest = text[3:].partition("]")
+    if kind == "endgroup":
+        return None
+    if kind in ("group", "section"):
+        return _weighed(f"▸ {rest}", "1", colour)
+    return _weighed(f"{kind}: {rest}", _KINDS[kind], colour) if kind in _KINDS else text
+
+
+def _weighed(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+
 class Api(Protocol):
     """What following needs of the daemon; `web.client.Client` has it."""
 
@@ -75,41 +97,21 @@ class Follower:
             self._offsets[job] = piece["next"]
             for line in piece["text"].split("\n")[:-1]:
                 text = log_text(line.partition(" ")[2], colour=self._colour)
-                if (told := self._told(text)) is not None:
-                    self._show(prefix + told)
+                if (said := told(text, colour=self._colour)) is not None:
+                    self._show(prefix + said)
             if not piece["text"]:
                 return
-
-    def _told(self, text: str) -> str | None:
-        """Return a line as people read it: `##[group]` and its siblings become words, or nothing.
-
-        The mark of a step in the background stays in front.
-        """
-        if (mark := _MARK.match(text)) is not None:
-            told = self._told(text[mark.end() :])
-            return None if told is None else mark[0] + told
-        if not text.startswith("##["):
-            return text
-        kind, _, rest = text[3:].partition("]")
-        if kind == "endgroup":
-            return None
-        if kind in ("group", "section"):
-            return self._paint(f"▸ {rest}", "1")
-        return self._paint(f"{kind}: {rest}", _KINDS[kind]) if kind in _KINDS else text
 
     def _finish(self, job: Mapping[str, Any], prefix: str) -> None:
         self._ended.add(job["id"])
         reason = f": {clean(job['reason'])}" if job["reason"] else ""
-        self._show(f"{prefix}{self._paint(job['outcome'], '1')}{reason}")
+        self._show(f"{prefix}{_weighed(job['outcome'], '1', self._colour)}{reason}")
 
     def _prefix(self, name: str, number: int) -> str:
         text = f"{name} │ "
         if self._only is not None:
             return ""
         return paint(text, number) if self._colour else text
-
-    def _paint(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
 
 
 def follow(follower: Follower, *, sleep: Callable[[float], None], patience: float | None = None) -> bool:

@@ -84,7 +84,12 @@ def read(path: Path, name: str) -> tuple[Workflow | None, tuple[Problem, ...]]:
         workflow = load(text, path=name, resolve=beside(path))
     except WorkflowErrors as errors:
         return None, tuple(errors.problems)
-    problems = (*workflow.unsupported, *workflow.warnings, *unknown_zones(workflow))
+    problems = (
+        *workflow.unsupported,
+        *workflow.warnings,
+        *unknown_zones(workflow),
+        *foreign_actions(workflow),
+    )
     return workflow, tuple(sorted(problems, key=lambda each: (each.line, each.column)))
 
 
@@ -105,6 +110,23 @@ def unknown_zones(workflow: Workflow) -> Iterator[Problem]:
                     column=trigger.place.column,
                     severity="warning",
                     message=f"the schedule {cron!r} never starts here: there is no time zone {zone!r}",
+                )
+
+
+def foreign_actions(workflow: Workflow) -> Iterator[Problem]:
+    """Yield a warning for each step whose action this version cannot run: there its job would fail."""
+    from runnerd.jobs.checkout import ACTION
+    from runnerd.workflow import Problem
+
+    for job in workflow.jobs.values():
+        for step in (inner for outer in job.steps for inner in (outer, *(outer.parallel or ()))):
+            if step.uses is not None and not ACTION.fullmatch(step.uses):
+                yield Problem(
+                    path=workflow.path,
+                    line=step.place.line,
+                    column=step.place.column,
+                    severity="warning",
+                    message=f"the action {step.uses} cannot be run yet: its step would fail here",
                 )
 
 

@@ -53,11 +53,13 @@ def load_config(given: Path | None, **flags: Any) -> Config:
 def start_logging(config: Config, *, quiet: bool = False) -> None:
     """Configure logs for a command that works in this process, with every secret hidden.
 
-    A `quiet` command shows warnings and errors only, unless the level was set to something of its own.
+    A `quiet` command shows warnings and errors only, unless the level was set to something of its own, and
+    as text: a person reads them.
     """
     from runnerd import log
 
-    log.configure(level="warning" if quiet and config.log_level == "info" else config.log_level)
+    level = "warning" if quiet and config.log_level == "info" else config.log_level
+    log.configure(level=level, json=False if quiet else None)
     log.redact(*config.secrets())
 
 

@@ -76,7 +76,7 @@ def plan(
     settings = options.load_config(config)
     files = workflow_files(path)
     if not files:
-        fail(f"no workflow files in {path / FOLDER}", Code.NOTHING)
+        fail(f"no workflow files in {path / FOLDER}: name a checkout that has some", Code.NOTHING)
     from runnerd.cli.event import happened
 
     what = happened(path, event, payload, workflow=workflow, inputs=options.pairs("--input", inputs or ()))

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from runnerd.cli import options
-from runnerd.cli.follow import paint
+from runnerd.cli.follow import paint, told
 from runnerd.cli.output import Code, clean, fail, log_text, show_json
 from runnerd.cli.runs import tree
 
@@ -87,7 +87,12 @@ def run(
         **given,
     )
     try:
-        report = daemon.run_once(request, config=settings, show=_quiet if json else _Printer())
+        report = daemon.run_once(
+            request,
+            config=settings,
+            show=_quiet if json else _Printer(),
+            note=lambda sentence: typer.echo(f"runnerd: {sentence}", err=True),
+        )
     except daemon.Nothing as error:
         fail(str(error), Code.NOTHING)
     except (daemon.Unusable, GitError) as error:
@@ -110,7 +115,7 @@ def _quiet(job: str, line: str) -> None:
 
 
 class _Printer:
-    """Prints lines as they come, each with its job's name, in a colour of its own on a terminal."""
+    """Prints lines as `runnerd logs` does while they come, each with its job's name."""
 
     def __init__(self) -> None:
         self._colour = sys.stdout.isatty()
@@ -121,7 +126,8 @@ class _Printer:
             self._jobs[job] = (
                 paint(clean(job) + " │ ", len(self._jobs)) if self._colour else clean(job) + " │ "
             )
-        typer.echo(self._jobs[job] + log_text(line, colour=self._colour))
+        if (text := told(log_text(line, colour=self._colour), colour=self._colour)) is not None:
+            typer.echo(self._jobs[job] + text)
 
 
 def _summary(report: Report) -> Iterator[str]:

@@ -247,22 +247,33 @@ def tree(
         by = run["approval"]
         who = f"{clean(by['login'] or 'the operator')} ({clean(by['permission'])})" if by else "nobody yet"
         yield f"  needs approval: {clean(run['gate'])}; approved by {who}"
-    yield f"  {standing(run)}{reason}, took {span(run['started'], run['ended'])}"
+    yield f"  {standing(run)}{_took(run)}{reason}"
     for job in jobs:
         reason = f": {clean(job['reason'])}" if job["reason"] else ""
-        state = f"{job['outcome'] or job['phase']}{reason}{_origin(job)}"
-        yield f"  {job['id']} {clean(job['name'])}: {state}, took {span(job['started'], job['ended'])}"
+        state = f"{job['outcome'] or job['phase']}{_origin(job)}{_took(job)}{reason}"
+        yield f"  {job['id']} {clean(job['name'])}: {state}"
         for step in job["steps"]:
             allowed = " (allowed)" if step["outcome"] != step["conclusion"] else ""
             code = f", exit status {step['exit_code']}" if step["exit_code"] else ""
-            took = span(step["started"], step["ended"])
-            yield f"    {step['number']} {clean(step['name'])}: {step['outcome']}{allowed}{code}, took {took}"
-        steps = [each["step"] for each in snapshots if each["job"] == job["id"]]
-        if steps:
-            named = f"{run['id']} --job {job['id']}"
-            yield f"    kept as it was before step {', '.join(map(str, steps))}:"
-            yield f"      `runnerd shell {named} --at {steps[-1]}` opens a terminal in a copy"
-            yield f"      `runnerd rerun {named} --from {steps[-1]}` runs it again from there"
+            yield f"    {step['number']} {clean(step['name'])}: {step['outcome']}{allowed}{code}{_took(step)}"
+        if steps := [each["step"] for each in snapshots if each["job"] == job["id"]]:
+            yield from _way_back(run["id"], job, steps)
+
+
+def _took(timed: Mapping[str, Any]) -> str:
+    """Say how long a run, a job or a step took; nothing of one that never began or has not ended."""
+    if timed["started"] is None or timed["ended"] is None:
+        return ""
+    return f", took {span(timed['started'], timed['ended'])}"
+
+
+def _way_back(run: int, job: Mapping[str, Any], steps: Sequence[int]) -> Iterator[str]:
+    """Yield how to use what is kept of a job, with that of before the step that failed as the example."""
+    failed = [step["number"] for step in job["steps"] if step["conclusion"] not in ("success", "skipped")]
+    step = next((each for each in reversed(steps) if not failed or each <= failed[0]), steps[-1])
+    yield f"    kept as it was before step {', '.join(map(str, steps))}:"
+    yield f"      `runnerd shell {run} --job {job['id']} --at {step}` opens a terminal in a copy"
+    yield f"      `runnerd rerun {run} --job {job['id']} --from {step}` runs it again from there"
 
 
 def _origin(job: Mapping[str, Any]) -> str:

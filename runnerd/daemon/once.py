@@ -44,6 +44,9 @@ from runnerd.workflow.triggers import dispatch_inputs
 DELIVERY = "runnerd-run"
 NO_COMMIT = "0" * 40
 
+PATIENCE = 3.0
+"""Seconds without a line of log after which a person is told what they wait for."""
+
 Show = Callable[[str, str], None]
 """Is given each line of log as it comes: the job's name and the line."""
 
@@ -90,17 +93,34 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_once(
-    request: Request, *, config: Config, show: Show, open_driver: drivers.Open = drivers.open_driver
+    request: Request,
+    *,
+    config: Config,
+    show: Show,
+    note: Callable[[str], object] = str,
+    open_driver: drivers.Open = drivers.open_driver,
 ) -> Report:
-    """Run it here and now, and say what came of it.
+    """Run it here and now, and say what came of it. `note` is given a sentence when that takes its time.
 
     The first SIGINT or SIGTERM cancels the jobs, the second stops at once. Raises `Nothing` where nothing
     matches, `Unusable` and `GitError` for what cannot be run as asked, and `NoMachine`.
     """
-    return trio.run(partial(_run_once, request, config, show, open_driver))
+    return trio.run(partial(_run_once, request, config, show, note, open_driver))
 
 
-async def _run_once(request: Request, config: Config, show: Show, open_driver: drivers.Open) -> Report:
+async def _run_once(
+    request: Request,
+    config: Config,
+    show: Show,
+    note: Callable[[str], object],
+    open_driver: drivers.Open,
+) -> Report:
+    heard = trio.Event()
+
+    def show_(job: str, line: str) -> None:
+        heard.set()
+        show(job, line)
+
     tree = await describe(request.path, environ=os.environ)
     event = msgspec.structs.replace(
         request.event, delivery=DELIVERY, sha=tree.sha or NO_COMMIT, ref=tree.ref or request.event.ref
@@ -114,7 +134,7 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
                 # Nobody comes back to a machine of this: its folder goes with it.
                 msgspec.structs.replace(config, snapshots=Snapshots(mode="off")),
                 checkout,
-                show,
+                show_,
                 own,
                 secrets=request.secrets,
                 variables=request.variables,
@@ -122,7 +142,10 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
             )
             once = _Once(config, ledger, site, partial(open_driver, config, unwritten, own), places)
             try:
-                interrupted = await once.run(event, request.body, runs, notes)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_tell_of_the_wait, heard, note)
+                    interrupted = await once.run(event, request.body, runs, notes)
+                    nursery.cancel_scope.cancel()
             except Exception as error:
                 problem = sole(error)
                 if isinstance(problem, StartFailed | GaveUp) and isinstance(problem.__cause__, NoMachine):
@@ -131,6 +154,13 @@ async def _run_once(request: Request, config: Config, show: Show, open_driver: d
             records = reversed(await ledger.runs(limit=len(runs)))
             done = [(run, tuple(await ledger.jobs(run.id))) for run in records]
     return Report(runs=tuple(done), notes=tuple(notes), interrupted=interrupted)
+
+
+async def _tell_of_the_wait(heard: trio.Event, note: Callable[[str], object]) -> None:
+    with trio.move_on_after(PATIENCE):
+        await heard.wait()
+        return
+    note("waiting for the first machine: where its image has no template yet, that takes up to a minute")
 
 
 def _plan(

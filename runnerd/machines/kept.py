@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -64,9 +64,17 @@ def way_back(kept: Kept) -> str:
     """The line that tells people how to use it."""
     return (
         f"The machine as it was before step {kept.step} ({kept.name}) is kept: "
-        f"`runnerd shell {kept.run} --job {kept.job}` opens a terminal in a copy of it, "
+        f"`runnerd shell {kept.run} --job {kept.job} --at {kept.step}` opens a terminal in a copy of it, "
         f"`runnerd rerun {kept.run} --job {kept.job} --from {kept.step}` runs the job again from there."
     )
+
+
+def before_failure(kept: Sequence[Kept], failed: int | None) -> Kept:
+    """Choose of what is kept of a job, by its steps: best the machine as it was before the step that failed.
+
+    What ran after that, such as a step with `if: failure()`, is not what is looked into.
+    """
+    return next((each for each in reversed(kept) if failed is None or each.step <= failed), kept[-1])
 
 
 class _Note(msgspec.Struct, frozen=True, kw_only=True):

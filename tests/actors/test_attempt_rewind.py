@@ -125,16 +125,16 @@ async def test_with_a_key_a_step_with_secrets_is_tried_again(world, tmp_path, se
     ],
 )
 async def test_what_stays_of_a_job_is_by_its_end(world, tmp_path, mode, succeeds, left):
-    """Only the newest of a failed job, or all of any; the log of a failed one ends with how to use it."""
+    """Only the newest of a failed job, or all of any; the log of a failed one ends with how to go back to
+    before the step that failed."""
     text = flow(build="steps: [{run: make}, {name: flaky one, run: flaky}, {if: always(), run: after}]")
     run, jobs = await go(world, tmp_path, FailsOnce(1 if succeeds else 9), text, mode=mode)
     assert (run.outcome is Outcome.SUCCESS) == succeeds
     assert kept(tmp_path) == left
     last = world.host.logs["build"].lines[-1]
     if left and not succeeds:
-        step = left[-1][-1]
-        assert f"`runnerd rerun {run.id} --job {jobs['build'].id} --from {step}`" in last
-        assert world.host.kept.find(jobs["build"].id, int(step)).run == run.id
+        assert f"`runnerd rerun {run.id} --job {jobs['build'].id} --from 2`" in last
+        assert world.host.kept.find(jobs["build"].id, 2).run == run.id
     else:
         assert "is kept" not in last
 

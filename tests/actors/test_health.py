@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from runnerd.actors.health import HealthActor, NotReady, pool_check
-from runnerd.messages import PoolDescription
+from runnerd.messages import MachineLine, PoolDescription
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.web.health import Problem
 
@@ -50,6 +50,9 @@ async def test_every_problem_is_named_in_the_order_of_the_checks():
     assert await actor.problems() == [Problem("a", "the disk is full"), Problem("c", "ValueError")]
 
 
+BUILDING = MachineLine(machine="build-1", image="default", stage="building", age=1.0)
+
+
 def description(**changes):
     return PoolDescription(
         **{"driver": "fake", "isolated": True, "emulated": False, "capacity": 2, **changes}
@@ -82,6 +85,7 @@ async def test_one_image_that_fails_leaves_the_others_ready(nursery):
     [
         ({"ready": False, "trouble": ("image default: no kernel", "x")}, "no kernel; x"),
         ({"ready": False}, "no image has its template yet"),
+        ({"ready": False, "machines": (BUILDING,)}, "the first template is being made"),
         ({"capacity": 0}, "no machine fits"),
     ],
 )

@@ -122,3 +122,17 @@ def test_a_workflow_elsewhere(invoke, folder: Path) -> None:
     result = invoke("lint")
     assert (result.exit_code, result.stdout.count("warning: ")) == (0, 1)
     assert "was not looked up: it is not in this checkout" in result.stdout
+
+
+def test_actions_that_cannot_be_run_are_named(invoke, folder: Path) -> None:
+    """As a warning at the step, also inside `parallel`: GitHub takes the file, and here its job fails."""
+    uses = "      - uses: actions/checkout@v4\n      - uses: ./.github/actions/x\n"
+    parallel = "      - parallel:\n          - uses: a/b@v1\n"
+    (folder / "a.yml").write_text(GOOD + uses + parallel)
+    result = invoke("lint")
+    assert result.exit_code == 0
+    first, second = result.stdout.splitlines()
+    assert first.startswith(
+        ".github/workflows/a.yml:8:9: warning: the action ./.github/actions/x cannot be run"
+    )
+    assert "the action a/b@v1 cannot" in second

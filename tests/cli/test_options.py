@@ -77,3 +77,17 @@ def test_start_logging(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert "using ***" in error
     assert "hunter2" not in error
+
+
+def test_a_quiet_command_writes_its_warnings_as_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person reads them, wherever they go; what a daemon writes into a file is JSON."""
+    from runnerd import log
+
+    for quiet, first in ((True, " warning x: careful"), (False, '{"time":')):
+        options.start_logging(options.load_config(None), quiet=quiet)
+        log.get("x").info("not said" if quiet else "said")
+        log.get("x").warning("careful")
+        assert first in capsys.readouterr().err.splitlines()[0]
+    log.configure(level="warning")

@@ -50,7 +50,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def run_once(request: daemon.Request, **options: Any) -> daemon.Report:
         seen.append((request, options))
-        options["show"]("a", "hello")
+        options["note"]("it takes its time")
+        for line in ("##[group]Run it", "hello", "##[endgroup]"):
+            options["show"]("a", line)
         return report(Outcome.SUCCESS)
 
     monkeypatch.setattr(daemon, "run_once", run_once)
@@ -70,8 +72,10 @@ def test_defaults(invoke, checkout: Path, ran: list[Any]) -> None:
 
 def test_what_people_see(invoke, checkout: Path, ran: list[Any]) -> None:
     """Log lines carry their job's name; then each run with its jobs, and the files that did not match."""
-    output = invoke("run").output
-    assert "a │ hello" in output
+    result = invoke("run")
+    output = result.stdout
+    assert output.startswith("a │ ▸ Run it\na │ hello\n\nrun 1: ")
+    assert result.stderr == "runnerd: it takes its time\n"
     assert "run 1: CI of o/r" in output
     assert "other.yml was not run: push is not among its events" in output
     assert "\x1b" not in output

@@ -186,6 +186,13 @@ def test_show(invoke, daemon: Answering) -> None:
     assert "  5 test: success (goes on from step 3 of job 2), took 2.0 s" in lines
 
 
+def test_a_job_that_never_began_took_no_time() -> None:
+    """Nothing is said about its time."""
+    run, job = a_run(7), msgspec.structs.replace(a_job(6, "x", Outcome.SKIPPED), started=None, ended=None)
+    lines = list(runs.tree(*json.loads(msgspec.json.encode((run, [job])))))
+    assert "  6 x: skipped" in lines
+
+
 def test_show_tells_how_to_use_what_is_kept(invoke, daemon: Answering) -> None:
     """Under the job it is of, with the newest as an example; of the others nothing is said."""
     assert "kept" not in invoke("show", "7").stdout
@@ -196,6 +203,19 @@ def test_show_tells_how_to_use_what_is_kept(invoke, daemon: Answering) -> None:
         "      `runnerd shell 7 --job 3 --at 5` opens a terminal in a copy",
         "      `runnerd rerun 7 --job 3 --from 5` runs it again from there",
     ]
+
+
+def test_show_goes_back_to_before_the_failure(invoke, daemon: Answering) -> None:
+    """And not to before a step that ran because of it; the reason stands at the end of its line."""
+    job = a_job(3, "test", Outcome.FAILURE)
+    bad, good = Outcome.FAILURE, Outcome.SUCCESS
+    ended = ((1, good), (2, bad), (3, good))
+    steps = [StepResult(number=n, id="", name="x", outcome=how, conclusion=how) for n, how in ended]
+    daemon.jobs = [msgspec.structs.replace(job, steps=tuple(steps), reason="status 1.")]
+    daemon.snapshots = [{"job": 3, "step": n, "name": "x"} for n in (2, 3)]
+    lines = invoke("show", "7").stdout.splitlines()
+    assert "  3 test: failure, took 2.0 s: status 1." in lines
+    assert lines[-1] == "      `runnerd rerun 7 --job 3 --from 2` runs it again from there"
 
 
 @pytest.mark.parametrize(

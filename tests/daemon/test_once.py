@@ -9,7 +9,7 @@ import pytest
 
 from runnerd.cli.event import happened
 from runnerd.config import load
-from runnerd.daemon import Nothing, Report, Request, drivers, run_once
+from runnerd.daemon import Nothing, Report, Request, drivers, once, run_once
 from runnerd.machines.driver import NoMachine
 from runnerd.machines.fake import open_fake_driver
 from runnerd.model import Outcome, RunRecord
@@ -63,6 +63,7 @@ def run(path: Path, lines: list[str], open_driver=drivers.open_driver, settings=
         request,
         config=config,
         show=lambda job, line: lines.append(f"{job}|{line}"),
+        note=lines.append,
         open_driver=open_driver,
     )
 
@@ -78,6 +79,15 @@ def test_the_working_tree_runs_as_it_is(checkout: Path) -> None:
     assert "first|not committed yet" in lines
     assert "second|hello var file more ***" in lines
     assert not any("s3cret-value" in line for line in lines)
+
+
+@pytest.mark.parametrize(("patience", "told"), [(0.0, True), (60.0, False)])
+def test_who_waits_for_the_first_machine_is_told(checkout: Path, monkeypatch, patience, told) -> None:
+    """Once, before the first line; nothing is said where that comes soon."""
+    monkeypatch.setattr(once, "PATIENCE", patience)
+    lines: list[str] = []
+    run(checkout, lines, job="other")
+    assert [line.startswith("waiting for the first machine") for line in lines[:2]] == [told, False]
 
 
 def test_a_failing_job_is_not_green(checkout: Path) -> None:

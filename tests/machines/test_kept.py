@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runnerd.machines import kept
 from runnerd.machines.driver import NotKept
-from runnerd.machines.kept import Kept, KeptMachines, Limits, excess, make_key, way_back
+from runnerd.machines.kept import Kept, KeptMachines, Limits, before_failure, excess, make_key, way_back
 from runnerd.machines.sealed import Unsealed
 
 
@@ -65,8 +65,15 @@ def test_the_way_back_names_both_commands(store):
     """With the run, the job and the step."""
     said = way_back(keep(store, 2, 3))
     assert "before step 3 (Step 3)" in said
-    assert "`runnerd shell 7 --job 2`" in said
+    assert "`runnerd shell 7 --job 2 --at 3`" in said
     assert "`runnerd rerun 7 --job 2 --from 3`" in said
+
+
+@pytest.mark.parametrize(("failed", "step"), [(3, 2), (4, 4), (9, 5), (1, 5), (None, 5)])
+def test_who_looks_into_a_failure_goes_back_to_before_it(store, failed, step):
+    """Or as near before it as there is; the newest where all is of later, or no step failed."""
+    kept = [keep(store, 1, each) for each in (2, 4, 5)]
+    assert before_failure(kept, failed).step == step
 
 
 def test_a_machine_kept_again_takes_the_earlier_ones_place(store):
