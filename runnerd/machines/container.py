@@ -44,8 +44,12 @@ for device in null zero full random urandom; do
     mount --bind "/dev/$device" "$root/dev/$device"
 done
 mount -t proc proc "$root/proc"
-test ! -e /etc/resolv.conf || cp /etc/resolv.conf "$root/etc/resolv.conf"
-cp "$work/script" "$root/.provision"
+put() {{
+    rm -rf "$root/$2"  # a link of the image's would lead out of it
+    cp "$1" "$root/$2"
+}}
+test ! -e /etc/resolv.conf || put /etc/resolv.conf etc/resolv.conf
+put "$work/script" .provision
 inside() {{
     setpriv --bounding-set={_LOST_RIGHTS} chroot "$root" /bin/sh "$@" </dev/null
 }}

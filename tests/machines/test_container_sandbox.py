@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from runnerd.machines import images
+from runnerd.machines import container, images
 from runnerd.machines.distribution import BuildFailed, Debian
 from runnerd.machines.driver import Command, Size
 from runnerd.machines.pyz import pack
@@ -167,3 +167,28 @@ def test_a_sandbox_that_fails_leaves_nothing(unprivileged):
     run, folder = unprivileged
     assert "ended with status 7: oh no" in run(OTHERS + "echo oh no >&2; exit 7\n")
     assert [path.name for path in folder.iterdir()] == ["in.tar"]
+
+
+@pytest.mark.parametrize("name", [".provision", "etc/resolv.conf"])
+async def test_a_sandbox_writes_through_no_link_of_the_image(vm_image, tmp_path, name):
+    """A container image that has a link where the sandbox puts a file of its own changes nothing outside."""
+    if os.geteuid() != 0:
+        pytest.skip("whoever is not root has the sandbox of another test")
+    outside, program = tmp_path / "outside", busybox(vm_image)
+    outside.write_text("as it was")
+    programs = dict.fromkeys(("bin/sh", "bin/busybox"), (0o755, program))
+    (tmp_path / "in.tar").write_bytes(tarred(programs))
+    with tarfile.open(tmp_path / "in.tar", "a") as tar:
+        for folder in ("dev", "proc", "etc"):
+            info = tarfile.TarInfo(folder)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(info)
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = tarfile.SYMTYPE, str(outside)
+        tar.addfile(info)
+    script = b"/bin/busybox echo made >/etc/made\n/bin/busybox ln -s /bin/busybox /bin/rm\n"
+    await container.alter(tmp_path / "in.tar", (), script, tmp_path / "sandbox", tmp_path / "out.tar")
+    assert outside.read_text() == "as it was"
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert tar.extractfile("./etc/made").read() == b"made\n"
+        assert "./.provision" not in tar.getnames()
