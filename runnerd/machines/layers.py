@@ -9,13 +9,18 @@ from __future__ import annotations
 import io
 import posixpath
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from runnerd.machines.distribution import EPOCH
 
 MOST_ENTRIES = 1_000_000
+LARGEST = 32 << 30
+"""Bytes of all files of an image: a sparse one is as large as it says, however little of it is there."""
 LARGEST_TEXT = 4 << 20
+LONGEST = 4096
+"""Bytes of a path, as the kernel has it."""
 _LINKS = 40
 
 _HIDES, _OPAQUE = ".wh.", ".wh..wh..opq"
@@ -35,14 +40,14 @@ class Tree:
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
         self._children: dict[str, set[str]] = {"": set()}
+        self._size = 0
 
     def apply(self, layer: tarfile.TarFile) -> None:
         """Put a layer over what there is. Raises ValueError for what has no place in a layer."""
-        members = []
-        for member in layer:
-            members.append((_plain(member.name), member))
-            if len(members) > MOST_ENTRIES:
-                raise ValueError(f"a layer has more than {MOST_ENTRIES} entries")
+        members = [(_plain(member.name), member) for member in members_of(layer)]
+        self._size += sum(member.size for _, member in members if member.isreg())
+        if self._size > LARGEST:
+            raise ValueError(f"its files are larger than {LARGEST >> 30} GiB together")
         # What a layer hides is of the layers below, wherever in the layer it says so.
         for path, _ in members:
             folder, name = posixpath.split(path)
@@ -56,8 +61,8 @@ class Tree:
         for path, member in members:
             if path and not posixpath.basename(path).startswith(_HIDES):
                 self._add(path, member, layer)
-        if len(self._nodes) > MOST_ENTRIES:
-            raise ValueError(f"the image has more than {MOST_ENTRIES} files")
+            if len(self._nodes) > MOST_ENTRIES:
+                raise ValueError(f"the image has more than {MOST_ENTRIES} files")
 
     def folder(self, path: str, *, mode: int = 0o755, owner: int = 0) -> None:
         """Have a real folder at a path, with real folders above; a link or file in its place goes."""
@@ -163,7 +168,10 @@ class Tree:
                 raise ValueError(f"{path!r} goes through {here!r}, which is no folder")
             else:
                 done.append(part)
-        return "/".join(done)
+        real = "/".join(done)
+        if len(real) > LONGEST:
+            raise ValueError(f"{path[:80]!r} leads to a path of more than {LONGEST} characters")
+        return real
 
     def _place(self, path: str, node: _Node) -> None:
         if not (node.info.isdir() and path in self._children):
@@ -188,6 +196,18 @@ class Tree:
             del self._nodes[child]
         if path in self._children:
             self._children[path] = set()
+
+
+def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The entries of somebody's tar. Raises ValueError where they are too many, or have no end."""
+    for number, member in enumerate(archive):
+        if number == MOST_ENTRIES:
+            raise ValueError(f"a tar has more than {MOST_ENTRIES} entries")
+        if member.size < 0:  # the next one would be where this one is
+            raise ValueError(f"{member.name[:80]!r} has a size below zero")
+        if max(len(member.name), len(member.linkname)) > LONGEST:
+            raise ValueError(f"a tar has a path of more than {LONGEST} characters")
+        yield member
 
 
 def _plain(name: str) -> str:

@@ -21,7 +21,7 @@ from typing import IO, Protocol, cast
 
 import msgspec
 
-from runnerd.machines.layers import Tree
+from runnerd.machines.layers import Tree, members_of
 
 if sys.version_info >= (3, 14):
     from compression.zstd import DecompressionParameter, ZstdError, ZstdFile
@@ -105,7 +105,8 @@ class _Folder:
 class _Tar:
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
-        self._members = {posixpath.normpath(member.name): member for member in archive if member.isreg()}
+        files = (member for member in members_of(archive) if member.isreg())
+        self._members = {posixpath.normpath(member.name): member for member in files}
 
     def open(self, name: str) -> IO[bytes]:
         member = self._members.get(name)
@@ -133,7 +134,8 @@ def opened(path: Path, work: Path) -> Iterator[Tree]:
             for layer, wanted in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
                 plain = stack.enter_context(tempfile.TemporaryFile(dir=work))
                 left -= _unpack(store, layer, wanted, plain, left)
-                tree.apply(stack.enter_context(tarfile.open(fileobj=plain, mode="r:")))
+                sparing = cast(IO[bytes], _Sparing(plain))
+                tree.apply(stack.enter_context(tarfile.open(fileobj=sparing, mode="r:")))
             yield tree
     except _DAMAGE as error:
         raise ValueError(f"{path} is damaged or no OCI image: {error}") from error
@@ -201,6 +203,19 @@ def _text(store: _Store, descriptor: Descriptor) -> bytes:
 def _check(descriptor: Descriptor, found: str) -> None:
     if descriptor.digest != f"sha256:{found}":
         raise ValueError(f"the blob {descriptor.digest} is damaged: its content has the digest {found}")
+
+
+class _Sparing:
+    """A layer's tar, of which nobody reads much at once: a header says itself how long it is."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > 2 * LARGEST_TEXT:
+            raise ValueError(f"a header of a layer has {size} bytes")
+        return self._file.read(size)
 
 
 class _Hashing(io.RawIOBase):

@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 
+from runnerd.machines import layers
 from runnerd.machines.layers import Tree
 
 
@@ -111,6 +112,57 @@ def test_what_has_no_place_in_a_layer_is_refused(entries, problem):
     """Paths upwards, links to what is not there, and rings of links are errors that name them."""
     with pytest.raises(ValueError, match=problem):
         tree(entries)
+
+
+def raw(kind, size, *, sparse=None):
+    """A layer of one entry whose header says what no writer of tars would."""
+    info = tarfile.TarInfo("a")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"%011o\0" % size
+    if sparse is not None:
+        header[386:483] = bytes(97)
+        header[483:495] = b"\x80" + sparse.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return tarfile.open(fileobj=io.BytesIO(bytes(header) + bytes(1024)))
+
+
+def test_files_are_as_large_as_they_say():
+    """A few bytes that stand for a file of a terabyte are refused before they are written out as one."""
+    with pytest.raises(ValueError, match="larger than 32 GiB"):
+        Tree().apply(raw(tarfile.GNUTYPE_SPARSE, 0, sparse=1 << 40))
+
+
+def test_a_layer_without_an_end():
+    """An entry that leads back to itself is refused, where a reader would come by it for ever."""
+    first = layer(("x", b"")).fileobj.getvalue()[:512]
+    again = raw(tarfile.REGTYPE, -512).fileobj.getvalue()
+    with tarfile.open(fileobj=io.BytesIO(first + again)) as made, pytest.raises(ValueError, match="below"):
+        Tree().apply(made)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("a/" * 3000 + "x", b"")],
+        [("a", "->" + "b/" * 3000)],
+        [("a", "->" + "b/" * 2000 + "c"), ("b/" * 2000 + "c", "->" + "d/" * 1000), ("a/x", b"")],
+    ],
+)
+def test_paths_are_as_long_as_the_kernels(entries):
+    """Neither a name nor what links make of it grows beyond that: each part of it is a folder of ours."""
+    with pytest.raises(ValueError, match="of more than 4096 characters"):
+        tree(entries)
+
+
+def test_files_are_counted_while_they_come(monkeypatch):
+    """Folders that a path only names count as well."""
+    monkeypatch.setattr(layers, "MOST_ENTRIES", 100)
+    with pytest.raises(ValueError, match="more than 100 files"):
+        tree([("a/" * 101 + "x", b"")])
+    with pytest.raises(ValueError, match="more than 100 entries"):
+        tree([("a", b"")] * 101)
 
 
 def test_the_same_layers_give_the_same_bytes(tmp_path):

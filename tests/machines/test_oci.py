@@ -148,6 +148,28 @@ def test_layers_unpack_to_a_bounded_size(tmp_path, monkeypatch, form, pack):
         read(write(tmp_path / "two", [bomb, bomb], form=form, pack=pack), tmp_path, "absent")
 
 
+def test_a_header_of_a_layer_is_bounded(tmp_path):
+    """What a header says of its own length is not read into memory."""
+    info = tarfile.TarInfo("long")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 9 << 20
+    layout = write(tmp_path / "layout", [info.tobuf(tarfile.GNU_FORMAT) + bytes(9 << 20)])
+    with pytest.raises(ValueError, match="a header of a layer has 9437184 bytes"):
+        read(layout, tmp_path, "x")
+
+
+def test_a_tar_without_an_end(tmp_path):
+    """A tar of a layout whose entry leads back to itself is refused."""
+    info = tarfile.TarInfo("a")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    first = tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "layout.tar").write_bytes(first + header + bytes(1024))
+    with pytest.raises(ValueError, match="below zero"):
+        oci.identity(tmp_path / "layout.tar")
+
+
 def test_a_layer_of_another_form(tmp_path):
     """The form is named, and the program that converts it."""
     layout = write(tmp_path / "layout", LAYERS, form="bzip2")
