@@ -279,6 +279,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             canaries.discard(image)
 
     idle = [s.image for s in warm] + _surplus(building, unserved)
+    promised = False  # room to who waits for a builder: a kept machine needs none, and may not take it
     for who in _missing(unserved, building):
         image = who.image
         if not who.kept and tried_later(image) and image not in canaries:
@@ -291,6 +292,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
                 actions.append(Retire(machine, "makes room for a kept machine"))
             continue
         if hindrance(alive, rules, image) is not None:
+            if promised and not who.kept:
+                return tuple(actions)
             idlers = [s for s in warm if s.machine not in leaving]
             reason = f"makes room for {'a kept machine' if who.kept else 'another image'}"
             for machine in _spare(alive, idlers, leaving, rules, image):
@@ -299,9 +302,12 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         if who.kept:
             order(image, Restore(who.ticket))
         elif busy():
-            return tuple(actions)
+            promised = True
+            alive.append(Slot(f"promised-{len(alive)}", image, Stage.BUILDING, now))
         else:
             order(image)
+    if promised:
+        return tuple(actions)
     # Every image's minimum comes before what only the last hours speak for, also where that stands already.
     floors = [(shelf.image, shelf.min_idle) for shelf in rules.shelves]
     wanted = [(shelf.image, shelf.ready) for shelf in rules.shelves]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 
-from runnerd.machines.pool import Failing, Rules, Stage, State, hindrance
+from runnerd.machines.pool import Failing, Rules, Slot, Stage, State, hindrance
 
 BROUGHT_BACK = "the machine it goes on in is being brought back"
 
@@ -21,9 +20,10 @@ def reasons(state: State, rules: Rules, now: float) -> dict[int, str]:
     held_up = ""
     found: dict[int, str] = {}
 
-    @cache
+    slots = list(state.slots)
+
     def no_room(image: str) -> str:
-        reason = hindrance(state.slots, rules, image)
+        reason = hindrance(slots, rules, image)
         return "" if reason is None else reason + soon
 
     for who in state.waiting:
@@ -46,6 +46,7 @@ def reasons(state: State, rules: Rules, now: float) -> dict[int, str]:
             why = "it is about to get the machine that was kept for it"
         elif busy >= rules.builders:
             why = f"no more than {busy} machines are made at once: those who came first have them first"
+            slots.append(Slot("promised", who.image, Stage.BUILDING, now))
         else:
             why = "it is about to get a machine"
         found[who.ticket] = why

@@ -1,7 +1,7 @@
 """Pool decisions: who gets a machine, what is built, what is retired, within memory."""
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runnerd.machines.pool import (
@@ -185,62 +185,6 @@ def test_an_idle_machine_makes_room_for_another_image():
     assert decide(state, rules, 1.0) == (Retire("a", "makes room for another image"),)
 
 
-def kept(ticket: int, image: str = "default", since: float = 0.0) -> Waiting:
-    return Waiting(ticket, image, since, kept=True)
-
-
-def test_who_wants_a_kept_machine_takes_no_warm_one_and_waits_for_no_builder():
-    """It is brought back beside what is warm; who came after it still gets the warm one."""
-    building = tuple(Slot(f"b{n}", "other", Stage.BUILDING, 0.0) for n in range(2))
-    state = State(slots=(warm("a"), *building), waiting=(kept(1), Waiting(2, "default", 0.0)))
-    assert decide(state, limits(builders=2), 1.0) == (Lease(2, "a"), Restore(1))
-
-
-def test_a_kept_machine_comes_back_whatever_builds_of_its_image_do():
-    """It is not built, so neither failed builds nor one under way have to do with it."""
-    state = State(
-        slots=(Slot("b", "default", Stage.BUILDING, 0.0),),
-        waiting=(kept(1),),
-        failing=(Failing("default", 3, 10.0, "kernel panic"),),
-    )
-    assert decide(state, limits(), 1.0) == (Restore(1),)
-
-
-def test_a_kept_machine_waits_for_room_in_its_turn():
-    """Idle machines make the room; who came later gets none of it, and who came first is served first."""
-    rules = limits("other", memory=200)
-    taken = Slot("l", "default", Stage.LEASED, 0.0)
-    state = State(slots=(taken, warm("a", "other")), waiting=(kept(1), Waiting(2, "default", 0.0)))
-    assert decide(state, rules, 1.0) == (Retire("a", "makes room for a kept machine"),)
-    leaving = Slot("a", "other", Stage.LEAVING, 1.0)
-    assert decide(State(slots=(taken, leaving), waiting=state.waiting), rules, 1.0) == ()
-    assert decide(State(slots=(taken,), waiting=state.waiting), rules, 1.0) == (Restore(1),)
-    first = State(slots=(taken,), waiting=(Waiting(2, "default", 0.0), kept(3)))
-    assert decide(first, rules, 1.0) == (Build("default"),)
-
-
-def test_a_kept_machine_goes_before_an_idle_one_where_its_image_may_have_no_more():
-    """An idle machine it cannot use does not keep it waiting for ever; a second one stays."""
-    rules = limits("default", max_total=0, builders=9)
-    rules = msgspec.structs.replace(
-        rules, shelves=tuple(msgspec.structs.replace(s, max_total=2, min_idle=2) for s in rules.shelves[:1])
-    )
-    state = State(slots=(warm("a"), warm("b", since=1.0)), waiting=(kept(1),))
-    assert decide(state, rules, 2.0) == (Retire("a", "makes room for a kept machine"),)
-    state = State(slots=(Slot("a", "default", Stage.LEAVING, 2.0), warm("b")), waiting=(kept(1),))
-    assert decide(state, rules, 2.0) == ()
-    assert decide(State(slots=(warm("b"),), waiting=(kept(1),)), rules, 2.0) == (Restore(1),)
-
-
-def test_a_kept_machine_waits_while_the_pool_is_paused_and_comes_while_it_drains():
-    """As a build for somebody who waits does; one that can never fit is refused with the numbers."""
-    assert decide(State(waiting=(kept(1),), paused=True), limits(), 0.0) == ()
-    assert decide(State(waiting=(kept(1),), draining=True), limits(), 0.0) == (Restore(1),)
-    (action,) = decide(State(waiting=(kept(1),)), limits(memory=64), 0.0)
-    assert isinstance(action, Refuse)
-    assert "100 MiB" in action.reason
-
-
 def test_backoff_doubles_up_to_a_minute():
     """Half a second, doubling, never more than a minute."""
     assert [backoff(n) for n in (1, 2, 3)] == [0.5, 1.0, 2.0]
@@ -298,6 +242,7 @@ rules = st.builds(
 
 
 @given(states, rules, st.floats(0, 200))
+@settings(deadline=None)
 def test_no_decision_breaks_a_promise(state, rules, now):
     """Each action is legal in the state table, no machine and no ticket is used twice, capacity holds."""
     actions = decide(state, rules, now)
@@ -373,6 +318,10 @@ class World:
                     self.enter(machine, Stage.LEAVING)
                 case Refuse(ticket):
                     self.waiting = [who for who in self.waiting if who.ticket != ticket]
+        there = list(self.slots.values())
+        for who in self.waiting:  # as if all who came first had theirs
+            assert not who.kept or hindrance(there, self.rules, who.image) is not None
+            there.append(Slot("", who.image, Stage.LEASED, self.now))
         taken = sum(self.rules.shelf(slot.image).memory for slot in self.slots.values())
         assert taken <= self.rules.memory
         promised = sum(self.rules.shelf(slot.image).vcpus for slot in self.slots.values())
@@ -409,6 +358,7 @@ class World:
 
 
 @given(rules, steps)
+@settings(deadline=None)
 def test_whatever_happens_nobody_waits_for_ever_and_the_minimum_comes_back(rules, steps):
     """When jobs end and builds work again, everybody is served or refused, and `min_idle` is warm."""
     world = World(rules)
