@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -63,18 +63,20 @@ def all_of(images: Path, name: str) -> tuple[Generation, ...]:
         last = generation_trial.read(home, digest)
         return "went back" if last is not None and last.ended == "failed" else "older"
 
-    found = [
-        Generation(
-            name=name,
-            digest=path.name,
-            path=path,
-            current=newest is not None and newest.digest == path.name,
-            standing=stands(path.name),
-            built=path.stat().st_mtime,
-            size=sum(file.stat().st_size for file in path.iterdir()),
-        )
-        for path in paths
-    ]
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # a build or somebody is removing it just now
+            found.append(
+                Generation(
+                    name=name,
+                    digest=path.name,
+                    path=path,
+                    current=newest is not None and newest.digest == path.name,
+                    standing=stands(path.name),
+                    built=path.stat().st_mtime,
+                    size=sum(file.stat().st_size for file in path.iterdir()),
+                )
+            )
     return tuple(sorted(found, key=lambda each: (each.current, each.built), reverse=True))
 
 

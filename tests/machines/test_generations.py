@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -47,6 +48,17 @@ def test_the_current_one_comes_first_and_then_the_newest(tmp_path, made):
     assert [each.current for each in found] == [True, False, False]
     assert generations.names(tmp_path) == ("default",)
     assert generations.all_of(tmp_path, "absent") == ()
+
+
+def test_one_that_goes_while_it_is_looked_at_is_left_out(tmp_path, made, monkeypatch):
+    """A build removes old generations without asking who looks: the others are told of all the same."""
+    paths = [made(content) for content in (b"1", b"2", b"3")]
+
+    def meanwhile(home, newest):
+        shutil.rmtree(paths[0])
+
+    monkeypatch.setattr(generations, "_open_trial", meanwhile)
+    assert [each.path for each in generations.all_of(tmp_path, "default")] == [paths[2], paths[1]]
 
 
 def test_faults_are_found_by_content_and_by_name(tmp_path, made):
