@@ -210,8 +210,9 @@ class InsideLauncher:
             )
         except OSError as error:
             raise LaunchFailed(f"{Path(order.argv[0]).name} cannot be started: {error}") from error
-        process = _Process(popen, uid, order.name, self.groups, self._forget, separate=self.separate)
+        process = None
         try:
+            process = _Process(popen, uid, order.name, self.groups, self._forget, separate=self.separate)
             if self.groups is not None:
                 bounds = Bounds(
                     memory=(order.memory + order.shared) * _MIB,
@@ -222,8 +223,11 @@ class InsideLauncher:
         except OSError as error:
             popen.kill()
             popen.wait()
-            process.release()
-            raise LaunchFailed(f"{order.name} cannot get a control group: {error}") from error
+            what = "cannot be watched"
+            if process is not None:
+                process.release()
+                what = "cannot get a control group"
+            raise LaunchFailed(f"{order.name} {what}: {error}") from error
         return process
 
     def _prefix(self, uid: int, order: Order) -> list[str]:

@@ -202,6 +202,21 @@ async def test_a_group_that_cannot_be_entered_ends_the_process():
     assert strays("runnerd-locked-") == {}
 
 
+async def test_a_process_that_cannot_be_watched_is_ended(monkeypatch):
+    """On a host without a descriptor to spare nothing runs that nobody knows of."""
+    begun = []
+
+    def none_left(pid):
+        begun.append(pid)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    async with open_launcher() as opened:
+        with pytest.raises(LaunchFailed, match="cannot be watched"):
+            await opened.start(order("/bin/sleep", "60"))
+    assert proc(begun[0], "stat") == ""
+
+
 async def test_the_kernel_ends_what_takes_more_memory_than_its_group_has():
     """With a real control group, a process that outgrows it is killed, and the group goes with it."""
     name = f"runnerd-test-{os.getpid()}"
