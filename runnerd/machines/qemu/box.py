@@ -79,8 +79,8 @@ class QemuBox:
         folder = into.with_name(f".{into.name}.{self.id}")
         try:
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
-            await self.vm.qmp.command("stop")
             try:
+                await self.vm.qmp.command("stop")
                 devices_file = await devices.save(self.vm.qmp)
                 try:
                     state = await trio.to_thread.run_sync(

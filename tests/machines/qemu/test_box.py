@@ -3,10 +3,12 @@
 import os
 
 import pytest
+import trio
 
 from runnerd.machines import disks
-from runnerd.machines.driver import Capabilities, Size
+from runnerd.machines.driver import Capabilities, NotKept, Size
 from runnerd.machines.qemu.box import QemuBox
+from runnerd.machines.qemu.qmp import QmpError
 
 
 class StoppedVm:
@@ -69,3 +71,22 @@ async def test_it_is_destroyed_once(box, gone):
     await box.destroy()
     assert box.vm.stopped == 1
     assert gone == ["default-1"]
+
+
+async def test_a_machine_whose_stop_is_not_answered_goes_on(box, tmp_path, autojump_clock):
+    """Nobody knows then whether it stands still: whether the answer is late or nobody waits for it."""
+    told = []
+
+    class Monitor:
+        async def command(self, name):
+            told.append(name)
+            if name == "stop":
+                await trio.sleep(5)
+                raise QmpError("stop: no answer within 5 s")
+
+    box.vm.qmp = Monitor()
+    with pytest.raises(NotKept, match="no answer within 5 s"):
+        await box.snapshot(tmp_path / "kept", key=None, limit=1)
+    with trio.move_on_after(1):
+        await box.snapshot(tmp_path / "kept", key=None, limit=1)
+    assert told == ["stop", "cont"] * 2
