@@ -150,6 +150,8 @@ class Attempts:
         self._clock = clock
         self._nursery = nursery
         """Where machines that came too late are destroyed."""
+        self._told = False
+        """Whether it was said that these machines are kept for nobody."""
         self.draining = False
         """Whether nothing more is to start: who waits for a machine stops waiting."""
 
@@ -355,6 +357,9 @@ class Attempts:
         run_steps: Callable[..., Awaitable[JobResult]],
     ) -> JobResult:
         """Run the steps on a machine that is kept before them; say at the end what stays kept."""
+        if self._site.rewinds.mode != "off" and not (self._told or machine.capabilities.snapshot_outlives):
+            self._told = True
+            _log.warning("[snapshots] keeps no machine here", problem=rewind.ENDS)
         inside = RewindingMachine(machine, partial(self._swap, spec.record))
         keeper = rewind.JobRewind(
             self._site.rewinds,

@@ -14,7 +14,16 @@ from runnerd.actors.pool_images import PoolImages, Records, Unrecorded
 from runnerd.actors.pool_places import Places
 from runnerd.machines import pool
 from runnerd.machines.demand import MEMORY, Demand
-from runnerd.machines.driver import DESTROYED, Driver, Machine, MachineLost, NoMachine, OpenDriver
+from runnerd.machines.driver import (
+    DESTROYED,
+    Driver,
+    Machine,
+    MachineLost,
+    NoMachine,
+    OpenDriver,
+    RollsBack,
+    Size,
+)
 from runnerd.machines.kinds import Kind, Rules, limits
 from runnerd.messages import (
     DescribePool,
@@ -362,10 +371,8 @@ class PoolActor:
         """Bring a kept machine back into the place that was taken for it, and give it away."""
         slot, job = self._places.slots[name], self._places.jobs[name]
         try:
-            if instead_of is not None:
-                await self._destroy(instead_of, "its job went back to an earlier step")
             kind = self._kinds[slot.image]
-            machine = await driver.restore(kept, key=self._snapshot_key(), size=kind.size)
+            machine = await self._brought_back(driver, kept, kind.size, instead_of)
             async with self._places.or_ended(machine, slot.image):
                 if machine.image != (wanted := kind.image or slot.image):
                     raise NoMachine(f"what was kept is a machine of image {machine.image}, not of {wanted}")
@@ -386,6 +393,21 @@ class PoolActor:
         finally:
             self._places.free(name)
             self._ring()
+
+    async def _brought_back(
+        self, driver: Driver, kept: Path, size: Size, instead_of: Machine | None
+    ) -> Machine:
+        """A machine as it was kept; the one in whose place it comes is ended, or becomes it."""
+        if instead_of is None:
+            return await driver.restore(kept, key=self._snapshot_key(), size=size)
+        if not isinstance(driver, RollsBack):
+            await self._destroy(instead_of, "its job went back to an earlier step")
+            return await driver.restore(kept, key=self._snapshot_key(), size=size)
+        self._places.leave(instead_of.id, "rolled back: its job went back to an earlier step")
+        try:
+            return await driver.roll_back(instead_of, kept)
+        finally:
+            await instead_of.destroy()
 
     async def _watch(self, machine: Machine) -> None:
         """Free the place of a machine once it is gone, whoever ended it."""

@@ -102,6 +102,8 @@ async def _try(settings: Config, folder: Path, trial: _Trial, open_driver: Open 
 
 async def _keep(driver: Driver, machine: Machine, kept: Path, trial: _Trial) -> Machine:
     """Keep the machine, change it, and go back; the machine that is there in the end."""
+    from runnerd.machines.driver import RollsBack
+
     if not machine.capabilities.snapshot:
         trial.not_done.append(f"snapshot and restore, for the {driver.name} driver keeps no machine")
         return machine
@@ -109,9 +111,11 @@ async def _keep(driver: Driver, machine: Machine, kept: Path, trial: _Trial) -> 
     await machine.snapshot(kept, key=key, limit=1 << 40)
     trial.over("snapshot")
     await _write(machine, b"second")
-    if machine.capabilities.snapshot_outlives:
+    if isinstance(driver, RollsBack):
+        copy = await driver.roll_back(machine, kept)
+    else:
         await machine.destroy()  # a host may have room for one
-    copy = await driver.restore(kept, key=key)
+        copy = await driver.restore(kept, key=key)
     try:
         await copy.thaw()
         await copy.lease()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import trio
@@ -39,7 +39,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     kill: bool = True
     snapshot: bool = False
     snapshot_outlives: bool = True
-    """A machine can be gone back to after it ended."""
+    """A machine can be gone back to after it ended. Where it cannot, its driver is one that `RollsBack`."""
     remote: bool = False
     """Its machines are on another host, so that they take nothing of this one's memory and processors."""
     egress: bool = False
@@ -311,6 +311,19 @@ class Driver(Protocol):
 
     async def adopt_or_reap(self) -> int:
         """End every machine an earlier daemon left behind; returns how many there were."""
+        ...
+
+
+@runtime_checkable
+class RollsBack(Protocol):
+    """A driver whose snapshots end with their machine: only that machine itself goes back to one."""
+
+    async def roll_back(self, machine: Machine, snapshot: Path) -> Machine:
+        """Make a machine what it was when it was kept, under another id; it is not usable before its `thaw`.
+
+        The one that it was until now is lost, and ending it does nothing any more. Raises `NoMachine`; then
+        nobody knows what it is, and it is to be destroyed.
+        """
         ...
 
 

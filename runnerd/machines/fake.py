@@ -406,6 +406,22 @@ class FakeDriver:
         return 0
 
 
+class FakeRemoteDriver(FakeDriver):
+    """One whose snapshots end with their machine; see `driver.RollsBack`."""
+
+    async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
+        """Refused."""
+        raise NoMachine("only the machine itself goes back")
+
+    async def roll_back(self, machine: Machine, snapshot: Path) -> Machine:
+        """As the other driver's `restore`, if the machine lives."""
+        if self.machines.get(machine.id) is not machine:
+            raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: its machine has ended")
+        after = await super().restore(snapshot, key=None)
+        self.machines.pop(machine.id).lose("it was rolled back")
+        return after
+
+
 @asynccontextmanager
 async def open_fake_driver(
     *behaviours: Behaviour,
@@ -419,7 +435,8 @@ async def open_fake_driver(
     """
     async with trio.open_nursery() as nursery:
         kinds = capabilities or Capabilities(isolated=True)
-        driver = FakeDriver(behaviours, kinds, clone_seconds, no_machine, nursery)
+        driver_kind = FakeDriver if kinds.snapshot_outlives else FakeRemoteDriver
+        driver = driver_kind(behaviours, kinds, clone_seconds, no_machine, nursery)
         try:
             yield driver
         finally:

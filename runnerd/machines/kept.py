@@ -30,6 +30,7 @@ _REMEMBERED = 1000
 _FORMAT = 1
 _JOB = re.compile(r"job-(\d{1,18})")
 _STEP = re.compile(r"step-(\d{2,6})")
+_NEW = re.compile(r"\.step-\d{2,6}")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,10 +247,13 @@ class KeptMachines:
         return _known(folder, note)
 
     def drop(self, job: int, *, but: Collection[int] = ()) -> None:
-        """Remove what is kept of a job, but for these steps and what is held."""
+        """Remove what is kept of a job, but for these steps and what is held, and what never got known."""
         for kept in self.of(job):
             if kept.step not in but and kept.folder not in self._held:
                 self._remove(kept.folder)
+        for new in _folders(self._job(job), _NEW):
+            if new not in self._held:
+                _clear(new)
         with contextlib.suppress(OSError):
             self._job(job).rmdir()
 

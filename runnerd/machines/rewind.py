@@ -7,6 +7,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,8 @@ from runnerd.machines.kept import Kept, KeptMachines
 from runnerd.machines.rewinding import RewindingMachine
 
 Mode = Literal["off", "on-failure", "each-step"]
+
+ENDS = "snapshots of this driver end with their machine: there are some only for steps that are tried again"
 
 SHARE = 0.1
 GRACE = 2.0
@@ -72,14 +75,16 @@ class JobRewind:
         """See `jobs.ports.Rewind`."""
         self._plain = False
         """Whether something is kept that is not encrypted."""
-        self._newest: Kept | None = None
+        self._newest: Path | None = None
+        self._outlives = machine.capabilities.snapshot_outlives
+        """Whether what is kept is of use to anybody when the job is over."""
         self._wanted: set[int] = set()
         """Steps whose machines are for people; any other is there only for its step to be tried again."""
         self._hold = ExitStack()
         self._began = trio.current_time()
         self._spent = self._last = 0.0
         """Seconds that keeping has taken, in all and the last time."""
-        self.why_none = denied
+        self.why_none = denied or ("" if self._outlives or rules.mode == "off" else ENDS)
         """Why the machine was not kept, where it was to be."""
 
     async def __aenter__(self) -> JobRewind:
@@ -107,13 +112,13 @@ class JobRewind:
             return False
         if self.asked:
             return True
-        return status == "success" and self._last <= self._left()
+        return self._outlives and status == "success" and self._last <= self._left()
 
     async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """See `jobs.ports.Rewind`."""
         began = trio.current_time()
         try:
-            kept = await self._keep(number, name, standing, masked)
+            folder = await self._keep(number, name, standing, masked)
         except (NotKept, OSError) as problem:
             self.why_none = str(problem)
             raise
@@ -121,10 +126,9 @@ class JobRewind:
             self._last = trio.current_time() - began
             self._spent += self._last
         self._hold.close()
-        self._hold.enter_context(self._store.held(kept.folder))
-        self._newest = kept
-        self._plain = self._plain or not kept.encrypted
-        if wanted:
+        self._hold.enter_context(self._store.held(folder))
+        self._newest = folder
+        if wanted and self._outlives:
             self._wanted = {number} if self._rules.mode == "on-failure" else self._wanted | {number}
         await self._drop(self._wanted | {number})
 
@@ -144,7 +148,7 @@ class JobRewind:
     async def back(self) -> str:
         """Be in the machine as it was kept last; return its id. Raises MachineLost when that cannot be."""
         assert self._newest is not None, "who goes back has kept"
-        await self._machine.back(self._newest.folder)
+        await self._machine.back(self._newest)
         return self._machine.id
 
     async def finish(self, *, useful: bool) -> tuple[Kept, ...]:
@@ -160,21 +164,21 @@ class JobRewind:
         """Seconds that keeping may still take of the job."""
         return GRACE + SHARE * (trio.current_time() - self._began) - self._spent
 
-    async def _keep(self, number: int, name: str, standing: bytes, masked: bool) -> Kept:
+    async def _keep(self, number: int, name: str, standing: bytes, masked: bool) -> Path:
         encrypted = self.given or masked
         if self._denied:
             raise NotKept(self._denied)
-        if encrypted and not self._store.seals:
-            what = (
-                "was given a secret or a token"
-                if self.given
-                else "has masked a value, which counts as a secret"
-            )
-            raise NotKept(f"the job {what}, and [snapshots] secrets is not on")
+        what = (
+            "was given a secret or a token" if self.given else "has masked a value, which counts as a secret"
+        )
         if not self._machine.capabilities.snapshot:
             raise NotKept("machines of this driver keep no snapshots")
-        if not self._machine.capabilities.snapshot_outlives:
-            raise NotKept("snapshots of this driver end with their machine")
+        if not self._outlives:
+            if encrypted and self.tries(name) > 1:  # no key of ours is where such a machine is kept
+                raise NotKept(f"the job {what}, and this driver's machines are not kept encrypted")
+            return await self._keep_in_passing(number, name)
+        if encrypted and not self._store.seals:
+            raise NotKept(f"the job {what}, and [snapshots] secrets is not on")
         room = await trio.to_thread.run_sync(self._store.room, self._job)
         hurried = not self.asked and self.tries(name) == 1
         if hurried and (soon := int(self._left() * PACE)) < room:
@@ -185,11 +189,21 @@ class JobRewind:
         try:
             await self._machine.snapshot(new, key=key, limit=room)
             put = partial(self._store.put, new, standing, name=name, encrypted=encrypted, **numbers)
-            return await trio.to_thread.run_sync(put)
+            kept = await trio.to_thread.run_sync(put)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(shutil.rmtree, new, ignore_errors=True))
             raise
+        self._plain = self._plain or not encrypted
+        return kept.folder
+
+    async def _keep_in_passing(self, number: int, name: str) -> Path:
+        """Keep a machine for the tries of one step. Nobody gets to know of it: it ends with the machine."""
+        if self.tries(name) == 1:
+            raise NotKept(ENDS)
+        new = await trio.to_thread.run_sync(self._store.place, self._job, number)
+        await self._machine.snapshot(new, key=None, limit=self._store.limits.limit)
+        return new
 
     async def _drop(self, but: Collection[int] = ()) -> None:
         with trio.CancelScope(shield=True):

@@ -14,6 +14,8 @@ from runnerd.model import Outcome
 from .conftest import flow, push_event, trio_value
 
 KEEPS = Capabilities(isolated=True, snapshot=True)
+ENDS = Capabilities(isolated=True, snapshot=True, snapshot_outlives=False)
+"""Those of a remote service, whose snapshots end with their machine."""
 
 
 class FailsOnce(Replies):
@@ -174,10 +176,11 @@ async def test_only_who_asked_is_told_that_nothing_is_kept(world, tmp_path, mode
     assert kept(tmp_path) == []
 
 
-@pytest.mark.parametrize("why", ["secret", "token", "driver", "ends", "mask", "fork", "beside"])
-async def test_a_step_is_not_tried_again_where_nothing_may_be_kept(world, tmp_path, why):
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("why", ["secret", "token", "driver", "mask", "fork", "beside"])
+async def test_a_step_is_not_tried_again_where_nothing_may_be_kept(world, tmp_path, why, ends):
     """The log says so, and the failure stands."""
-    event, capabilities, text = None, KEEPS, FLAKY
+    event, capabilities, text = None, ENDS if ends else KEEPS, FLAKY
     if why == "secret":
         world.host.secrets = {"A": "open sesame"}
     elif why == "token":
@@ -185,8 +188,6 @@ async def test_a_step_is_not_tried_again_where_nothing_may_be_kept(world, tmp_pa
         text = text.replace("run: make", "run: 'make ${{ github.token }}'")
     elif why == "driver":
         capabilities = Capabilities(isolated=True)
-    elif why == "ends":
-        capabilities = Capabilities(isolated=True, snapshot=True, snapshot_outlives=False)
     elif why == "fork":
         event = push_event(name="pull_request", number=3, fork=True, ref="refs/pull/3/merge")
     elif why == "beside":
@@ -201,17 +202,61 @@ async def test_a_step_is_not_tried_again_where_nothing_may_be_kept(world, tmp_pa
     assert any("not tried again if it fails" in line for line in world.host.logs["build"].lines)
 
 
-async def test_a_machine_that_cannot_be_gone_back_to_is_lost(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["off", "on-failure", "each-step"])
+async def test_a_machine_whose_snapshots_end_with_it_is_rolled_back(world, tmp_path, mode, capsys):
+    """Its step is tried again, nobody is told of anything that is kept, and nothing stays; where people want
+    machines kept that is said, once for all jobs, and in the log of each to who asked for each step."""
+    behaviour = FailsOnce()
+    run, jobs = await go(world, tmp_path, behaviour, FLAKY, capabilities=ENDS, mode=mode)
+    assert run.outcome is Outcome.SUCCESS
+    assert behaviour.began == [False, False]
+    assert kept(tmp_path) == []
+    assert list(tmp_path.glob("kept/*")) == []
+    told = [line for line in world.host.logs["build"].lines if "not kept" in line]
+    assert len(told) == (mode == "each-step")
+    behaviour.began.clear()
+    behaviour.failures = 9
+    run, jobs = await world.go(FLAKY, event=push_event())
+    assert run.outcome is Outcome.FAILURE
+    assert behaviour.began == [False, False]
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("[snapshots] keeps no machine here") == (mode != "off")
+    assert ("end with their machine" in world.host.kept.why_none(jobs["build"].id)) == (mode != "off")
+    assert list(tmp_path.glob("kept/*")) == []
+
+
+async def test_the_journal_has_both_names_of_a_machine_that_was_rolled_back(world, tmp_path):
+    """The first has gone because of that, the second is the job's, and its place is its own."""
+    _, jobs = await go(world, tmp_path, FailsOnce(), FLAKY, capabilities=ENDS)
+    await world.no_machine_left()
+    rows = await world.until(
+        lambda: world.ledger.machine_history(9),
+        lambda rows: len(rows) == 2 and all(row.stage == "gone" for row in rows),
+    )
+    assert {(row.job, row.epoch) for row in rows} == {(jobs["build"].id, 1)}
+    assert {row.id: row.why for row in rows} == {
+        "fake-1": "rolled back: its job went back to an earlier step",
+        "fake-2": "its job ended: success",
+    }
+    assert jobs["build"].machine == "fake-2"
+
+
+@pytest.mark.parametrize("capabilities", [KEEPS, ENDS])
+async def test_a_machine_that_cannot_be_gone_back_to_is_lost(world, tmp_path, monkeypatch, capabilities):
     """The job is lost with the reason, never green."""
     real = FailsOnce.exec
 
     async def harms(self, machine, command, output):
-        for each in tmp_path.glob("kept/*/*/snapshot.json"):
+        for each in (*tmp_path.glob("kept/*/*/snapshot.json"), *tmp_path.glob("kept/*/.*/snapshot.json")):
             each.write_bytes(b"{}")
         return await real(self, machine, command, output)
 
     monkeypatch.setattr(FailsOnce, "exec", harms)
-    run, jobs = await go(world, tmp_path, FailsOnce(), FLAKY)
+    run, jobs = await go(world, tmp_path, FailsOnce(), FLAKY, capabilities=capabilities)
     assert run.outcome is not Outcome.SUCCESS
     assert jobs["build"].outcome is Outcome.LOST
     assert "gone back to" in jobs["build"].reason
+    await world.no_machine_left()
+    await world.until(
+        lambda: world.ledger.machine_history(9), lambda rows: {row.stage for row in rows} == {"gone"}
+    )

@@ -10,6 +10,8 @@ import pytest
 
 from runnerd.cli import selftest
 from runnerd.config import load
+from runnerd.machines.driver import Capabilities, Size
+from runnerd.machines.fake import FakeDriver, Replies, Reply, open_fake_driver
 from runnerd.machines.fcctl.driver import open_fcctl_driver
 
 PARTS = ("template", "clone", "thaw", "lease", "exec", "files", "snapshot", "restore", "destroy")
@@ -25,7 +27,8 @@ def remote(tmp_path):
     with module.serving(tmp_path / "vms") as (service, address):
 
         def open_driver(settings, journal, own):
-            return open_fcctl_driver(address, "token", state=own, vm_type="focal", journal=journal, poll=0.02)
+            options = {"vm_type": "focal", "journal": journal, "poll": 0.02, "ready": 5.0}
+            return open_fcctl_driver(address, "token", state=own, **options)
 
         yield service, open_driver
 
@@ -68,8 +71,27 @@ def test_machine_is_kept_and_gone_back_to(tmp_path, remote) -> None:
     assert service.vms == {}
 
 
-def test_machine_that_did_not_go_back_is_a_problem(tmp_path, remote) -> None:
+def test_copy_that_holds_what_came_later_is_a_problem(tmp_path, monkeypatch) -> None:
     """What came after the snapshot is looked for; the parts before it were run, and that is said."""
+
+    def open_driver(settings, journal, own):
+        says = Replies([], otherwise=Reply(stdout=selftest.SAID))
+        return open_fake_driver(says, capabilities=Capabilities(isolated=True, snapshot=True))
+
+    async def restore(self, snapshot, *, key, size=None):
+        machine = await self.clone(await self.build_template("default", Size()))
+        machine.files[f"{machine.paths.home}/selftest"] = b"second"
+        return machine
+
+    monkeypatch.setattr(FakeDriver, "restore", restore)
+    problem, _ = selftest.selftest(settings(tmp_path), clock=ticking(), open_driver=open_driver)
+    assert problem.verdict == "problem"
+    assert "holds what came later: b'second'" in problem.found
+    assert problem.found.endswith(f"(run until then: {timed(*PARTS[:-1])})")
+
+
+def test_machine_that_did_not_go_back_is_a_problem(tmp_path, remote) -> None:
+    """Its driver sees that by itself, and it is given back."""
     service, open_driver = remote
     service.forgets_rollbacks = True
     problem, _ = selftest.selftest(
@@ -78,8 +100,8 @@ def test_machine_that_did_not_go_back_is_a_problem(tmp_path, remote) -> None:
         open_driver=open_driver,
     )
     assert problem.verdict == "problem"
-    assert "holds what came later: b'second'" in problem.found
-    assert problem.found.endswith(f"(run until then: {timed(*PARTS[:-1])})")
+    assert "did not go back, which the service said it did, within 5 s" in problem.found
+    assert problem.found.endswith(f"(run until then: {timed(*PARTS[:-2])})")
     assert service.vms == {}
 
 

@@ -96,6 +96,8 @@ class FcctlDriver:
         self._seen: set[str] = set()
         self._warned = float("-inf")
         self._machines: dict[str, ServiceMachine] = {}
+        """By what the service calls them: it knows one where there were several of ours."""
+        self._records_of: dict[str, Record] = {}
         self._asking: set[str] = set()
         self._blocking = trio.CapacityLimiter(4)
 
@@ -115,7 +117,7 @@ class FcctlDriver:
     async def clone(self, template: Template) -> Machine:
         """Ask for a machine, unless the token ran out. Raises `NoMachine`, and then none is left behind."""
         self._look_at_the_token()
-        name = f"runnerd-fcctl-{self._entropy(8).hex()}"
+        name = self._new_name()
         self._asking.add(name)
         try:
             return await self._ask_for(name, template.image)
@@ -125,50 +127,71 @@ class FcctlDriver:
     async def _ask_for(self, name: str, image: str) -> Machine:
         record = Record(name=name, asked=self._now())
         await self._write(record)
-        await self._journal(MachineNote(id=name, driver=self.name, image=image, state="starting"))
+        await self._note(name, image, "starting")
         try:
             # Once asked, the answer is waited for: it is the only place where the machine's name stands.
             with trio.CancelScope(shield=True):
                 vm = (await self._service.create(self._vm_type, name)).name
         except ServiceDenied as denied:
-            await self._forget(name, image)
+            await self._forget(record, image)
             raise NoMachine(str(denied)) from denied
         except ServiceTrouble as trouble:
             # Whether a machine was started is not known: the record stays for the sweep to look after.
             raise NoMachine(f"the service gives no machine: {trouble}") from trouble
-        machine = self._known(name, vm, image)
+        return await self._taken_up(msgspec.structs.replace(record, vm=vm), image)
+
+    async def _taken_up(self, record: Record, image: str, mark: str = "") -> ServiceMachine:
+        """The machine of ours that the service's is from here on, which is written down."""
+        forget = partial(self._forget, record, image)
+        machine = self._make(record.ours, record.vm, image, seen=self._seen, forget=forget, mark=mark)
+        self._machines[record.vm] = machine
+        self._records_of[record.vm] = record
         try:
             with trio.CancelScope(shield=True):
-                await self._write(Record(name=name, vm=vm, asked=record.asked))
-                await self._journal(MachineNote(id=name, driver=self.name, image=image, state="running"))
+                await self._write(record)
+                await self._note(record.ours, image, "running")
             await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             await machine.destroy()
             raise
         return machine
 
-    def _known(self, name: str, vm: str, image: str) -> ServiceMachine:
-        machine = self._make(name, vm, image, seen=self._seen, forget=partial(self._forget, name, image))
-        self._machines[name] = machine
-        return machine
-
     async def restore(self, snapshot: Path, *, key: bytes | None, size: Size | None = None) -> Machine:
-        """Make a machine that is still held what it was; the one it was until now is lost.
+        """Refused: see `roll_back`."""
+        raise NoMachine(
+            f"the snapshot {snapshot.name} is the remote service's: only the machine itself goes back to it, "
+            "and its end is the snapshot's"
+        )
 
-        The service's snapshots end with their machine, so there is no going back after that.
-        """
+    async def roll_back(self, machine: Machine, snapshot: Path) -> Machine:
+        """See `driver.RollsBack`. The service knows no other machine: it goes on under the same id there."""
+        what = f"the snapshot {snapshot.name} cannot be gone back to"
         try:
             kept = msgspec.json.decode(await trio.Path(snapshot, "snapshot.json").read_bytes(), type=Kept)
-            before = self._machines.get(kept.machine)
-            if before is None or before.released:
-                raise NoMachine(f"the snapshot {snapshot.name} ended with its machine, which was released")
+        except (OSError, msgspec.MsgspecError) as problem:
+            raise NoMachine(f"{what}: {problem}") from problem
+        before = self._machines.get(kept.vm)
+        if before is None or before.id != machine.id or before.lost.is_set():
+            raise NoMachine(f"{what}: it ended with its machine")
+        name = self._new_name()
+        await self._note(name, before.image, "starting")
+        try:
             await self._service.roll_back(kept.vm, kept.snapshot)
-        except (OSError, msgspec.MsgspecError, ServiceTrouble) as trouble:
-            raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {trouble}") from trouble
+            if before.lost.is_set():
+                raise NoMachine(f"{what}: its machine ended meanwhile: {before.reason}")
+        except BaseException as problem:
+            with trio.CancelScope(shield=True):
+                await self._note(name, before.image, "gone")
+            if isinstance(problem, ServiceTrouble):
+                raise NoMachine(f"{what}: {problem}") from problem
+            raise
         before.give_up("it was rolled back")
         if before.identity is not None:  # it comes up as itself once more, which makes no twin of it
             self._seen.discard(before.identity.boot_id)
-        return self._known(kept.machine, kept.vm, kept.image)
+        record = msgspec.structs.replace(self._records_of[kept.vm], machine=name)
+        after = await self._taken_up(record, before.image, kept.mark)
+        await self._note(before.id, before.image, "gone")
+        return after
 
     async def adopt_or_reap(self) -> int:
         """Release what an earlier daemon left, and what could not be released when its job ended.
@@ -177,7 +200,7 @@ class FcctlDriver:
         it does not, the log names the machines that nobody accounts for.
         """
         records = await trio.to_thread.run_sync(self._records.all, limiter=self._blocking)
-        left = [record for record in records if not self._in_use(record.name)]
+        left = [record for record in records if not self._in_use(record)]
         released = 0
         for record in left:
             if record.vm:
@@ -187,17 +210,17 @@ class FcctlDriver:
             released += await self._look_for(unnamed, {record.vm for record in records if record.vm})
         return released
 
-    def _in_use(self, name: str) -> bool:
-        machine = self._machines.get(name)
-        return name in self._asking or (machine is not None and not machine.lost.is_set())
+    def _in_use(self, record: Record) -> bool:
+        machine = self._machines.get(record.vm)
+        return record.name in self._asking or (machine is not None and not machine.lost.is_set())
 
     async def _release(self, record: Record) -> bool:
         try:
             await self._service.remove(record.vm)
         except ServiceTrouble as trouble:
-            _log.error("a machine is still not released", machine=record.name, problem=str(trouble))
+            _log.error("a machine is still not released", machine=record.ours, problem=str(trouble))
             return False
-        await self._forget(record.name, "")
+        await self._forget(record, "")
         return True
 
     async def _look_for(self, unnamed: list[Record], known: set[str]) -> int:
@@ -216,9 +239,9 @@ class FcctlDriver:
                     unaccounted=strangers[:20],
                 )
             for vm in ours:
-                released += await self._release(Record(name=record.name, vm=vm, asked=record.asked))
+                released += await self._release(msgspec.structs.replace(record, vm=vm))
             if not ours:
-                await self._forget(record.name, "")
+                await self._forget(record, "")
         return released
 
     async def close(self) -> None:
@@ -230,10 +253,17 @@ class FcctlDriver:
     async def _write(self, record: Record) -> None:
         await trio.to_thread.run_sync(self._records.write, record, limiter=self._blocking)
 
-    async def _forget(self, name: str, image: str) -> None:
-        self._machines.pop(name, None)
-        await trio.to_thread.run_sync(self._records.drop, name, limiter=self._blocking)
-        await self._journal(MachineNote(id=name, driver=self.name, image=image, state="gone"))
+    async def _forget(self, record: Record, image: str) -> None:
+        self._machines.pop(record.vm, None)
+        self._records_of.pop(record.vm, None)
+        await trio.to_thread.run_sync(self._records.drop, record.name, limiter=self._blocking)
+        await self._note(record.ours, image, "gone")
+
+    async def _note(self, id: str, image: str, state: str) -> None:
+        await self._journal(MachineNote(id=id, driver=self.name, image=image, state=state))
+
+    def _new_name(self) -> str:
+        return f"runnerd-fcctl-{self._entropy(8).hex()}"
 
     def _look_at_the_token(self) -> None:
         now = self._now()

@@ -40,6 +40,8 @@ POLL = 0.5
 RELEASE = 10.0
 """Seconds for each try to release a machine."""
 TRIES = 3
+SYNC = 300.0
+"""Seconds for a machine to write to its disk what it has only in memory."""
 SKEW = 60.0
 """Seconds that a machine's clock may be wrong where it cannot be set."""
 
@@ -50,10 +52,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """`snapshot.json`: where the service keeps what."""
 
     driver: str = "fcctl"
-    machine: str
     vm: str
-    image: str
     snapshot: str
+    mark: str
+    """What the machine had written down then, and wrote over at once: it tells whether it went back."""
 
 
 class ServiceMachine:
@@ -74,6 +76,7 @@ class ServiceMachine:
         paths: Paths,
         seen: set[str],
         forget: Callable[[], Awaitable[object]],
+        mark: str = "",
         entropy: Callable[[int], bytes] = os.urandom,
         now: Callable[[], float] = time.time,
         ladder: tuple[Rung, ...] = LADDER,
@@ -81,7 +84,10 @@ class ServiceMachine:
         ready: float = READY,
         poll: float = POLL,
     ) -> None:
-        """`seen` holds the boot ids and random bytes of all machines of a driver: none may come twice."""
+        """`seen` holds the boot ids and random bytes of all machines of a driver: none may come twice.
+
+        `mark` is of the snapshot that the service was told to go back to, where it was.
+        """
         self.id = name
         self.vm = vm
         self.image = image
@@ -90,10 +96,14 @@ class ServiceMachine:
         self.lost = trio.Event()
         self.reason = ""
         self._service = service
-        self._session = Session(service, vm, f"{paths.home}/.runnerd", patience=patience, pause=poll)
+        # What an earlier one of ours asked in this machine lies in a folder of that one's.
+        folder = f"{paths.home}/.runnerd/{entropy(8).hex()}"
+        self._session = Session(service, vm, folder, patience=patience, pause=poll)
         self._session.lose = self._lose
         self._seen = seen
         self._forget = forget
+        self._mark = mark
+        self._mark_path = f"{paths.home}/.runnerd/mark"
         self._entropy = entropy
         self._now = now
         self._ladder = ladder
@@ -113,7 +123,8 @@ class ServiceMachine:
                 await self._wait_until_ready()
                 self.identity = self._judged(await self._first_answer())
                 return self.identity
-            raise self._lost(f"machine {self.vm} did not come up within {self._ready:g} s")
+            what = "go back, which the service said it did," if self._mark else "come up"
+            raise self._lost(f"machine {self.vm} did not {what} within {self._ready:g} s")
         except BaseException:
             await self.destroy()
             raise
@@ -134,11 +145,11 @@ class ServiceMachine:
             await trio.sleep(self._poll)
 
     async def _first_answer(self) -> dict[str, str]:
-        """A machine that is said to run may not answer yet: ask until it does."""
+        """A machine that is said to run, or to have gone back, may not have done so yet: ask until it has."""
+        folders = [self.paths.home, self.paths.work, self.paths.temp, self.paths.tools]
         while True:
-            folders = [self.paths.home, self.paths.work, self.paths.temp, self.paths.tools]
             try:
-                said = await self._session.once(texts.gate(self._entropy(64), self._now(), folders))
+                said = await self._session.once(self._gate(folders))
             except (NotThere, ServiceDenied) as final:
                 raise self._lost(str(final)) from final
             except ServiceTrouble as trouble:
@@ -147,7 +158,13 @@ class ServiceMachine:
             except OSError as problem:
                 raise self._lost(f"machine {self.vm} cannot be used: {problem}") from problem
             else:
-                return dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+                found = _pairs(said)
+                if not self._mark or found.get("mark") == self._mark:
+                    return found
+                await trio.sleep(self._poll)
+
+    def _gate(self, folders: Sequence[str]) -> str:
+        return texts.gate(self._entropy(64), self._now(), folders, self._mark_path)
 
     def _judged(self, said: Mapping[str, str]) -> Identity:
         boot, probe, clock = said.get("boot", ""), said.get("probe", ""), said.get("clock", "")
@@ -171,7 +188,7 @@ class ServiceMachine:
     async def lease(self) -> None:
         """See that it still answers, and set its clock again."""
         self._check()
-        await self._session.ask(texts.gate(self._entropy(64), self._now(), [self.paths.temp]))
+        await self._session.ask(self._gate([self.paths.temp]))
 
     async def exec(self, command: Command, output: Output) -> Exit:
         """Run a process; OSError, with a sentence, when it cannot be started. `user` is not looked at."""
@@ -218,7 +235,7 @@ class ServiceMachine:
         """Make folders and empty files and find programs, in one request."""
         self._check()
         said = await self._session.ask(texts.lay_out(folders, files, programs, search))
-        found = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+        found = _pairs(said)
         return {name: found[name] for name in programs if name in found}
 
     async def unpack(self, archive: Path, into: str, *, user: int = 1001) -> None:
@@ -236,19 +253,33 @@ class ServiceMachine:
         raise OSError("a machine of a remote Firecracker service has no terminal")
 
     async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
-        """Let the service keep it, for as long as it has the machine; `into` holds the name."""
+        """Let the service keep it, for as long as it has the machine; `into` holds the name.
+
+        No key of ours encrypts what is kept there, and no limit bounds it.
+        """
         self._check()
+        if self._running:
+            raise NotKept("no snapshot was kept: a process runs in it")
+        mark = self._entropy(16).hex()
         try:
-            name = await self._service.snapshot(self.vm, into.name)
-        except ServiceTrouble as trouble:
+            await self._session.ask(texts.set_mark(self._mark_path, mark), seconds=SYNC)
+            name = await self._service.snapshot(self.vm, f"{self.id}-{mark[:8]}")
+            await self._move_on()
+            kept = Kept(vm=self.vm, snapshot=name, mark=mark)
+            await trio.Path(into).mkdir(parents=True, exist_ok=True)
+            await trio.Path(into, "snapshot.json").write_bytes(msgspec.json.encode(kept))
+        except (OSError, ServiceTrouble) as trouble:
             raise NotKept(f"no snapshot was kept: {trouble}") from trouble
-        kept = Kept(machine=self.id, vm=self.vm, image=self.image, snapshot=name)
-        await trio.Path(into).mkdir(parents=True, exist_ok=True)
-        await trio.Path(into, "snapshot.json").write_bytes(msgspec.json.encode(kept))
+
+    async def _move_on(self) -> None:
+        """Be told apart from what was just kept: by the mark, and by random bytes that may not come again."""
+        text = f"{texts.set_mark(self._mark_path, 'later')} || exit 1\n{self._gate([self.paths.temp])}"
+        self._seen.add(_pairs(await self._session.ask(text, seconds=SYNC)).get("probe", ""))
 
     def give_up(self, reason: str) -> None:
-        """Be lost without being released: the machine at the service has become another's."""
+        """Be lost without being released: the machine at the service has become another of ours."""
         self._released = True
+        self._session.ended = reason
         self._lose(reason)
 
     def console_end(self) -> tuple[str, ...]:
@@ -278,11 +309,6 @@ class ServiceMachine:
                         await self._forget()
                         return
 
-    @property
-    def released(self) -> bool:
-        """Whether the service said that it is gone."""
-        return self._released
-
     def _check(self) -> None:
         if self.lost.is_set():
             raise MachineLost(f"machine {self.id}: {self.reason}")
@@ -294,3 +320,7 @@ class ServiceMachine:
     def _lose(self, reason: str) -> None:
         self.reason = self.reason or reason
         self.lost.set()
+
+
+def _pairs(said: str) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in said.splitlines() if " " in line)

@@ -12,9 +12,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One machine that was asked for; `vm` is empty until the service named it."""
 
     name: str
+    """What it was to be called: it stays, whatever becomes of the machine."""
+    machine: str = ""
+    """What it is called here since it was rolled back; empty while that is `name`."""
     vm: str = ""
     asked: float
     """Seconds since the epoch."""
+
+    @property
+    def ours(self) -> str:
+        """What the journal calls it."""
+        return self.machine or self.name
 
 
 class Records:
@@ -33,6 +41,11 @@ class Records:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # or the name might not be there after a power cut, and the machine would
+        finally:
+            os.close(folder)
 
     def drop(self, name: str) -> None:
         """Forget a machine that is gone; nothing when it is forgotten."""

@@ -38,9 +38,14 @@ class Session:
     def __init__(
         self, service: Service, vm: str, folder: str, *, patience: float = PATIENCE, pause: float = PAUSE
     ) -> None:
-        """`folder` in the machine is this side's own; a lost answer is asked for again after `pause` s."""
+        """`folder` in the machine was never this side's before: what lies there is taken for its own.
+
+        A lost answer is asked for again after `pause` s.
+        """
         self.vm = vm
         self.folder = folder
+        self.ended = ""
+        """Why nothing more may be asked: the machine has become another's."""
         self.patience = patience
         self._pause = pause
         self.lose: Callable[[str], object] = lambda reason: None
@@ -49,8 +54,13 @@ class Session:
         self._numbers = itertools.count(1)
 
     async def once(self, text: str, *, seconds: float = 30.0) -> str:
-        """Run a text one time. Raises `ServiceTrouble` without a status, and OSError for one but 0."""
-        ran = await self._service.run(self.vm, text, seconds=seconds)
+        """Run a text one time.
+
+        Raises `ServiceTrouble` without a status, OSError for one but 0, and MachineLost once it `ended`.
+        """
+        ran = None if self.ended else await self._service.run(self.vm, text, seconds=seconds)
+        if ran is None or self.ended:
+            raise MachineLost(self.ended)
         if ran.exit_code is None:
             raise NoStatus(f"the service at {self._service.address} did not say how a command ended")
         if not 0 <= ran.exit_code <= _OUR_OWN:

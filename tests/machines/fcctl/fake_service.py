@@ -1,7 +1,8 @@
 """A remote Firecracker service as its callers met it, every trap included; its machines are folders here.
 
 What a text says of `/home/runner`, `/opt/hostedtoolcache` and the kernel's boot id is made to mean the
-machine's folder. Nothing a text does may touch the host's clock: its `date` only tells the time.
+machine's folder. Nothing a text does may touch the host's clock, randomness or disks: `date` only tells the
+time, and `sync` and `perl` do nothing.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ class Vm:
         self.folder = folder
         self.polls = polls
         self.refusals = refusals
+        self.lags = 0
+        self.goes_back_to: Path | None = None
         for name in ("home/runner", "opt/hostedtoolcache", "bin"):
             (folder / name).mkdir(parents=True)
         (folder / "boot_id").write_text(f"{boot}\n")
         for name, text in {
             "date": '#!/bin/sh\ncase "$*" in *-s*) exit 1;; esac\nexec /bin/date "$@"\n',
             "sudo": "#!/bin/sh\nexit 1\n",
+            "sync": "#!/bin/sh\n",
+            "perl": "#!/bin/sh\n",
         }.items():
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
@@ -75,6 +80,12 @@ class FakeService:
         self.rollbacks: list[tuple[str, str]] = []
         self.forgets_rollbacks = False
         """It says that it went back, and did nothing."""
+        self.lost_snapshots = False
+        """It knows no snapshot any more when it is to go back to one."""
+        self.rollback_lags = 0
+        """How many texts run in a machine after it is said to have gone back, and before it does."""
+        self.removed: Counter[str] = Counter()
+        """How often a machine that was there was removed."""
         self.lock = threading.Lock()
 
     def execute(self, order: dict[str, Any]) -> tuple[int, Any]:
@@ -84,6 +95,11 @@ class FakeService:
         if vm.refusals > 0:
             vm.refusals -= 1
             return 200, self.ran(255, "", "ssh: connect to host 172.26.0.2 port 22: Connection refused\n")
+        if vm.goes_back_to is not None:
+            vm.lags -= 1
+            if vm.lags < 0:
+                shelf, vm.goes_back_to = vm.goes_back_to, None
+                self.roll_back(vm.folder, shelf)
         self.codes.append(order["code"])
         self.timeouts.append((order.get("timeout_seconds"), order.get("timeout_ms")))
         text = order["code"]
@@ -163,13 +179,19 @@ class FakeService:
                 subprocess.run(["cp", "-a", self.vms[name].folder, shelf], check=True)
                 return 200, {"snapshot_id": shelf.name}
             case "POST", ["api", "vms", name, "rollback", snapshot] if name in self.vms:
+                if self.lost_snapshots or not (self.root / snapshot).is_dir():
+                    return 404, {"error": "snapshot not found"}
                 self.rollbacks.append((name, snapshot))
-                self.roll_back(self.vms[name].folder, self.root / snapshot)
+                vm = self.vms[name]
+                if self.rollback_lags:
+                    vm.lags, vm.goes_back_to = self.rollback_lags, self.root / snapshot
+                else:
+                    self.roll_back(vm.folder, self.root / snapshot)
                 return 200, {"message": "ok", "snapshot_id": snapshot, "vm_id": name}
         return 404, {"error": "not found"}
 
     def roll_back(self, folder: Path, shelf: Path) -> None:
-        if self.forgets_rollbacks or not shelf.is_dir():
+        if self.forgets_rollbacks:
             return
         sweep.end_all(lambda: sweep.processes_of(folder), seconds=3.0)
         sweep.remove(folder)
@@ -177,6 +199,7 @@ class FakeService:
 
     def end(self, name: str) -> None:
         vm = self.vms.pop(name)
+        self.removed[name] += 1
         sweep.end_all(lambda: sweep.processes_of(vm.folder), seconds=3.0)
         sweep.remove(vm.folder)
 

@@ -165,26 +165,6 @@ async def test_wrong_token_and_absent_service(opened: Opened, fake: Any) -> None
             await driver.build_template("ubuntu", Size())
 
 
-async def test_rolled_back_machine_is_what_it_was(opened: Opened, fake: Any, tmp_path: Path) -> None:
-    """The service keeps a machine and brings it back; what it was until then is lost, and not released."""
-    async with opened() as driver:
-        machine = await clone(driver)
-        await machine.thaw()
-        await machine.snapshot(tmp_path / "kept/1", key=None, limit=1 << 30)
-        again = await driver.restore(tmp_path / "kept/1", key=None)
-        await machine.destroy()
-        assert (machine.lost.is_set(), machine.reason) == (True, "it was rolled back")
-        await again.thaw()
-        await again.lease()
-        assert fake.rollbacks == [(next(iter(fake.vms)), "snap-1")]
-        await again.destroy()
-        assert fake.vms == {}
-        with pytest.raises(NoMachine, match="ended with its machine"):
-            await driver.restore(tmp_path / "kept/1", key=None)
-        with pytest.raises(NoMachine, match="cannot be gone back to"):
-            await driver.restore(tmp_path / "kept/2", key=None)
-
-
 async def test_unnamed_snapshot_is_not_kept(opened: Opened, fake: Any, tmp_path: Path) -> None:
     """A snapshot the service does not name is none, and the machine goes on."""
     async with opened() as driver:

@@ -87,8 +87,8 @@ async def test_forged_status_is_none(ready: Ready) -> None:
     """What is no number in the place of a status is not believed."""
     machine, heard = await ready(), Heard()
     script = f"""
-        until ls {machine.paths.home}/.runnerd/*/pid; do sleep 0.05; done
-        for pid in {machine.paths.home}/.runnerd/*/pid; do echo yes >"${{pid%pid}}code"; done
+        until ls {machine.paths.home}/.runnerd/*/*/pid; do sleep 0.05; done
+        for pid in {machine.paths.home}/.runnerd/*/*/pid; do echo yes >"${{pid%pid}}code"; done
         sleep 60
     """
     with trio.fail_after(30):
