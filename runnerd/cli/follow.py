@@ -56,7 +56,10 @@ class Api(Protocol):
 
 
 class Follower:
-    """Prints what is new at every `step`; knows how far it has read each job's log."""
+    """Prints what is new at every `step`; knows how far it has read each job's log.
+
+    `data` gets each line, and the end of each job, as data; nothing is shown then.
+    """
 
     def __init__(
         self,
@@ -66,12 +69,14 @@ class Follower:
         show: Callable[[str], None],
         colour: bool = False,
         only: int | None = None,
+        data: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._api = api
         self._run = run
         self._show = show
         self._colour = colour
         self._only = only
+        self._data = data
         self._offsets: dict[int, int] = {}
         self._ended: set[int] = set()
 
@@ -86,16 +91,21 @@ class Follower:
             prefix = self._prefix(clean(job["name"]).ljust(width), number)
             if job["started"] is not None:
                 # Read after the phase was seen: what a job wrote before it ended is complete here.
-                self._drain(job["id"], prefix)
+                self._drain(job, prefix)
             if job["phase"] == "done":
                 self._finish(job, prefix)
         return view["run"]["phase"] == "done" or self._only in self._ended
 
-    def _drain(self, job: int, prefix: str) -> None:
+    def _drain(self, job: Mapping[str, Any], prefix: str) -> None:
+        id = job["id"]
         while True:
-            piece = self._api.log(self._run, job, self._offsets.get(job, 0))
-            self._offsets[job] = piece["next"]
+            piece = self._api.log(self._run, id, self._offsets.get(id, 0))
+            self._offsets[id] = piece["next"]
             for line in piece["text"].split("\n")[:-1]:
+                if self._data is not None:
+                    time, _, text = line.partition(" ")
+                    self._data({"job": id, "name": job["name"], "time": time, "line": text})
+                    continue
                 text = log_text(line.partition(" ")[2], colour=self._colour)
                 if (said := told(text, colour=self._colour)) is not None:
                     self._show(prefix + said)
@@ -104,6 +114,9 @@ class Follower:
 
     def _finish(self, job: Mapping[str, Any], prefix: str) -> None:
         self._ended.add(job["id"])
+        if self._data is not None:
+            self._data({"job": job["id"], **{key: job[key] for key in ("name", "outcome", "reason")}})
+            return
         reason = f": {clean(job['reason'])}" if job["reason"] else ""
         self._show(f"{prefix}{_weighed(job['outcome'], '1', self._colour)}{reason}")
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from runnerd.cli import options
@@ -114,6 +115,8 @@ def verify(
     judged = [(each, generations.faults(each)) for each in found]
     if json:
         show_json([{**_generation(each), "faults": list(faults)} for each, faults in judged])
+    elif not judged:
+        typer.echo("no image is built: `runnerd image build` makes the default one")
     else:
         rows = [
             (
@@ -139,6 +142,7 @@ def remove(
     digest: Annotated[str, typer.Argument(help="The beginning of one generation's digest.")] = "",
     config: options.ConfigFile = None,
     state: options.State = None,
+    json: options.Json = False,
 ) -> None:
     """Remove an image, or one generation of it. What is in use is refused."""
     from runnerd.machines import generations
@@ -152,8 +156,11 @@ def remove(
     except generations.InUse as error:
         fail(str(error), Code.NOT_GREEN)
     except LookupError:
-        fail(f"there is no such generation of {name!r}, or not only one: see `runnerd image verify`")
-    typer.echo(_removed(gone))
+        fail(f"there is no such generation of {name!r}, or not only one: see `runnerd image list`")
+    if json:
+        show_json([_generation(each) for each in gone])
+    else:
+        typer.echo(_removed(gone))
 
 
 @commands.command("rollback")
@@ -161,6 +168,7 @@ def rollback(
     name: Annotated[str, typer.Argument(help="A built image.")] = "default",
     config: options.ConfigFile = None,
     state: options.State = None,
+    json: options.Json = False,
 ) -> None:
     """Have machines boot from the generation before the current one again, of a running daemon as well."""
     from runnerd.machines import generations
@@ -173,9 +181,12 @@ def rollback(
     except generations.InUse as error:
         fail(str(error), Code.NOT_GREEN)
     except LookupError:
-        fail(f"there is no other whole generation of {name!r} to go back to: see `runnerd image verify`")
+        fail(f"there is no other whole generation of {name!r} to go back to: see `runnerd image list`")
     _tell_daemon(settings)
-    typer.echo(f"{back.name} {back.digest[:12]} {back.path}")
+    if json:
+        show_json(_generation(msgspec.structs.replace(back, current=True, standing="current")))
+    else:
+        typer.echo(f"{back.name} {back.digest[:12]} {back.path}")
 
 
 @commands.command("prune")
@@ -183,6 +194,7 @@ def prune(
     keep: Annotated[int, typer.Option("--keep", min=0, max=100, help="Older generations that stay.")] = 1,
     config: options.ConfigFile = None,
     state: options.State = None,
+    json: options.Json = False,
 ) -> None:
     """Remove old generations of every image: the current one stays, and what a machine has open."""
     from runnerd.machines import generations
@@ -196,7 +208,10 @@ def prune(
             continue
         except generations.InUse as error:
             typer.echo(str(error), err=True)
-    typer.echo(_removed(gone))
+    if json:
+        show_json([_generation(each) for each in gone])
+    else:
+        typer.echo(_removed(gone))
 
 
 def folder(settings: Config) -> Path:
@@ -263,6 +278,8 @@ def recipe_for(name: str, wanted: Wanted, preset: Preset | None = None) -> Recip
             f"the script {wanted.provision} cannot be read ({error.strerror}): "
             f"correct `provision` in [images.{name}]"
         )
+    if wanted.oci and not Path(wanted.oci).exists():
+        fail(f"there is no container image {wanted.oci}: correct `oci` in [images.{name}]")
     try:
         return Recipe(
             name=name,

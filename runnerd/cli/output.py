@@ -44,6 +44,11 @@ def show_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
+def show_json_line(value: object) -> None:
+    """Print a value as one line of JSON, one of several."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
 def clean(text: object) -> str:
     """Return a stranger's text as one line without anything a terminal would act on."""
     return _CONTROL.sub("?", _SEQUENCE.sub("", str(text)).replace("\n", " ").replace("\t", " "))

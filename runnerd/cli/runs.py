@@ -12,7 +12,7 @@ import typer
 from runnerd.cli import options
 from runnerd.cli.control import daemon
 from runnerd.cli.follow import Follower, follow
-from runnerd.cli.output import Code, clean, duration, fail, show_json, span, table
+from runnerd.cli.output import Code, clean, duration, fail, show_json, show_json_line, span, table
 from runnerd.workflow.meant import Named, Unclear, meant
 
 RunId = Annotated[
@@ -75,6 +75,7 @@ def logs(
     job: Annotated[str | None, typer.Argument(help="Only this job: its name or its number.")] = None,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run has ended.")] = False,
     socket: options.Socket = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each line of log.")] = False,
 ) -> None:
     """Print the logs of a run; with -f exit 0 when it ended green and 1 when not."""
     with daemon(socket) as client:
@@ -82,7 +83,14 @@ def logs(
         if not view["jobs"]:
             fail(f"run {run} has no jobs: {clean(view['run']['reason'])}", Code.NOTHING)
         only = None if job is None else chosen(view["jobs"], job)
-        follower = Follower(client, run, show=typer.echo, colour=sys.stdout.isatty(), only=only)
+        follower = Follower(
+            client,
+            run,
+            show=typer.echo,
+            colour=sys.stdout.isatty(),
+            only=only,
+            data=show_json_line if json else None,
+        )
         if not following:
             follower.step()
             return

@@ -288,7 +288,9 @@ class _Daemon:
         address = self.config.server.metrics_address
 
         async def listen() -> list[trio.SocketListener]:
-            return await listeners.open_tcp(*address) if address else []
+            if address is None:
+                return []
+            return await listeners.open_tcp(*address, setting="[server] metrics")
 
         async def serving() -> None:
             if self.stop.is_set():
@@ -382,7 +384,9 @@ class _Daemon:
         server = self.config.server
 
         async def listen() -> list[trio.SocketListener]:
-            return _handed_over("webhook") or await listeners.open_tcp(server.host, server.port)
+            return _handed_over("webhook") or await listeners.open_tcp(
+                server.host, server.port, setting="[server] host and port"
+            )
 
         return ReceiverActor(
             listen,

@@ -99,11 +99,12 @@ class _Folder:
         try:
             return (self._path / name).open("rb")
         except OSError as error:
-            raise ValueError(f"it has no {name} ({error.strerror})") from error
+            raise ValueError(f"{self._path} {_no_layout(name)} ({error.strerror})") from error
 
 
 class _Tar:
-    def __init__(self, archive: tarfile.TarFile) -> None:
+    def __init__(self, path: Path, archive: tarfile.TarFile) -> None:
+        self._path = path
         self._archive = archive
         files = (member for member in members_of(archive) if member.isreg())
         self._members = {posixpath.normpath(member.name): member for member in files}
@@ -112,8 +113,18 @@ class _Tar:
         member = self._members.get(name)
         file = self._archive.extractfile(member) if member else None
         if file is None:
-            raise ValueError(f"it has no {name}")
+            raise ValueError(f"{self._path} {_no_layout(name)}")
         return file
+
+
+def _no_layout(name: str) -> str:
+    """Say what is missing; without an index it is of another kind, as `docker save` of old wrote."""
+    if name != "index.json":
+        return f"has no {name}"
+    return (
+        "is no OCI layout, for it has no index.json: make one with "
+        "skopeo copy docker-archive:/its/path oci-archive:/another.tar"
+    )
 
 
 @contextmanager
@@ -155,7 +166,12 @@ def identity(path: Path) -> str:
 
 
 def _store(path: Path, stack: ExitStack) -> _Store:
-    return _Folder(path) if path.is_dir() else _Tar(stack.enter_context(tarfile.open(path)))
+    if path.is_dir():
+        return _Folder(path)
+    try:
+        return _Tar(path, stack.enter_context(tarfile.open(path)))
+    except tarfile.ReadError as error:
+        raise ValueError(f"{path} is no OCI image: neither a folder nor a tar of one") from error
 
 
 def _chosen(store: _Store, path: Path) -> Descriptor:

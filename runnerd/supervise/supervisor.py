@@ -182,7 +182,9 @@ class _Keeper:
                 return
             if not self._served:
                 cause = sole(crash)
-                raise StartFailed(f"the {child.name} did not start: {cause}") from cause
+                plain = isinstance(cause, OSError) and not cause.filename and cause.strerror
+                said = plain or cause  # a number of the system's says nothing to people
+                raise StartFailed(f"the {child.name} did not start: {said}") from cause
             now = trio.current_time()
             self._crashes.append(now)
             while self._crashes[0] <= now - policy.period:

@@ -48,12 +48,17 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         await self.aclose()
 
 
-async def open_tcp(host: str, port: int) -> list[trio.SocketListener]:
-    """Listen on a host's addresses; port 0 takes a free one. Raises OSError with the address in it."""
+async def open_tcp(host: str, port: int, *, setting: str = "") -> list[trio.SocketListener]:
+    """Listen on a host's addresses; port 0 takes a free one.
+
+    Raises OSError with the address in it, and the `setting` that names another.
+    """
     try:
         return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        said = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        cure = f": end what listens there, or mend {setting}" if setting else ""
+        raise OSError(error.errno, said + cure) from error
 
 
 def open_unix(path: Path, mode: int = 0o660) -> UnixListener:

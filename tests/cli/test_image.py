@@ -184,6 +184,31 @@ def test_rollback(invoke, generations_of: Callable[..., Path]) -> None:
     assert invoke("image", "rollback", "../x").exit_code == 2
 
 
+def test_what_went_and_what_came_back_as_data(invoke, generations_of: Callable[..., Path]) -> None:
+    """Programs read the generations that a command was about."""
+    folder = generations_of("default", b"one", b"two")
+    back = json.loads(invoke("image", "rollback", "--json").stdout)
+    assert (back["digest"], back["standing"]) == ((folder / "current").resolve().name, "current")
+    [gone] = json.loads(invoke("image", "prune", "--keep", "0", "--json").stdout)
+    assert gone["digest"] != back["digest"]
+    generations_of("old", b"three")
+    [removed] = json.loads(invoke("image", "remove", "old", "--json").stdout)
+    assert removed["name"] == "old"
+
+
+def test_a_container_image_that_is_not_there_is_no_image(invoke, built: list[dict[str, Any]]) -> None:
+    """The key to correct is named, and nothing is begun."""
+    Path("c.toml").write_text('[images.default]\noci = "/nowhere/x.tar"\n')
+    result = invoke("image", "build", "-c", "c.toml")
+    assert (result.exit_code, built) == (2, [])
+    assert "there is no container image /nowhere/x.tar: correct `oci` in [images.default]" in result.stderr
+
+
+def test_verify_without_an_image_says_so(invoke) -> None:
+    """And how one is made."""
+    assert invoke("image", "verify").stdout.startswith("no image is built: `runnerd image build`")
+
+
 def test_list_says_how_each_generation_stands(invoke, generations_of: Callable[..., Path]) -> None:
     """The current one, the one that serves while it is on trial, and the older ones."""
     folder = generations_of("default", b"one", b"two")

@@ -236,6 +236,15 @@ def test_logs(invoke, daemon: Answering) -> None:
     assert invoke("logs", "7", "build").stdout.splitlines() == ["output of 1", "success"]
 
 
+def test_logs_as_data(invoke, daemon: Answering) -> None:
+    """A line of JSON for each line, with its job and its time, and one for the end of each job."""
+    lines = [json.loads(line) for line in invoke("logs", "7", "build", "--json").stdout.splitlines()]
+    assert lines == [
+        {"job": 1, "name": "build", "time": "2026Z", "line": "output of 1"},
+        {"job": 1, "name": "build", "outcome": "success", "reason": ""},
+    ]
+
+
 @pytest.mark.parametrize(
     ("outcome", "job", "code"),
     [

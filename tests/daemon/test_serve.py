@@ -393,7 +393,8 @@ def test_a_taken_port_ends_the_start_with_a_sentence(tmp_path, origin):
     """Exit status 1 and who could not start, no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken, running(tmp_path, origin[0], taken=taken) as daemon:
         assert daemon.ended() == 1
-        assert "runnerd: the receiver did not start: " in daemon.said()
+        assert "runnerd: the receiver did not start: cannot listen on 127.0.0.1:" in daemon.said()
+        assert "end what listens there, or mend [server] host and port" in daemon.said()
         assert "Traceback" not in daemon.said()
 
 

@@ -68,7 +68,7 @@ def test_a_layer_must_be_what_the_configuration_says(tmp_path):
     ("change", "problem"),
     [
         (lambda layout: (layout / "index.json").write_text("{"), "damaged or no OCI image"),
-        (lambda layout: (layout / "index.json").unlink(), "has no index.json"),
+        (lambda layout: (layout / "index.json").unlink(), r"layout is no OCI layout.*skopeo copy"),
         (
             lambda layout: (layout / "index.json").write_text(
                 '{"manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", '
@@ -84,6 +84,21 @@ def test_what_is_no_layout_is_refused(tmp_path, change, problem):
     change(layout)
     with pytest.raises(ValueError, match=problem):
         read(layout, tmp_path, "etc/os")
+
+
+def test_what_is_no_image_at_all_is_refused_in_a_line(tmp_path):
+    """With its path, whatever a tar reader says of it; also the tar that `docker save` wrote of old."""
+    (tmp_path / "script").write_text("echo")
+    with tarfile.open(tmp_path / "saved.tar", "w") as saved:
+        saved.add(tmp_path / "script", "manifest.json")
+    for name, problem in (
+        ("script", "script is no OCI image: neither"),
+        ("saved.tar", "it has no index.json"),
+    ):
+        with pytest.raises(ValueError, match=problem) as caught:
+            oci.identity(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path))
+        assert "\n" not in str(caught.value)
 
 
 def test_an_image_for_another_processor_is_refused(tmp_path):

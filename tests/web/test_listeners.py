@@ -28,12 +28,12 @@ async def test_tcp_listens_on_a_free_port():
 
 
 async def test_tcp_says_which_address_is_taken():
-    """The error names host and port."""
+    """The error names host and port, and the setting that has them."""
     [listener] = await listeners.open_tcp("127.0.0.1", 0)
     async with listener:
         port = listener.socket.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
-            await listeners.open_tcp("127.0.0.1", port)
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}: Address already in use: end .* mend .a. b$"):
+            await listeners.open_tcp("127.0.0.1", port, setting="[a] b")
 
 
 async def test_a_unix_socket_has_its_mode_and_goes_with_its_server(tmp_path):
