@@ -176,6 +176,8 @@ class QemuDriver:
         self._disks = state / "machines"
         self._building = trio.Lock()
         self._molds: dict[str, Mold] = {}
+        self._given: set[str] = set()
+        """The keys of templates that somebody has; any other is there for a machine that is brought back."""
         self._machines = Starter(
             nursery,
             qemu=qemu,
@@ -213,17 +215,14 @@ class QemuDriver:
 
     async def build_template(self, image: str, size: Size, generation: str = "") -> Template:
         """See `Driver.build_template`."""
-        async with self._building:
-            try:
-                return await self._build_template(image, size, generation)
-            except _TROUBLE as error:
-                raise NoMachine(f"no template of the image {image!r} could be made: {error}") from error
+        template = await self._made(image, size, generation)
+        self._given.add(template.key)
+        return template
 
     async def drop_template(self, template: Template) -> None:
         """See `Driver.drop_template`."""
-        mold = self._molds.pop(template.key, None)
-        if mold is not None:
-            mold.close()
+        self._given.discard(template.key)
+        self._let_go(template.key)
 
     async def clone(self, template: Template) -> AgentMachine:
         """See `Driver.clone`. One that is not ready in time is destroyed, and one more is tried."""
@@ -243,15 +242,18 @@ class QemuDriver:
             if kept.encrypted and key is None:
                 raise Unsealed("it is encrypted, and its key is not there")
             if kept.template not in self._molds:
-                await self.build_template(kept.image, kept.size, await self._generation_of(kept))
+                await self._made(kept.image, kept.size, await self._generation_of(kept))
             mold = self._molds.get(kept.template)
             if mold is None or mold.frozen is None:
                 raise Unsealed(_ELSE)
-            with mold.in_use():
-                if mold.frozen.cast != kept.cast:
-                    raise Unsealed("the template that it is a change of is gone: another was made since")
-                key = key if kept.encrypted else None
-                return await self._restore(mold, mold.frozen, snapshot, kept, key)
+            try:
+                with mold.in_use():
+                    if mold.frozen.cast != kept.cast:
+                        raise Unsealed("the template that it is a change of is gone: another was made since")
+                    key = key if kept.encrypted else None
+                    return await self._restore(mold, mold.frozen, snapshot, kept, key)
+            finally:
+                self._let_go(kept.template)
         except (Unsealed, *_TROUBLE) as error:
             raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {error}") from error
 
@@ -272,6 +274,11 @@ class QemuDriver:
         for mold in self._molds.values():
             mold.close()
         self._molds.clear()
+
+    def _let_go(self, key: str) -> None:
+        """Drop a template that nobody was given; who restores a machine of it at the moment keeps it."""
+        if key not in self._given and (mold := self._molds.pop(key, None)) is not None:
+            mold.close()
 
     async def _generation_of(self, kept: Snapshot) -> str:
         """The generation of its image that a kept machine was made with. Raises Unsealed when it is gone.
@@ -297,6 +304,13 @@ class QemuDriver:
             qemu=self._qemu, board=self._board, accelerator=self._accelerator, size=size, tsc_khz=khz
         )
         return spec, molds.key(spec, version=self._version, image=image, processor=molds.processor())
+
+    async def _made(self, image: str, size: Size, generation: str) -> Template:
+        async with self._building:
+            try:
+                return await self._build_template(image, size, generation)
+            except _TROUBLE as error:
+                raise NoMachine(f"no template of the image {image!r} could be made: {error}") from error
 
     async def _build_template(self, name: str, size: Size, generation: str) -> Template:
         image = await trio.to_thread.run_sync(wanted, self._images, name, generation)

@@ -63,7 +63,12 @@ async def test_a_machine_is_gone_back_to_in_the_template_it_changed_or_not_at_al
         async def ignore(_stream: str, _data: bytes) -> None:
             pass
 
+        assert driver.shared == 0, "what was loaded to bring one machine back is held for nobody"
         assert (await copy.exec(Command(argv=("/bin/true",)), ignore)).success
+        given = await driver.build_template("default", VM_SIZE, vm_image.digest)
+        await (await driver.restore(kept, key=None)).destroy()
+        assert driver.shared > 0
+        await (await driver.clone(given)).destroy()
     assert template.path is not None
     shutil.rmtree(template.path)
     async with opened() as driver:
