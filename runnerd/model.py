@@ -6,7 +6,7 @@ Plain frozen data without behaviour that needs the outside; imports nothing of r
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -279,3 +279,12 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     """In the operator's words; may be empty."""
     since: float
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at: `good`, a `warning` (works, but), or a `problem`; with its cure."""
+
+    about: str
+    verdict: Literal["good", "warning", "problem"]
+    found: str
+    cure: str = ""

@@ -12,7 +12,7 @@ from runnerd.cli.output import Code, clean, fail, show_json
 
 if TYPE_CHECKING:
     from runnerd.config import Config
-    from runnerd.forge.connecting import Finding
+    from runnerd.model import Finding
 
 PATH = "/webhook"
 

@@ -16,21 +16,13 @@ import typer
 
 from runnerd.cli import options
 from runnerd.cli.output import Code, show_json
+from runnerd.model import Finding
 
 if TYPE_CHECKING:
     from runnerd.config import Config
     from runnerd.machines.driver import Size
 
 DISK_WANTED = 5 << 30
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing looked at: `good`, a `warning` (works, but), or a `problem`; with its cure."""
-
-    about: str
-    verdict: Literal["good", "warning", "problem"]
-    found: str
-    cure: str = ""
 
 
 def doctor(

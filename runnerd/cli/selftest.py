@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from runnerd.model import Finding
+
 if TYPE_CHECKING:
-    from runnerd.cli.doctor import Finding
     from runnerd.config import Config
     from runnerd.daemon.drivers import Open
     from runnerd.machines.driver import Driver, Machine
@@ -51,8 +52,6 @@ def selftest(
 
     Nothing is left behind. The first part that fails is a problem with its reason, and the last one.
     """
-    from runnerd.cli.doctor import Finding
-
     name = settings.machines.driver_name
     trial = _Trial(clock)
     try:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
-import msgspec
 import trio
+
+from runnerd.model import Finding
 
 from .permissions import (
     ADMINISTRATION,
@@ -32,15 +33,6 @@ NOWHERE = "0" * 40
 """A commit that no repository has: a status for it says what a token may, and leaves nothing behind."""
 
 Kind = Literal["app", "token", "gitea"]
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing looked at: `good`, a `warning` (works, but), or a `problem`; with its cure."""
-
-    about: str
-    verdict: Literal["good", "warning", "problem"]
-    found: str
-    cure: str = ""
 
 
 async def connect(
