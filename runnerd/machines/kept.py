@@ -294,7 +294,8 @@ class KeptMachines:
 
     def _staying(self) -> frozenset[Path]:
         awaited = (each.partition("/") for each in self.awaited)
-        return frozenset(self._held) | {self._step(int(job), int(step)) for job, _, step in awaited}
+        held = tuple(self._held)  # in one go: other threads hold and let go meanwhile
+        return frozenset(held) | {self._step(int(job), int(step)) for job, _, step in awaited}
 
     def _key_of(self, encrypted: bool) -> bytes | None:
         key = self.key() if encrypted else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import PosixPath
 
 import pytest
 from hypothesis import given
@@ -229,6 +230,23 @@ def test_why_nothing_is_kept_is_known_of_the_latest_jobs(store, monkeypatch):
 def machine(path, at, size):
     number = int(path.name)
     return Kept(folder=path, run=1, job=number, step=2, name="", at=at, bytes=size, encrypted=False)
+
+
+def test_others_hold_and_let_go_while_the_limits_are_kept(store):
+    """Threads of other jobs come between at any point, here whenever what is held is looked at."""
+    others = []
+
+    class Folder(PosixPath):
+        def __hash__(self):
+            if len(others) < 100:
+                others.append(store.folder / f"other-{len(others)}")
+                store._held[others[-1]] += 1
+            return super().__hash__()
+
+    mine = keep(store, 1, 2)
+    with store.held(Folder(mine.folder)), store.held(Folder(store.folder)):
+        assert store.sweep() == ()
+        assert len(others) > 2
 
 
 @given(
