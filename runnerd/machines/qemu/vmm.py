@@ -166,7 +166,7 @@ def command(spec: Spec, name: str, purpose: Purpose) -> tuple[str, ...]:
         *("-m", f"{spec.size.memory}M", "-smp", str(spec.size.vcpus)),
         *("-kernel", _open("kernel"), "-initrd", _open("initrd"), "-append", kernel_command_line(spec)),
         *("-chardev", "socket,id=console,fd=@console@", "-serial", "chardev:console"),
-        *("-chardev", "socket,id=qmp,fd=@qmp@", "-mon", "chardev=qmp,mode=control"),
+        *("-chardev", "socket,id=qmp,fd=@qmp@", "-qmp", "chardev:qmp"),
         *_disk(bus, "agent", "agent_root", readonly=True),
         *_disk(bus, "image", "image", readonly=True),
         *_disk(bus, "upper", "upper", readonly=False),
