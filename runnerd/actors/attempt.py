@@ -367,6 +367,7 @@ class Attempts:
             inside,
             run=spec.run.id,
             job=spec.record.id,
+            repository=spec.run.repository,
             prefix=f"{spec.workflow.path.rpartition('/')[2]}/{spec.record.name}",
             denied="the run is a fork's" if spec.run.event.fork else "",
             given=given,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runnerd.model import Approval, JobRecord, Pause, Phase, RunRecord
 from runnerd.planning.again import CannotRerun, Part, Wish
 from runnerd.planning.kept import kept_of
 from runnerd.store import logs
+from runnerd.store.changes import Again
 from runnerd.store.ledger import IllegalTransition, Ledger, LedgerUnavailable, MachineRow
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
@@ -206,13 +207,22 @@ class Api:
             if job or failed:
                 part = await self._part(record, Wish(job=job, step=step))
                 run = part.run
-            again = await self._ledger.rerun(run, None if part is None else part.again)
+            again = await self._again(run, None if part is None else part.again)
         except (CannotRerun, IllegalTransition) as error:
             raise Refused(str(error)) from error
         await self._tell(RunCreated(again))
         what = "" if part is None else f": {part.said}"
         newer = "" if run == record.id else f"run {record.id} has a newer attempt: "
         return {"run": again, "message": f"{newer}run {run} runs again as run {again}{what}"}
+
+    async def _again(self, run: int, part: Again | None) -> int:
+        """Write the next attempt; what it goes on from is removed by nobody before it is written."""
+        with ExitStack() as holds:
+            for resumes in part.resumes.values() if part is not None else ():
+                holds.enter_context(self._kept.held(folder := self._kept.named(resumes)))
+                if not await trio.to_thread.run_sync(folder.is_dir):
+                    raise Refused("the machine that it was to go on from was removed just now")
+            return await self._ledger.rerun(run, part)
 
     async def drain(self) -> dict[str, Any]:
         """Ask the daemon to end when what runs has ended."""

@@ -13,7 +13,6 @@ from runnerd.actors.attempt import Attempt, Attempts, Site, blame
 from runnerd.jobs.contexts import github_context
 from runnerd.messages import CancelRun, OutboxChanged, RunCreated
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, RunRecord
-from runnerd.planning.awaited import goes_on_from, leave_awaited
 from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import Change, EndJob, EndRun
@@ -87,7 +86,6 @@ class ExecutorActor:
         What a workflow or a machine does ends its job, or its run, and never this task. It crashes when the
         ledger fails; the next one goes on from what the ledger says.
         """
-        await leave_awaited(self._site.kept, self._ledger)
         await trio.to_thread.run_sync(self._site.kept.tidy)
         recovery = await self._ledger.recover(self._clock())
         for run, job, _ in recovery.lost:
@@ -126,7 +124,6 @@ class ExecutorActor:
         """What was kept too long goes, although nothing new is kept."""
         while True:
             await trio.sleep(SWEEP_KEPT_EVERY)
-            await leave_awaited(self._site.kept, self._ledger)
             for gone in await trio.to_thread.run_sync(self._site.kept.sweep):
                 _log.info("a kept machine was removed", job=gone.job, step=gone.step)
 
@@ -172,7 +169,6 @@ class ExecutorActor:
             if found is None or found[0].phase is Phase.DONE:
                 return False
             run, rows = found
-            self._site.kept.awaited |= goes_on_from(rows)
             if run.held:
                 # Not one job of it runs, not even one with always() when it is cancelled.
                 if not run.cancel_requested:

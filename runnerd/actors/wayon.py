@@ -20,13 +20,13 @@ async def way_on(store: KeptMachines, resumes: str) -> AsyncIterator[tuple[Kept,
     Raises `NoMachine` when they are not kept any more, are harmed, or cannot be read without their key.
     """
     job, _, step = resumes.partition("/")
-    kept = await trio.to_thread.run_sync(store.find, int(job), int(step))
-    if kept is None:
-        raise NoMachine(
-            f"it was to go on from step {step} of job {job}, and the machine as it was then is not kept any "
-            "more: run the job again from its start"
-        )
-    with store.held(kept.folder):
+    with store.held(store.named(resumes)):
+        kept = await trio.to_thread.run_sync(store.find, int(job), int(step))
+        if kept is None:
+            raise NoMachine(
+                f"it was to go on from step {step} of job {job}, and the machine as it was then is not kept "
+                "any more: run the job again from its start"
+            )
         yield kept, await trio.to_thread.run_sync(_standing, store, kept)
 
 

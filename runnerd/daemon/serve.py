@@ -187,6 +187,7 @@ class _Daemon:
             foreign_is_failure=config.match.mode == "all",
             forge=forge,
             store=Secrets(config.state_directory / "secrets", _given_by_systemd()),
+            awaited=ledger.awaited_machines,
         )
         self.links = NO_LINKS
         if config.server.public_url:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,7 +46,9 @@ class Site:
         forge: Forge | None = None,
         variables: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        awaited: Callable[[], Collection[str]] = frozenset,
     ) -> None:
+        """`awaited` tells which kept machines jobs wait to go on from; see `KeptMachines`."""
         self.checkout: Checkout = checkout
         self.network: Network | None = JobNetwork(config)
         self.server_url = config.forge.server
@@ -60,7 +62,7 @@ class Site:
         self.job_minutes = config.executor.default_timeout_minutes
         self.cancel_minutes = config.executor.cancel_minutes
         self.rewinds = Rules(mode=config.snapshots.mode, steps=config.retry.steps, times=config.retry.times)
-        self.kept: KeptMachines = snapshots.kept_machines(config, state, clock)
+        self.kept: KeptMachines = snapshots.kept_machines(config, state, clock, awaited)
         self._secrets = {name.upper(): value for name, value in (secrets or {}).items()}
         self._store = store
         self._forge = forge

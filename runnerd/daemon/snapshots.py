@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from runnerd.config import Config
 from runnerd.machines import kept
-from runnerd.machines.kept import KeptMachines, Limits
+from runnerd.machines.kept import KeptMachines
+from runnerd.machines.quota import Limits
 
 
-def kept_machines(config: Config, state: Path, clock: Callable[[], float]) -> KeptMachines:
-    """All that is kept under a state directory."""
+def kept_machines(
+    config: Config,
+    state: Path,
+    clock: Callable[[], float],
+    awaited: Callable[[], Collection[str]] = frozenset,
+) -> KeptMachines:
+    """All that is kept under a state directory; `awaited` is as `KeptMachines` has it."""
     given = config.snapshots
     limits = Limits(count=given.count, age=given.age, disk=given.disk << 20, limit=given.limit)
     key = Path(given.key) if given.key else None
     return KeptMachines(
-        state / "kept", limits, clock=clock, key_file=key, seals=given.secrets and key is not None
+        state / "kept",
+        limits,
+        clock=clock,
+        key_file=key,
+        seals=given.secrets and key is not None,
+        awaited=awaited,
     )
 
 

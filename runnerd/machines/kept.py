@@ -11,14 +11,16 @@ import os
 import re
 import shutil
 import stat
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from runnerd.machines import sealed
+from runnerd.machines import quota, sealed
 from runnerd.machines.driver import NotKept
+from runnerd.machines.quota import Limits
 from runnerd.machines.sealed import Room, TooLarge, Unsealed
 
 RESERVE = 1 << 30
@@ -33,32 +35,30 @@ _STEP = re.compile(r"step-(\d{2,6})")
 _NEW = re.compile(r"\.step-\d{2,6}")
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is kept, of all jobs together, and of one machine."""
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """`kept.json`: what a folder holds."""
 
-    count: int = 20
-    age: float = 604800.0
-    """Seconds."""
-    disk: int = 10240 << 20
-    """Bytes of all."""
-    limit: int = 8 << 30
-    """Bytes of one."""
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine as it was before a step of a job."""
-
-    folder: Path
+    format: int = _FORMAT
     run: int
     job: int
     step: int
     """The number of the step that it was kept before."""
     name: str
     """That step's name."""
+    repository: str = ""
+    """Whose run it was."""
     at: float
     """When, in seconds since the epoch."""
     bytes: int
     encrypted: bool
+    standing: str
+    """The sha256 of the file of that name."""
+
+
+class Kept(Note, frozen=True, kw_only=True):
+    """One machine as it was before a step of a job."""
+
+    folder: Path
 
 
 def way_back(kept: Kept) -> str:
@@ -78,40 +78,12 @@ def before_failure(kept: Sequence[Kept], failed: int | None) -> Kept:
     return next((each for each in reversed(kept) if failed is None or each.step <= failed), kept[-1])
 
 
-class _Note(msgspec.Struct, frozen=True, kw_only=True):
-    """`kept.json`; `standing` is the sha256 of the file of that name."""
-
-    format: int = _FORMAT
-    run: int
-    job: int
-    step: int
-    name: str
-    at: float
-    bytes: int
-    encrypted: bool
-    standing: str
-
-
-def excess(kept: Iterable[Kept], now: float, limits: Limits, held: Collection[Path] = ()) -> tuple[Kept, ...]:
-    """Return what is to be removed so that the limits hold, oldest first; what is held stays, and counts."""
-    left = sorted(kept, key=lambda each: (each.at, each.job, each.step))
-    free = [each for each in left if each.folder not in held]
-    count, used = len(left), sum(each.bytes for each in left)
-    gone = []
-    for each in free:
-        if now - each.at <= limits.age and count <= limits.count and used <= limits.disk:
-            continue
-        gone.append(each)
-        count -= 1
-        used -= each.bytes
-    return tuple(gone)
-
-
 class KeptMachines:
-    """All that is kept under a folder. Its methods block, but for `held`.
+    """All that is kept under a folder. Its methods block, but for `held` and `named`.
 
     `key_file` holds the key of what is kept encrypted; `seals` says that machines may be kept that were
-    given secrets, which takes the key.
+    given secrets, which takes the key. `awaited` tells what jobs wait to go on from, as `JOB/STEP`, which no
+    limit removes: it is asked each time, may block, and raises OSError where it cannot tell.
     """
 
     def __init__(
@@ -122,15 +94,18 @@ class KeptMachines:
         clock: Callable[[], float],
         key_file: Path | None = None,
         seals: bool = False,
+        awaited: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self.folder = folder
         self.limits = limits
         self._clock = clock
         self._key_file = key_file
         self.seals = seals
+        self._awaited = awaited
+        self._lock = threading.Lock()
         self._held: Counter[Path] = Counter()
-        self.awaited: frozenset[str] = frozenset()
-        """What no limit removes, as `JOB/STEP`: jobs wait to go on from it. Whoever knows them says so."""
+        self._spared: list[set[Path]] = []
+        """What was held at any time while each sweep has gone on."""
         self._why_none: dict[int, str] = {}
 
     def key(self) -> bytes | None:
@@ -185,9 +160,8 @@ class KeptMachines:
                 raise Unsealed("it is too large")
 
         try:
-            note = _note(kept.folder)
-            sealed.read(kept.folder / "standing", self._key_of(note.encrypted), note.standing, take)
-        except (OSError, msgspec.MsgspecError, Unsealed) as error:
+            sealed.read(kept.folder / "standing", self._key_of(kept.encrypted), kept.standing, take)
+        except (OSError, Unsealed) as error:
             raise Unsealed(
                 f"how job {kept.job} stood before step {kept.step} cannot be read: {error}"
             ) from error
@@ -200,16 +174,15 @@ class KeptMachines:
         new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return new
 
-    def room(self, job: int) -> int:
+    def room(self, job: int, repository: str) -> int:
         """Return how many bytes a machine of this job may have now.
 
-        Raises NotKept when there is no room: for what must not be removed, or on the disk.
+        Raises NotKept when there is no room: for what must not be removed, or on the disk; and OSError.
         """
-        stays = self._staying()
-        held = [each for each in self.all() if each.folder in stays and each.job != job]
-        room = min(self.limits.limit, self.limits.disk - sum(each.bytes for each in held))
-        if room <= 0 or len(held) >= self.limits.count:
-            raise NotKept("as many are kept and in use as [snapshots] allows")
+        with self._lock:
+            held = tuple(self._held)
+        stays = self._awaited_folders().union(held)
+        room = quota.room(self.all(), self.limits, job=job, repository=repository, stays=stays)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(self.folder).free - RESERVE
         if free <= 0:
@@ -217,7 +190,16 @@ class KeptMachines:
         return min(room, free)
 
     def put(
-        self, new: Path, standing: bytes, *, run: int, job: int, step: int, name: str, encrypted: bool
+        self,
+        new: Path,
+        standing: bytes,
+        *,
+        run: int,
+        job: int,
+        step: int,
+        name: str,
+        encrypted: bool,
+        repository: str = "",
     ) -> Kept:
         """Make what was written at its `place` known, whole, with how the job stood; then keep the limits.
 
@@ -228,11 +210,12 @@ class KeptMachines:
                 writer.write(standing)
         except (TooLarge, Unsealed) as error:
             raise NotKept(f"how the job stands cannot be kept: {error}") from error
-        note = _Note(
+        note = Note(
             run=run,
             job=job,
             step=step,
             name=name,
+            repository=repository,
             at=self._clock(),
             bytes=sum(file.stat().st_size for file in new.iterdir()),
             encrypted=encrypted,
@@ -242,15 +225,15 @@ class KeptMachines:
         folder = self._step(job, step)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
-        with self.held(folder):
-            self.sweep()
+        with self.held(folder), contextlib.suppress(OSError):
+            self.sweep()  # where it cannot be told what may go, a later one will
         return _known(folder, note)
 
     def drop(self, job: int, *, but: Collection[int] = ()) -> None:
         """Remove what is kept of a job, but for these steps and what is held, and what never got known."""
         for kept in self.of(job):
-            if kept.step not in but and kept.folder not in self._held:
-                self._remove(kept.folder)
+            if kept.step not in but:
+                self._remove(kept.folder, self._held)
         for new in _folders(self._job(job), _NEW):
             if new not in self._held:
                 _clear(new)
@@ -258,13 +241,28 @@ class KeptMachines:
             self._job(job).rmdir()
 
     def sweep(self) -> tuple[Kept, ...]:
-        """Remove what is more than the limits allow, and return it."""
-        gone = excess(self.all(), self._clock(), self.limits, self._staying())
-        for kept in gone:
-            self._remove(kept.folder)
-            with contextlib.suppress(OSError):
-                kept.folder.parent.rmdir()
-        return gone
+        """Remove what is more than the limits allow, and return it. Raises OSError.
+
+        What a job comes to wait for meanwhile stays, if it was held until that was written down.
+        """
+        spared: set[Path] = set()
+        with self._lock:
+            spared.update(tuple(self._held))
+            self._spared.append(spared)
+        try:
+            awaited = self._awaited_folders()
+            with self._lock:
+                stays = awaited | spared
+            gone = []
+            for kept in quota.excess(self.all(), self._clock(), self.limits, stays):
+                if self._remove(kept.folder, spared):
+                    gone.append(kept)
+                    with contextlib.suppress(OSError):
+                        kept.folder.parent.rmdir()
+            return tuple(gone)
+        finally:
+            with self._lock:
+                self._spared = [each for each in self._spared if each is not spared]
 
     def tidy(self) -> None:
         """At the start, before anything is kept: remove what is not whole, then what is too much."""
@@ -283,19 +281,26 @@ class KeptMachines:
 
     @contextlib.contextmanager
     def held(self, folder: Path) -> Iterator[None]:
-        """Nothing removes this one meanwhile: a machine is being made of it."""
-        self._held[folder] += 1
+        """Nothing removes this one meanwhile, whether it is there or not."""
+        with self._lock:
+            self._held[folder] += 1
+            for spared in self._spared:
+                spared.add(folder)
         try:
             yield
         finally:
-            self._held[folder] -= 1
-            if not self._held[folder]:
-                del self._held[folder]
+            with self._lock:
+                self._held[folder] -= 1
+                if not self._held[folder]:
+                    del self._held[folder]
 
-    def _staying(self) -> frozenset[Path]:
-        awaited = (each.partition("/") for each in self.awaited)
-        held = tuple(self._held)  # in one go: other threads hold and let go meanwhile
-        return frozenset(held) | {self._step(int(job), int(step)) for job, _, step in awaited}
+    def named(self, name: str) -> Path:
+        """The folder of what `JobRecord.resumes` calls `JOB/STEP`, whether it is there or not."""
+        job, _, step = name.partition("/")
+        return self._step(int(job), int(step))
+
+    def _awaited_folders(self) -> frozenset[Path]:
+        return frozenset(self.named(each) for each in self._awaited())
 
     def _key_of(self, encrypted: bool) -> bytes | None:
         key = self.key() if encrypted else None
@@ -303,14 +308,18 @@ class KeptMachines:
             raise Unsealed("it is encrypted, and [snapshots] names no key")
         return key
 
-    def _remove(self, folder: Path) -> None:
-        """First its name goes, so that nobody finds it half gone."""
+    def _remove(self, folder: Path, spared: Collection[Path]) -> bool:
+        """First its name goes, so that nobody finds it half gone; not where it is spared."""
         leaving = folder.with_name(f".gone-{folder.name}")
-        try:
-            folder.rename(leaving)
-        except OSError:
-            leaving = folder
+        with self._lock:
+            if folder in spared:
+                return False
+            try:
+                folder.rename(leaving)
+            except OSError:
+                leaving = folder
         shutil.rmtree(leaving, ignore_errors=True)
+        return True
 
     def _job(self, job: int) -> Path:
         return self.folder / f"job-{job}"
@@ -333,35 +342,20 @@ def _folders(folder: Path, named: re.Pattern[str]) -> list[Path]:
         return []
 
 
-def _note(folder: Path) -> _Note:
-    note = msgspec.json.decode((folder / "kept.json").read_bytes(), type=_Note)
-    if note.format != _FORMAT:
-        raise Unsealed("another version of runnerd wrote it")
-    return note
-
-
 def _read(folder: Path) -> Kept | None:
     """What is kept in a folder; None where it is not whole, or of another version."""
     try:
-        note = _note(folder)
-    except (OSError, msgspec.MsgspecError, Unsealed):
+        note = msgspec.json.decode((folder / "kept.json").read_bytes(), type=Note)
+    except (OSError, msgspec.MsgspecError):
         return None
-    if (folder.parent.name, folder.name) != (f"job-{note.job}", f"step-{note.step:02}"):
+    named = (f"job-{note.job}", f"step-{note.step:02}")
+    if note.format != _FORMAT or (folder.parent.name, folder.name) != named:
         return None
     return _known(folder, note)
 
 
-def _known(folder: Path, note: _Note) -> Kept:
-    return Kept(
-        folder=folder,
-        run=note.run,
-        job=note.job,
-        step=note.step,
-        name=note.name,
-        at=note.at,
-        bytes=note.bytes,
-        encrypted=note.encrypted,
-    )
+def _known(folder: Path, note: Note) -> Kept:
+    return Kept(folder=folder, **msgspec.structs.asdict(note))
 
 
 def make_key(path: Path) -> None:

@@ -60,6 +60,7 @@ class JobRewind:
         *,
         run: int,
         job: int,
+        repository: str,
         prefix: str,
         denied: str,
         given: bool,
@@ -69,6 +70,7 @@ class JobRewind:
         self._machine = machine
         self._run = run
         self._job = job
+        self._repository = repository
         self._prefix = prefix
         self._denied = denied
         self.given = given
@@ -179,16 +181,25 @@ class JobRewind:
             return await self._keep_in_passing(number, name)
         if encrypted and not self._store.seals:
             raise NotKept(f"the job {what}, and [snapshots] secrets is not on")
-        room = await trio.to_thread.run_sync(self._store.room, self._job)
+        room = await trio.to_thread.run_sync(self._store.room, self._job, self._repository)
         hurried = not self.asked and self.tries(name) == 1
         if hurried and (soon := int(self._left() * PACE)) < room:
             room = soon
         key = await trio.to_thread.run_sync(self._store.key) if encrypted else None
         new = await trio.to_thread.run_sync(self._store.place, self._job, number)
-        numbers = {"run": self._run, "job": self._job, "step": number}
         try:
             await self._machine.snapshot(new, key=key, limit=room)
-            put = partial(self._store.put, new, standing, name=name, encrypted=encrypted, **numbers)
+            put = partial(
+                self._store.put,
+                new,
+                standing,
+                run=self._run,
+                job=self._job,
+                repository=self._repository,
+                step=number,
+                name=name,
+                encrypted=encrypted,
+            )
             kept = await trio.to_thread.run_sync(put)
         except BaseException:
             with trio.CancelScope(shield=True):

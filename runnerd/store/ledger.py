@@ -329,9 +329,15 @@ class Ledger:
         """A run's jobs in the order of the file, legs in the order of the matrix."""
         return await self._read(partial(jobs.of_run, run=run))
 
-    async def awaited_machines(self) -> frozenset[str]:
-        """The kept machines that jobs which have not ended go on from, as `JobRecord.resumes` has it."""
-        return await self._read(jobs.awaited)
+    def awaited_machines(self) -> frozenset[str]:
+        """The kept machines that jobs which have not ended go on from, as `JobRecord.resumes` has it.
+
+        Blocks: call it in a thread. Raises OSError where the ledger cannot be read.
+        """
+        try:
+            return self._query(jobs.awaited)
+        except LedgerUnavailable as error:
+            raise OSError(str(error)) from error
 
     async def claim_job(
         self, job: int, machine: str, who: tuple[str, str] = ("", ""), *, though_cancelled: bool = False

@@ -18,8 +18,9 @@ from runnerd.git.mirror import Mirrors
 from runnerd.machines import rewind
 from runnerd.machines.driver import NoMachine, Size
 from runnerd.machines.fake import open_fake_driver
-from runnerd.machines.kept import KeptMachines, Limits
+from runnerd.machines.kept import KeptMachines
 from runnerd.machines.kinds import Kind, Rules
+from runnerd.machines.quota import Limits
 from runnerd.messages import CancelRun, DeliveryAccepted, RunCreated
 from runnerd.model import Actor, Event, Phase, Repository
 from runnerd.planning.again import part_of
@@ -80,7 +81,7 @@ class ExecutingHost:
     job_minutes = 5.0
     cancel_minutes = 1.0
 
-    def __init__(self, kept):
+    def __init__(self, kept, awaited):
         self.secrets = {}
         self.token = ""
         self.tokens = []
@@ -91,7 +92,7 @@ class ExecutingHost:
         self.foreign_is_failure = False
         self.allow_emulated_forks = False
         self.rewinds = rewind.Rules()
-        self.kept = KeptMachines(kept, Limits(), clock=time.time)
+        self.kept = KeptMachines(kept, Limits(), clock=time.time, awaited=awaited)
         self.logs = {}
 
     @asynccontextmanager
@@ -121,7 +122,7 @@ class Executing:
     def __init__(self, ledger, nursery, kept):
         self.ledger = ledger
         self.nursery = nursery
-        self.host = ExecutingHost(kept)
+        self.host = ExecutingHost(kept, ledger.awaited_machines)
         self.pool = Mailbox(64)
         self.hints = Mailbox(64)
         self.mailbox = Mailbox(64)

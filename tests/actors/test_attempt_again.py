@@ -8,11 +8,11 @@ import trio
 from runnerd.machines import rewind
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
-from runnerd.machines.kept import KeptMachines, Limits, make_key
+from runnerd.machines.kept import KeptMachines, make_key
+from runnerd.machines.quota import Limits
 from runnerd.messages import RunCreated
 from runnerd.model import Outcome, Phase
 from runnerd.planning.again import Wish, part_of
-from runnerd.planning.awaited import leave_awaited
 from runnerd.reading.process import Reader
 
 from .conftest import flow
@@ -104,11 +104,10 @@ async def test_no_limit_removes_what_a_job_waits_to_go_on_from(world):
     behaviour = HangsAt()
     await began(world, behaviour)
     build = await world.job(next_run, Phase.RUNNING)
-    assert world.host.kept.awaited == {f"{old['build'].id}/3"}
+    assert world.ledger.awaited_machines() == {f"{old['build'].id}/3"}
     assert world.host.kept.sweep() == ()
     await world.cancel(next_run)
     await world.finished(next_run)
-    await leave_awaited(world.host.kept, world.ledger)
     assert [(each.job, each.step) for each in world.host.kept.sweep()] == [(old["build"].id, 3)]
     assert build.resumes == f"{old['build'].id}/3"
 

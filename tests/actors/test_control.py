@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from runnerd.actors.control import Api, ControlActor
-from runnerd.machines.kept import KeptMachines, Limits
+from runnerd.machines.kept import KeptMachines
+from runnerd.machines.quota import Limits
 from runnerd.messages import CancelRun, ImagesChanged, PausePool, PoolDescription, RunCreated
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository
 from runnerd.planning.again import CannotRerun, Part
@@ -38,8 +39,11 @@ class Site:
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
             explain=self.explain, part=self.part, shell=self.shell, state_directory=folder,
             clock=lambda: 1000.0, why_void=self.why_void,
-            kept=KeptMachines(folder / "kept", Limits(), clock=lambda: 1000.0),
+            kept=KeptMachines(
+                folder / "kept", Limits(), clock=lambda: 1000.0, awaited=ledger.awaited_machines
+            ),
         )  # fmt: skip
+        self.resumes = {}
 
     async def why_void(self, run):
         await trio.lowlevel.checkpoint()
@@ -51,7 +55,8 @@ class Site:
             raise CannotRerun(f"no job is called {wish.job!r}")
         newest = await self.ledger.newest_attempt(run.id)
         [job] = await self.ledger.jobs(newest.id)
-        return Part(run=newest.id, again=Again(jobs=frozenset({job.id})), said=f"build from {wish.step!r}")
+        again = Again(jobs=frozenset({job.id}), resumes=self.resumes)
+        return Part(run=newest.id, again=again, said=f"build from {wish.step!r}")
 
     async def explain(self, run):
         await trio.lowlevel.checkpoint()
@@ -223,6 +228,54 @@ async def test_rerun_of_a_part_says_which(site):
     assert answer["message"] == (
         f"run {site.run} has a newer attempt: run {newer} runs again as run {answer['run']}: build from '3'"
     )
+
+
+@pytest.mark.parametrize("read", ["before", "after"])
+async def test_what_a_rerun_goes_on_from_stays_from_that_moment_on(site, monkeypatch, read):
+    """No executor has seen the run: a sweep that began before it was written down removes nothing either."""
+    await site.end()
+    kept = site.api._kept
+    kept.limits = Limits(age=-1.0)
+    (new := kept.place(site.job, 2)).mkdir()
+    with kept.held(kept.named(f"{site.job}/2")):
+        kept.put(new, b"", run=site.run, job=site.job, step=2, name="s2", encrypted=False)
+    site.resumes = {site.job: f"{site.job}/2"}
+    reading, written = trio.Event(), trio.Event()
+
+    def late():
+        """What the ledger said, while a rerun is written."""
+        found = site.ledger.awaited_machines() if read == "before" else None
+        trio.from_thread.run_sync(reading.set)
+        trio.from_thread.run(written.wait)
+        return site.ledger.awaited_machines() if found is None else found
+
+    monkeypatch.setattr(kept, "_awaited", late)
+    rerun = site.ledger.rerun
+
+    async def slowly(*arguments):
+        nursery.start_soon(trio.to_thread.run_sync, kept.sweep)
+        await reading.wait()
+        return await rerun(*arguments)
+
+    monkeypatch.setattr(site.ledger, "rerun", slowly)
+    async with trio.open_nursery() as nursery:
+        again = (await site.api.rerun(site.run, "build", "2", failed=False))["run"]
+        written.set()
+    monkeypatch.setattr(kept, "_awaited", site.ledger.awaited_machines)
+    assert kept.sweep() == ()
+    assert kept.find(site.job, 2) is not None
+    [job] = await site.ledger.jobs(again)
+    await site.ledger.apply(again, [SkipJob(job=job.id, reason="x"), EndRun(outcome=Outcome.FAILURE)])
+    assert [each.step for each in kept.sweep()] == [2]
+
+
+async def test_a_rerun_from_what_was_just_removed_is_refused(site):
+    """It was there when the step was looked for, and nothing is written down."""
+    await site.end()
+    site.resumes = {site.job: f"{site.job}/2"}
+    with pytest.raises(Refused, match="was removed just now"):
+        await site.api.rerun(site.run, "build", "2", failed=False)
+    assert (await site.ledger.newest_attempt(site.run)).id == site.run
 
 
 async def test_the_log_of_a_carried_job_is_where_it_ran(site):

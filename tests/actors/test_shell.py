@@ -45,7 +45,7 @@ JOB = JobRecord(
 def kept(tmp_path, step, at=0.0):
     return Kept(
         folder=tmp_path / f"step-{step:02}", run=5, job=9, step=step, name=f"Step {step}", at=at, bytes=1,
-        encrypted=False,
+        encrypted=False, standing="",
     )  # fmt: skip
 
 

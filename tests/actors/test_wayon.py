@@ -6,7 +6,8 @@ from runnerd.actors.wayon import way_on
 from runnerd.jobs.standing import Standing, encode
 from runnerd.jobs.state import Shown
 from runnerd.machines.driver import NoMachine
-from runnerd.machines.kept import KeptMachines, Limits
+from runnerd.machines.kept import KeptMachines
+from runnerd.machines.quota import Limits
 
 STANDING = Standing(run=1, job=12, before=3, shown=Shown(status="success"))
 

@@ -9,7 +9,8 @@ import pytest
 from runnerd.machines import rewind as rewinds
 from runnerd.machines.driver import Capabilities, NotKept, Size
 from runnerd.machines.fake import FakeMachine, Replies, open_fake_driver
-from runnerd.machines.kept import KeptMachines, Limits, make_key
+from runnerd.machines.kept import KeptMachines, make_key
+from runnerd.machines.quota import Limits
 from runnerd.machines.rewind import JobRewind, Rules
 from runnerd.machines.rewinding import RewindingMachine
 
@@ -44,7 +45,7 @@ async def job(tmp_path):
             )
             if capabilities is not None:
                 machine.capabilities = capabilities
-            known = {"run": 7, "job": 1, "prefix": "ci.yml/test", "denied": "", "given": False}
+            known = {"run": 7, "job": 1, "repository": "o/r", "prefix": "ci.yml/test", "denied": "", "given": False}
             rules = Rules(mode=mode, steps=("*/flaky",))
             return JobRewind(rules, store, RewindingMachine(machine, swap=None), **{**known, **more}), store
 
