@@ -361,6 +361,7 @@ class Attempts:
             self._told = True
             _log.warning("[snapshots] keeps no machine here", problem=rewind.ENDS)
         inside = RewindingMachine(machine, partial(self._swap, spec.record))
+        source = int(spec.record.resumes.partition("/")[0] or 0)
         keeper = rewind.JobRewind(
             self._site.rewinds,
             self._site.kept,
@@ -371,6 +372,7 @@ class Attempts:
             prefix=f"{spec.workflow.path.rpartition('/')[2]}/{spec.record.name}",
             denied="the run is a fork's" if spec.run.event.fork else "",
             given=given,
+            source=source,
         )
         result: JobResult | None = None
         try:
@@ -384,10 +386,9 @@ class Attempts:
         if kept and useful:
             failed = next((step.number for step in result.steps if not step.conclusion.green), None)
             await sink.note(way_back(before_failure(kept, failed)))
-        if result.outcome.green and spec.record.resumes and self._site.rewinds.mode == "on-failure":
+        if result.outcome.green and source and self._site.rewinds.mode == "on-failure":
             # What it went on from is of a job that has succeeded now.
-            earlier = int(spec.record.resumes.partition("/")[0])
-            await trio.to_thread.run_sync(self._site.kept.drop, earlier)
+            await trio.to_thread.run_sync(self._site.kept.drop, source)
         return result
 
     async def _swap(self, row: JobRecord, machine: Machine, kept: Path) -> Machine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import trio
 
@@ -52,7 +52,9 @@ class Console:
         debug: bool,
         limits: JobLimits,
         problems: Problems | None = None,
+        masked: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`masked` is awaited when `add-mask` was obeyed, before anything that follows is read."""
         self.annotations: list[Annotation] = []
         self.outputs: dict[str, str] = {}
         self.variables: dict[str, str] = {}
@@ -61,6 +63,7 @@ class Console:
         self.unsecure = False
         """Whether `set-env` and `add-path` are obeyed: the step's ACTIONS_ALLOW_UNSECURE_COMMANDS."""
         self._problems = problems
+        self._masked = masked
         self._number = number
         self._log = log
         self._masker = masker
@@ -224,6 +227,8 @@ class Console:
             await self._refuse("add-mask", f"the job masks {self._limits.masks} values already")
         else:
             self._masker.add(value)
+            if self._masked is not None:
+                await self._masked()
             if self._echo:
                 await self.line("::add-mask::***")
 

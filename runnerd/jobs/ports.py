@@ -96,10 +96,11 @@ class Rewind(Protocol):
         """
         ...
 
-    async def conceal(self) -> None:
+    async def conceal(self, *, again: bool = False) -> None:
         """The job has masked a value, which its machine may have held before: what is not encrypted goes.
 
-        Not called while a step may still be tried again. Safe twice.
+        When this returns nobody finds it, not even after a crash; what a step that runs may be tried `again`
+        from is removed by the call after that step. Safe twice.
         """
         ...
 

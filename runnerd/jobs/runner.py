@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -239,8 +240,7 @@ class _JobRun:
             finish = await turn.take(self.background.control)
         finally:
             self.turns.discard(turn)
-            if self.desk.rewind is not None and self.masker.count > self.given:
-                await self.desk.rewind.conceal()
+            await self.conceal()
         if finish.outcome is Outcome.INFRA_ERROR:
             self.verdict = (Outcome.INFRA_ERROR, finish.reason)
         return finish
@@ -255,6 +255,11 @@ class _JobRun:
         masked = self.masker.count > self.given
         standing = encode(self.standing(turn.number))
         await self.desk.rewind.keep(turn.number, turn.name, standing, masked=masked, wanted=wanted)
+
+    async def conceal(self, *, again: bool = False) -> None:
+        """Have the machine be kept by nobody as it was before the job masked a value; see `Rewind`."""
+        if self.desk.rewind is not None and self.masker.count > self.given:
+            await self.desk.rewind.conceal(again=again)
 
     def standing(self, before: int) -> Standing:
         """How the job stands before a step, while none runs."""
@@ -433,4 +438,5 @@ class _JobRun:
             debug=self.spec.debug,
             limits=self.spec.limits,
             problems=self.problems,
+            masked=partial(self.conceal, again=True),
         )

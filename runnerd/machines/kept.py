@@ -240,6 +240,31 @@ class KeptMachines:
         with contextlib.suppress(OSError):
             self._job(job).rmdir()
 
+    def conceal(self, job: int) -> dict[Path, Path]:
+        """Take from a job's machines that are not encrypted the name by which anybody finds them, durably.
+
+        Returns where each lies from now on, by where it lay. The caller has to `discard` them; those of a
+        daemon that was killed before it did go at the next start.
+        """
+        moved = {}
+        for kept in self.of(job):
+            if not kept.encrypted:
+                hidden = kept.folder.with_name(f".plain-{kept.folder.name}")
+                self.discard(hidden)
+                try:
+                    kept.folder.rename(hidden)
+                except OSError:
+                    self.discard(kept.folder)
+                moved[kept.folder] = hidden
+        if moved:
+            with contextlib.suppress(OSError):
+                _sync(self._job(job))
+        return moved
+
+    def discard(self, folder: Path) -> None:
+        """Remove what `place` or `conceal` gave, if it is there."""
+        shutil.rmtree(folder, ignore_errors=True)
+
     def sweep(self) -> tuple[Kept, ...]:
         """Remove what is more than the limits allow, and return it. Raises OSError.
 
@@ -333,6 +358,14 @@ def _clear(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _folders(folder: Path, named: re.Pattern[str]) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
@@ -49,7 +48,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class JobRewind:
     """What is kept of one job that runs; a context, over which its newest machine is removed by nobody else.
 
-    `denied` says why there is to be none, or is empty; `given` says that the job was given a secret.
+    `denied` says why there is to be none, or is empty; `given` says that the job was given a secret; `source`
+    is the number of the job in whose kept machine this one goes on, or 0.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class JobRewind:
         prefix: str,
         denied: str,
         given: bool,
+        source: int = 0,
     ) -> None:
         self._rules = rules
         self._store = store
@@ -75,9 +76,14 @@ class JobRewind:
         self._denied = denied
         self.given = given
         """See `jobs.ports.Rewind`."""
-        self._plain = False
-        """Whether something is kept that is not encrypted."""
+        self._source = source
+        self._plain = bool(source)
+        """Whether something may be kept that is not encrypted, of this job or of its source."""
+        self._concealed: set[Path] = set()
+        """What of that is still there, where nobody finds it."""
         self._newest: Path | None = None
+        self._tried = False
+        """Whether a step may go back to the newest."""
         self._outlives = machine.capabilities.snapshot_outlives
         """Whether what is kept is of use to anybody when the job is over."""
         self._wanted: set[int] = set()
@@ -95,6 +101,7 @@ class JobRewind:
 
     async def __aexit__(self, *_: object) -> None:
         self._hold.close()
+        await self._discard(self._concealed)
 
     @property
     def asked(self) -> bool:
@@ -130,22 +137,29 @@ class JobRewind:
         self._hold.close()
         self._hold.enter_context(self._store.held(folder))
         self._newest = folder
+        self._tried = self.tries(name) > 1
         if wanted and self._outlives:
             self._wanted = {number} if self._rules.mode == "on-failure" else self._wanted | {number}
         await self._drop(self._wanted | {number})
 
-    async def conceal(self) -> None:
+    async def conceal(self, *, again: bool = False) -> None:
         """See `jobs.ports.Rewind`."""
-        if not self._plain:
-            return
-        self._plain = False
-        self.why_none = "the job has masked a value, and its machine was kept before that, not encrypted"
-        self._hold.close()
-        with trio.CancelScope(shield=True):
-            kept = await trio.to_thread.run_sync(self._store.of, self._job)
-        sealed = {each.step for each in kept if each.encrypted}
-        self._wanted &= sealed
-        await self._drop(sealed)
+        if self._plain:
+            self._plain = False
+            self._hold.close()
+            moved: dict[Path, Path] = {}
+            with trio.CancelScope(shield=True):
+                for job in {self._job, self._source} - {0}:
+                    moved |= await trio.to_thread.run_sync(self._store.conceal, job)
+            if moved:
+                self.why_none = (
+                    "the job has masked a value, and its machine was kept before that, not encrypted"
+                )
+            self._concealed = set(moved.values())
+            if self._newest in moved:
+                self._newest = moved[self._newest]
+        needed = {self._newest} if self._tried and again else set()
+        await self._discard(self._concealed - needed)
 
     async def back(self) -> str:
         """Be in the machine as it was kept last; return its id. Raises MachineLost when that cannot be."""
@@ -203,7 +217,7 @@ class JobRewind:
             kept = await trio.to_thread.run_sync(put)
         except BaseException:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, new, ignore_errors=True))
+                await trio.to_thread.run_sync(self._store.discard, new)
             raise
         self._plain = self._plain or not encrypted
         return kept.folder
@@ -219,3 +233,9 @@ class JobRewind:
     async def _drop(self, but: Collection[int] = ()) -> None:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(partial(self._store.drop, self._job, but=but))
+
+    async def _discard(self, folders: Collection[Path]) -> None:
+        with trio.CancelScope(shield=True):
+            for folder in tuple(folders):
+                await trio.to_thread.run_sync(self._store.discard, folder)
+                self._concealed.discard(folder)

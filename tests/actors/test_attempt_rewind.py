@@ -7,7 +7,8 @@ import trio
 
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
-from runnerd.machines.kept import KeptMachines, Limits, make_key
+from runnerd.machines.kept import KeptMachines, make_key
+from runnerd.machines.quota import Limits
 from runnerd.machines.rewind import Rules
 from runnerd.model import Outcome
 
@@ -260,3 +261,28 @@ async def test_a_machine_that_cannot_be_gone_back_to_is_lost(world, tmp_path, mo
     await world.until(
         lambda: world.ledger.machine_history(9), lambda rows: {row.stage for row in rows} == {"gone"}
     )
+
+
+class Masks(FailsOnce):
+    """Its `flaky` masks a value first, and then sees what anybody would find of its job's machines."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+        self.found = []
+
+    async def exec(self, machine, command, output):
+        if any(b"flaky" in machine.files.get(word, b"") for word in command.argv):
+            await output("stdout", b"::add-mask::open sesame\n")
+            self.found.append(self.seen())
+        return await super().exec(machine, command, output)
+
+
+async def test_what_is_not_encrypted_is_found_by_nobody_once_a_value_is_masked(world, tmp_path):
+    """Whenever the daemon were killed from then on; the step that did it is tried again all the same."""
+    behaviour = Masks(lambda: world.host.kept.all())
+    run, _ = await go(world, tmp_path, behaviour, FLAKY, mode="each-step")
+    assert run.outcome is Outcome.SUCCESS
+    assert behaviour.began == [False, False]
+    assert behaviour.found == [(), ()]
+    assert kept(tmp_path) == []

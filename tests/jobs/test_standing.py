@@ -31,8 +31,8 @@ class CopiesFolders:
         self.refuses = ""
         self.asked = True
         self.given = False
-        self.concealed: list[int] = []
-        """How many were kept each time that the job had masked something."""
+        self.concealed: list[tuple[int, bool]] = []
+        """How many were kept each time that the job had masked something, and whether the step still ran."""
 
     def tries(self, step: str) -> int:
         return 1
@@ -46,8 +46,8 @@ class CopiesFolders:
         self.kept[number] = standing
         shutil.copytree(self.root, self.place(number), symlinks=True)
 
-    async def conceal(self) -> None:
-        self.concealed.append(len(self.kept))
+    async def conceal(self, *, again: bool = False) -> None:
+        self.concealed.append((len(self.kept), again))
 
     async def back(self) -> str:
         raise AssertionError("nothing is tried again")
@@ -168,11 +168,11 @@ async def test_no_order_of_steps_makes_a_difference(kinds, number):
         await same_from_every_step(Path(folder), written(kinds), number)
 
 
-async def test_what_a_job_masks_is_told_when_the_step_has_ended(tmp_path):
-    """And from then on: its machine may have held the value before."""
+async def test_what_a_job_masks_is_told_at_once(tmp_path):
+    """And after each step from then on: its machine may have held the value before."""
     keeper = CopiesFolders(tmp_path / "machine")
     await go(tmp_path, written(["file", "mask", "file"]), rewind=keeper)
-    assert keeper.concealed == [2, 3, 4]
+    assert keeper.concealed == [(2, True), (2, False), (3, False), (4, False)]
 
 
 async def test_who_goes_on_masks_what_the_job_was_given(tmp_path):

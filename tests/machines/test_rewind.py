@@ -31,13 +31,24 @@ def test_rules_are_idle_where_nobody_wants_anything(mode, steps, idle):
 
 
 @pytest.fixture
-async def job(tmp_path):
-    """Makes what keeps the machines of job 1."""
+def went():
+    """The folders that machines were gone back to."""
+    return []
+
+
+@pytest.fixture
+async def job(tmp_path, went):
+    """Makes what keeps the machines of a job, by default of job 1."""
     options = {"capabilities": Capabilities(isolated=True, snapshot=True)}
     async with open_fake_driver(Replies([]), **options) as driver:
         machine = await driver.clone(await driver.build_template("default", Size()))
 
-        def make(mode="on-failure", *, limits=None, seals=False, capabilities=None, **more):
+        async def swap(machine, kept):
+            assert (kept / "snapshot.json").exists()
+            went.append(kept)
+            return machine
+
+        def make(mode="on-failure", *, number=1, limits=None, seals=False, capabilities=None, **more):
             key = tmp_path / "key"
             make_key(key)
             store = KeptMachines(
@@ -45,9 +56,10 @@ async def job(tmp_path):
             )
             if capabilities is not None:
                 machine.capabilities = capabilities
-            known = {"run": 7, "job": 1, "repository": "o/r", "prefix": "ci.yml/test", "denied": "", "given": False}
+            known = {"run": 7, "job": number, "repository": "o/r", "prefix": "ci.yml/test"}
+            known |= {"denied": "", "given": False}
             rules = Rules(mode=mode, steps=("*/flaky",))
-            return JobRewind(rules, store, RewindingMachine(machine, swap=None), **{**known, **more}), store
+            return JobRewind(rules, store, RewindingMachine(machine, swap), **{**known, **more}), store
 
         yield make
 
@@ -172,6 +184,58 @@ async def test_what_was_kept_before_a_value_was_masked_goes(job, mode):
         await rewind.conceal()
         assert await rewind.finish(useful=True) == ()
     assert "masked a value" in store.why_none(1)
+
+
+async def test_what_a_step_may_be_tried_again_from_is_found_by_nobody_else(job, went):
+    """From the moment that the job masks a value; it is gone after the step, or at the next start."""
+    rewind, store = job("each-step")
+    async with rewind:
+        await keep(rewind, 2)
+        await rewind.keep(3, "flaky", b"", masked=False, wanted=True)
+        await rewind.conceal(again=True)
+        assert steps(store) == []
+        assert [path.name for path in store.folder.glob("*/*")] == [".plain-step-03"]
+        await rewind.back()
+        assert went == [store.folder / "job-1/.plain-step-03"]
+        await rewind.conceal(again=True)
+        await rewind.back()
+        KeptMachines(store.folder, Limits(), clock=time.time).tidy()
+        assert not store.folder.exists() or not list(store.folder.iterdir())
+
+
+@pytest.mark.parametrize("ends", ["step", "job"])
+async def test_what_no_step_is_tried_again_from_any_more_goes(job, ends):
+    """With the step, at the latest with the job; nor is it there for a step that has no more tries."""
+    rewind, store = job("each-step")
+    async with rewind:
+        await rewind.keep(2, "flaky", b"", masked=False, wanted=True)
+        await rewind.conceal(again=True)
+        assert list(store.folder.glob("*/*"))
+        if ends == "step":
+            await rewind.conceal()
+            assert not list(store.folder.glob("*/*"))
+    assert not list(store.folder.glob("*/*"))
+    rewind, store = job("each-step")
+    async with rewind:
+        await keep(rewind, 2)
+        await rewind.conceal(again=True)
+        assert not list(store.folder.glob("*/*"))
+
+
+async def test_a_machine_that_a_job_went_on_from_goes_as_well(job):
+    """It was the same machine, and may have held the value then."""
+    rewind, store = job()
+    async with rewind:
+        await keep(rewind, 2)
+        await rewind.finish(useful=True)
+    (new := store.place(2, 2)).mkdir()
+    store.put(new, b"", run=7, job=2, step=2, name="of another job", encrypted=False)
+    rewind, store = job(number=3, source=1)
+    async with rewind:
+        await rewind.conceal()
+        assert await rewind.finish(useful=True) == ()
+    assert [each.job for each in store.all()] == [2]
+    assert "masked a value" in store.why_none(3)
 
 
 async def test_a_running_jobs_newest_is_not_swept_away(job):
