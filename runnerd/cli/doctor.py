@@ -66,6 +66,8 @@ def examine(settings: Config) -> Iterable[Finding]:
         folder = settings.machines.firecracker_folder
         found = {name: _version(name, folder) for name in ("firecracker", "jailer")}
         yield firecracker(found, root=os.geteuid() == 0, why_no_kvm=accelerator.obvious())
+        if settings.snapshots.secrets:
+            yield firecracker_secrets(settings.state_directory / "jails")
     probed = settings.state_directory / "snapshots" / "kvm.json"
     yield kvm(accelerator.obvious(), _kept(probed), settings.machines.accelerator)
     yield from deliveries(settings.state_directory / "ledger.db")
@@ -193,6 +195,17 @@ def firecracker(said: Mapping[str, str | None], *, root: bool, why_no_kvm: str) 
     if why_no_kvm:
         return Finding(about, "problem", f"{version}; it needs KVM: {why_no_kvm}", "use the qemu driver")
     return Finding(about, "good", f"{version}; `runnerd doctor --selftest` makes a machine with it")
+
+
+def firecracker_secrets(jails: Path) -> Finding:
+    """Judge whether machines of jobs that were given secrets can be kept, as [snapshots] secrets wants it."""
+    from runnerd.machines.firecracker import keeping
+
+    about = "machines with secrets"
+    if why := keeping.why_plain(jails):
+        cure = f"mount a tmpfs at {jails}, with room for the disks and twice the memory of each machine"
+        return Finding(about, "warning", f"they are not kept: {why}", cure)
+    return Finding(about, "good", f"they can be kept: {jails} is in memory")
 
 
 def _version(program: str, folder: str) -> str | None:

@@ -140,6 +140,20 @@ def data_extents(descriptor: int) -> list[tuple[int, int]]:
     return extents
 
 
+def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether what is written into a folder stays in memory: its file system is a tmpfs or a ramfs.
+
+    Where there is no such folder it is to be made below the nearest that there is.
+    """
+    device = next(each for each in (folder, *folder.absolute().parents) if each.exists()).stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.read_text().splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == wanted:
+            return source.split()[0] in ("tmpfs", "ramfs")
+    return False
+
+
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of the data at an offset."""
     view = memoryview(data)

@@ -270,3 +270,14 @@ def test_in_whose_name_results_are_told(given: dict[str, Any], verdict: str, wor
     finding = doctor.identity(**given)
     assert finding.verdict == verdict
     assert words in finding.found
+
+
+@pytest.mark.parametrize(
+    ("here", "verdict", "said"), [(True, "good", "in memory"), (False, "warning", "plain")]
+)
+def test_machines_with_secrets_under_firecracker(monkeypatch, tmp_path, here, verdict, said) -> None:
+    """They are kept only where nothing of them reaches a disk in plain; the cure says what that takes."""
+    monkeypatch.setattr("runnerd.machines.disks.in_memory", lambda folder: here)
+    finding = doctor.firecracker_secrets(tmp_path / "jails")
+    assert (finding.verdict, said in finding.found) == (verdict, True)
+    assert ("tmpfs" in finding.cure) is not here

@@ -10,9 +10,10 @@ import pytest
 
 from runnerd.cli import selftest
 from runnerd.config import load
-from runnerd.machines.driver import Capabilities, Size
+from runnerd.machines.driver import Capabilities, NotKept, Size
 from runnerd.machines.fake import FakeDriver, Replies, Reply, open_fake_driver
 from runnerd.machines.fcctl.driver import open_fcctl_driver
+from runnerd.machines.fcctl.machine import ServiceMachine
 
 PARTS = ("template", "clone", "thaw", "lease", "exec", "files", "snapshot", "restore", "destroy")
 
@@ -102,6 +103,27 @@ def test_machine_that_did_not_go_back_is_a_problem(tmp_path, remote) -> None:
     assert problem.verdict == "problem"
     assert "did not go back, which the service said it did, within 5 s" in problem.found
     assert problem.found.endswith(f"(run until then: {timed(*PARTS[:-2])})")
+    assert service.vms == {}
+
+
+def test_machine_that_is_kept_only_in_plain_is_said_to_be(tmp_path, remote, monkeypatch) -> None:
+    """All the rest was tried; what was not is in the finding of what was not run."""
+    service, open_driver = remote
+    real = ServiceMachine.snapshot
+
+    async def plain(self, into, *, key, limit):
+        if key is not None:
+            raise NotKept("it would lie on a disk in plain")
+        await real(self, into, key=key, limit=limit)
+
+    monkeypatch.setattr(ServiceMachine, "snapshot", plain)
+    good, left_out, _ = selftest.selftest(
+        settings(tmp_path, machines__firecracker_api_url="http://service"),
+        clock=ticking(),
+        open_driver=open_driver,
+    )
+    assert (good.verdict, good.found) == ("good", f"fcctl: {timed(*PARTS)}")
+    assert "an encrypted snapshot: it would lie on a disk in plain" in left_out.found
     assert service.vms == {}
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,26 @@ def test_copying_works_between_file_systems(tmp_path):
         disks.copy_range(source.fileno(), memory, 100, MIB)
     assert os.pread(memory, MIB, 0) == bytes(100) + (tmp_path / "source").read_bytes()[100:]
     os.close(memory)
+
+
+@pytest.mark.parametrize(("kind", "so"), [("tmpfs", True), ("ramfs", True), ("ext4", False)])
+def test_it_is_known_whether_files_are_in_memory(tmp_path, kind, so):
+    """By the file system that the folder, or the nearest there is above it, is of."""
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "21 1 0:999999 / /elsewhere rw - ext4 /dev/a rw\n"
+        f"22 1 {os.major(device)}:{os.minor(device)} / /a\\040place rw shared:1 - {kind} none rw\n"
+    )
+    assert disks.in_memory(tmp_path / "not/there yet", mounts) is so
+    mounts.write_text("21 1 0:999999 / /elsewhere rw - tmpfs /dev/a rw\n")
+    assert not disks.in_memory(tmp_path, mounts)
+
+
+def test_the_hosts_own_mounts_are_read():
+    """Where /dev/shm is what it is by its documentation."""
+    with open("/proc/mounts") as mounts:
+        if " /dev/shm tmpfs " not in mounts.read():
+            pytest.skip("/dev/shm is no tmpfs here")
+    assert disks.in_memory(Path("/dev/shm"))
+    assert not disks.in_memory(Path("/proc"))

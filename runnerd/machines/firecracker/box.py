@@ -90,6 +90,8 @@ class FirecrackerBox:
         folder = into.with_name(f".{into.name}.{self.id}")
         try:
             await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
+            if key is not None and (why := await trio.to_thread.run_sync(keeping.why_plain, jail.base)):
+                raise NotKept(why)
             await trio.to_thread.run_sync(keeping.check_space, jail, self._size)
             disk = await self._frozen(folder, key, room)
             memory, state = await trio.to_thread.run_sync(

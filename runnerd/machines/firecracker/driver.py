@@ -206,6 +206,8 @@ class FirecrackerDriver:
                 raise Unsealed("the image, Firecracker or the host is not what the machine was made with")
             if kept.encrypted and key is None:
                 raise Unsealed("it is encrypted, and its key is not there")
+            if kept.encrypted and (why := await trio.to_thread.run_sync(keeping.why_plain, self._jails)):
+                raise Unsealed(why)
             return await self._restore(image, snapshot, kept, key if kept.encrypted else None)
         except (Unsealed, *_TROUBLE) as error:
             raise NoMachine(f"the snapshot {snapshot.name} cannot be gone back to: {error}") from error
@@ -392,12 +394,15 @@ class FirecrackerDriver:
         return box
 
     async def _start_in(self, prison: Jail, size: Size) -> Monitor:
+        memory = size.memory + self.overhead
+        if await trio.to_thread.run_sync(disks.in_memory, self._jails):
+            memory += size.disk + size.memory  # what it writes into its jail counts as well
         command = jail.command(
             self._jailer,
             self._firecracker,
             prison,
             base=self._jails,
-            memory=size.memory + self.overhead,
+            memory=memory,
             cgroup=self._cgroup,
         )
         running = await monitor.start(command, prison, environment={"PATH": host.SEARCH})

@@ -18,12 +18,13 @@ class Jail:
     """The folder of one machine. Its methods block for a moment: call them in a thread."""
 
     def __init__(self, base: Path, id: str, uid: int) -> None:
-        """`base` is where jails are made. Raises ValueError where a socket's path would be too long."""
+        """Raises ValueError where a socket's path would be too long."""
         self.id = id
         self.uid = uid
         self.folder = base / "firecracker" / id
         self.root = self.folder / "root"
-        self._base = base
+        self.base = base
+        """Where jails are made."""
         if len(os.fsencode(self.root / "v.sock_00000")) > LONGEST:
             raise ValueError(f"the folder {base} is too long a path for the sockets of a machine")
 

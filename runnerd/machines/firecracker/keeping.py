@@ -1,7 +1,8 @@
 """Memory and devices of a used machine on their way between its jail and the folder where it is kept.
 
 Firecracker writes both as files into the jail, where they stay readable for the moment until they are sealed;
-so it is with what it loads again, which loses its name as soon as it was loaded. All here blocks.
+so it is with what it loads again, which loses its name as soon as it was loaded. What is to be encrypted is
+therefore kept only where jails are in memory. All here blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import stat
 from functools import partial
 from pathlib import Path
 
-from runnerd.machines import snapshots
+from runnerd.machines import disks, snapshots
 from runnerd.machines.disks import MIB
 from runnerd.machines.driver import Size
 from runnerd.machines.firecracker.jail import Jail
@@ -25,6 +26,13 @@ STATE_LIMIT = 16 * MIB
 """Bytes of a state: it holds registers and queues, and is a hundred times less."""
 GRAIN = 65536
 """Bytes of memory that are left out together when they are zero."""
+
+
+def why_plain(jails: Path) -> str:
+    """Why the memory of a machine that holds secrets may not pass through jails there; empty where it may."""
+    if disks.in_memory(jails):
+        return ""
+    return f"Firecracker would write the secrets in its memory to a disk in plain, for {jails} is no tmpfs"
 
 
 def check_space(jail: Jail, size: Size) -> None:

@@ -103,8 +103,58 @@ async def test_offered_ports_stay_offered(opened: Opened, tmp_path: Path) -> Non
         await rewinding.destroy()
 
 
-async def test_kept_with_a_key(opened: Opened, tmp_path: Path) -> None:
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Says of all folders whether they are in memory."""
+
+    def be(so: bool) -> None:
+        monkeypatch.setattr("runnerd.machines.disks.in_memory", lambda folder: so)
+
+    return be
+
+
+async def test_secrets_do_not_reach_a_disk_in_plain(
+    opened: Opened, tmp_path: Path, in_memory: Callable[[bool], None]
+) -> None:
+    """Firecracker would write its memory there: the machine goes on and is not kept, and none is restored."""
+    async with opened() as driver, used(driver) as machine:
+        in_memory(False)
+        stopped: list[object] = []
+        driver._boxes[machine.id]._line.loosen = lambda: stopped.append(1)  # type: ignore[method-assign]
+        with pytest.raises(NotKept, match=r"memory to a disk in plain, for .*/jails is no tmpfs"):
+            await machine.snapshot(tmp_path / "kept/1", key=KEY, limit=ROOM)
+        assert not stopped
+        assert os.listdir(tmp_path / "kept") == []
+        del driver._boxes[machine.id]._line.loosen
+        in_memory(True)
+        await machine.snapshot(tmp_path / "kept/1", key=KEY, limit=ROOM)
+        in_memory(False)
+        with pytest.raises(NoMachine, match="memory to a disk in plain"):
+            await driver.restore(tmp_path / "kept/1", key=KEY)
+        assert len(list(driver._jails.glob("firecracker/*"))) == 1
+
+
+def command_line(pid: int) -> list[str]:
+    """What a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+async def test_what_lies_in_memory_counts_as_memory(
+    opened: Opened, short: Path, in_memory: Callable[[bool], None]
+) -> None:
+    """A machine may write its disk and its snapshot there without being ended for it."""
+    bounds = []
+    for so in (False, True):
+        in_memory(so)
+        async with opened(cgroup="runnerd") as driver, used(driver) as machine:
+            words = command_line(driver._boxes[machine.id].monitor.pid)
+            bounds.append(next(word for word in words if word.startswith("memory.max=")))
+    assert bounds == [f"memory.max={mib << 20}" for mib in (256 + 16, 2 * 256 + 16 + 16)]
+
+
+async def test_kept_with_a_key(opened: Opened, tmp_path: Path, in_memory: Callable[[bool], None]) -> None:
     """Nothing of memory, devices and disk is readable without the key, and nothing is restored without it."""
+    in_memory(True)
     async with opened() as driver, used(driver) as machine:
         await machine.snapshot(tmp_path / "sealed", key=KEY, limit=ROOM)
         for name in ("disk", "memory", "state"):
