@@ -176,20 +176,26 @@ def _user_of(connection: trio.socket.SocketType) -> int:
 
 
 def listen(path: Path, *, group: int | None = None) -> socket.socket:
-    """Open the launcher's socket at `path`, for its owner and for `group`. Raises OSError."""
+    """Open the launcher's socket at `path`, for its owner and for `group`. Raises OSError.
+
+    It gets this name once it listens and has its mode: who sees it there can connect.
+    """
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        path.unlink(missing_ok=True)
+        hidden.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
-            listener.bind(str(path))
+            listener.bind(str(hidden))
         finally:
             os.umask(before)
         if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o660)
+            os.chown(hidden, -1, group)
+            hidden.chmod(0o660)
         listener.listen(16)
+        hidden.replace(path)
     except BaseException:
         listener.close()
+        hidden.unlink(missing_ok=True)
         raise
     return listener

@@ -70,6 +70,24 @@ def test_socket_is_its_owners_and_a_groups(tmp_path: Path) -> None:
         with launch_server.listen(tmp_path / "l.sock", group=group):
             found = (tmp_path / "l.sock").stat()
             assert stat.S_IMODE(found.st_mode) == mode
+            assert os.listdir(tmp_path) == ["l.sock"]
+
+
+def test_socket_listens_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who sees it is refused; one that never comes to listen leaves nothing, and the old one stays."""
+    path = tmp_path / "l.sock"
+    listen = socket.socket.listen
+
+    def watched(listener: socket.socket, backlog: int) -> None:
+        assert not path.exists()
+        listen(listener, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", watched)
+    with launch_server.listen(path), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(path))
+        with pytest.raises(AssertionError):
+            launch_server.listen(path)
+        assert os.listdir(tmp_path) == ["l.sock"]
 
 
 class Lingering:
