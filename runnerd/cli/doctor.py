@@ -20,6 +20,7 @@ from runnerd.model import Finding
 
 if TYPE_CHECKING:
     from runnerd.config import Config
+    from runnerd.machines.cgroups import Attribute
     from runnerd.machines.driver import Size
 
 DISK_WANTED = 5 << 30
@@ -81,8 +82,7 @@ def examine(settings: Config) -> Iterable[Finding]:
         room = drivers.pool_memory(settings), drivers.pool_vcpus(settings)
         yield from too_large(kinds, memory=room[0], vcpus=room[1])
     yield disk(settings.state_directory)
-    own = Path("/proc/self/cgroup").read_text()
-    yield cgroup(own, Path("/sys/fs/cgroup"), settings.machines.cgroup)
+    yield cgroup(settings.machines.cgroup, launcher=drivers.launcher_socket(settings.machines.launcher))
     for name in {wanted.uses or name: None for name, wanted in settings.images.items()}:
         yield image(name, images.current(settings.state_directory / "images", name) is not None)
     reason = settings.why_not_serve()
@@ -353,41 +353,66 @@ def disk(state: Path) -> Finding:
     return Finding("disk", "good", found)
 
 
-def cgroup(own: str, root: Path, wanted: str = "auto") -> Finding:
-    """Judge which of a machine's bounds the kernel can hold: memory, processes, processors."""
-    without = "only limits of their process bound machines, and nothing the processors they use"
-    cure = (
-        "start the daemon by systemd/runnerd.service, which has Delegate=, or name one in [machines] cgroup"
+def cgroup(
+    wanted: str = "auto",
+    *,
+    launcher: Path | None = None,
+    own: Path = Path("/proc/self/cgroup"),
+    root: Path = Path("/sys/fs/cgroup"),
+    attribute: Attribute = os.getxattr,
+) -> Finding:
+    """Judge which of a machine's bounds the kernel can hold: memory, processes, processors.
+
+    What is handed over is judged where it is: in this process's group, or in that of the unit that runs.
+    """
+    from runnerd.machines import cgroups
+
+    about, without = (
+        "cgroup",
+        "only limits of their process bound machines, and nothing the processors they use",
     )
-    if wanted not in ("", "auto"):
-        folder = root / wanted.removeprefix(f"{root}/").strip("/")
-        if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
-            return Finding(
-                "cgroup",
-                "problem",
-                f"{folder} is not ours",
-                "make it for the daemon, or mend [machines] cgroup",
-            )
+    option = "give its unit's `runnerd launcher` --cgroup" if launcher else "name one in [machines] cgroup"
+    if launcher is None and wanted != "auto":
+        return (
+            _named(wanted, root) if wanted else Finding(about, "warning", f"none, as configured: {without}")
+        )
+    if not (root / "cgroup.controllers").exists():
+        kind = "version 1 beside an idle version 2" if (root / "unified").exists() else "version 1"
+        found = f"this host has {kind}, of which systemd hands nothing over: {without}"
+        return Finding(
+            about, "warning", found, f"{option}, such as memory/runnerd, or boot with version 2 alone"
+        )
+    unit = "runnerd-launcher.service" if launcher else "runnerd.service"
+    running = root / "system.slice" / unit
+    group = cgroups.delegated(own=own, root=root, attribute=attribute) if launcher is None else None
+    if group is None and cgroups.marked(running, attribute):
+        group = running
+    if group is not None:
+        return _bounds(group, root)
+    found = f"none is handed over, here or to a running {unit}: {without}"
+    return Finding(about, "warning", found, f"start it by systemd/{unit}, which has Delegate=, or {option}")
+
+
+def _named(wanted: str, root: Path) -> Finding:
+    """Judge the group that an operator named."""
+    folder = root / wanted.removeprefix(f"{root}/").strip("/")
+    if os.access(folder if folder.exists() else folder.parent, os.W_OK):
         return _bounds(folder, root)
-    path = next((line[3:] for line in own.splitlines() if line.startswith("0::")), None)
-    if path is None or not (root / "cgroup.controllers").exists():
-        return Finding("cgroup", "warning", f"no unified hierarchy: {without}", cure)
-    folder = root / path.lstrip("/")
-    if os.access(folder / "cgroup.procs", os.W_OK) and os.access(folder, os.W_OK):
-        return _bounds(folder, root)
-    return Finding("cgroup", "warning", f"{folder} is not ours: {without}", cure)
+    return Finding(
+        "cgroup", "problem", f"{folder} is not ours", "make it for the daemon, or mend [machines] cgroup"
+    )
 
 
 def _bounds(folder: Path, root: Path) -> Finding:
-    """Say what the groups below a folder of ours bound; one to be made is judged by its parent."""
+    """Say what the groups below a folder of ours bound, or would if it were made."""
     from runnerd.machines import cgroups
 
     kinds = {"memory": "memory", "pids": "processes", "cpu": "processors"}
-    there = cgroups.controllers(folder if folder.exists() else folder.parent, root=root)
+    there = cgroups.controllers(folder, root=root)
     held = ", ".join(kind for name, kind in kinds.items() if name in there)
     absent = " and ".join(kind for name, kind in kinds.items() if name not in there)
     if "memory" not in there:
-        cure = "delegate it, or mend [machines] cgroup"
+        cure = "delegate it (Delegate=, cgroup.subtree_control), or mend [machines] cgroup"
         return Finding("cgroup", "problem", f"{folder} has no memory controller", cure)
     found = f"below {folder} the kernel bounds each machine's {held}"
     if absent:

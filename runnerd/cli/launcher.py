@@ -50,6 +50,12 @@ def launcher(
     except OSError as error:
         fail(str(error))
     log.configure()
+    if groups is None:
+        log.get(__name__).warning("machines have no control groups: none is handed over", cgroup=cgroup)
+    else:
+        for name in groups.left("runnerd-"):
+            groups.leave(name)  # of a launcher that was killed; its machines ended with it
+        log.get(__name__).info("machines have control groups", path=groups.path, bounds=groups.controllers)
     with listener:
         trio.run(partial(_serve, listener, qemu, daemon.pw_uid, groups))
 

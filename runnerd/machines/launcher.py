@@ -7,6 +7,7 @@ The inside launcher runs in the daemon, or in a root process that serves a daemo
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import random
 import select
@@ -20,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import trio
 
+from runnerd import log
 from runnerd.machines import host, pages
 from runnerd.machines.cgroups import Bounds, Groups
 from runnerd.machines.qemu import vmm
@@ -33,8 +35,11 @@ _SPACE = 2048
 """MiB of address space a monitor may map beside what it may use: libraries, stacks, spare heaps."""
 _MOMENT = 0.05
 """Seconds in which a process that has closed its files is gone."""
+_GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
+"""Waits for a line before it becomes the monitor, and ends with whoever would say it."""
 
 _T = TypeVar("_T")
+_log = log.get(__name__)
 
 
 class LaunchFailed(Exception):
@@ -169,16 +174,18 @@ class InsideLauncher:
         self.groups = groups
         self._rng = rng
         self._running: dict[str, _Process] = {}
+        self._turn = trio.Lock()
         # "Die with your parent" means the parent's thread: all are started from one that lives as we do.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="launcher")
 
     async def start(self, order: Order) -> Vmm:
         """See `Launcher.start`."""
-        if order.name in self._running:
-            raise LaunchFailed(f"a machine named {order.name} is already running")
         with trio.CancelScope(shield=True):
-            process = await self._in_thread(lambda: self._spawn(order))
-            self._running[order.name] = process
+            async with self._turn:  # names, users and groups are taken by one start at a time
+                if order.name in self._running:
+                    raise LaunchFailed(f"a machine named {order.name} is already running")
+                process = await self._in_thread(lambda: self._spawn(order))
+                self._running[order.name] = process
         return process
 
     async def close(self) -> None:
@@ -190,7 +197,8 @@ class InsideLauncher:
 
     def _spawn(self, order: Order) -> _Process:
         uid = self._free_uid() if self.separate else os.geteuid()
-        argv = [*self._prefix(uid, order), *order.argv]
+        gate = _GATE if self.groups is not None else ()
+        argv = [*gate, *self._prefix(uid, order), *order.argv]
         for name, number in order.descriptors.items():
             argv = [argument.replace(f"@{name}@", str(number)) for argument in argv]
         output = order.descriptors[order.output] if order.output else subprocess.DEVNULL
@@ -200,31 +208,37 @@ class InsideLauncher:
                     os.fchown(order.descriptors[name], uid, uid)
             popen = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if gate else subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=tuple(order.descriptors.values()),
                 cwd="/",
                 env={"PATH": host.SEARCH, "LC_ALL": "C.UTF-8"},
                 start_new_session=True,
+                bufsize=0,
             )
         except OSError as error:
             raise LaunchFailed(f"{Path(order.argv[0]).name} cannot be started: {error}") from error
         process = None
         try:
-            process = _Process(popen, uid, order.name, self.groups, self._forget, separate=self.separate)
-            if self.groups is not None:
-                bounds = Bounds(
-                    memory=(order.memory + order.shared) * _MIB,
-                    processes=order.threads,
-                    processors=order.processors,
-                )
-                self.groups.enter(order.name, popen.pid, bounds)
+            with popen.stdin or contextlib.nullcontext() as waiting:
+                process = _Process(popen, uid, order.name, self.groups, self._forget, separate=self.separate)
+                if self.groups is not None and waiting is not None:
+                    bounds = Bounds(
+                        memory=(order.memory + order.shared) * _MIB,
+                        processes=order.threads,
+                        processors=order.processors,
+                    )
+                    # All that the monitor does and takes is counted there from the first.
+                    self.groups.enter(order.name, popen.pid, bounds)
+                    with contextlib.suppress(BrokenPipeError):  # it ended at once, and is found so
+                        waiting.write(b"\n")
         except OSError as error:
             popen.kill()
             popen.wait()
             what = "cannot be watched"
             if process is not None:
+                process.leave()
                 process.release()
                 what = "cannot get a control group"
             raise LaunchFailed(f"{order.name} {what}: {error}") from error
@@ -302,6 +316,7 @@ class _Process:
         self._forget = forget
         self._separate = separate
         self._pidfd = os.pidfd_open(popen.pid)
+        self._turn = trio.Lock()
 
     async def wait(self) -> int:
         """See `Vmm.wait`."""
@@ -338,15 +353,25 @@ class _Process:
                 self._popen.send_signal(signal.SIGKILL)
                 with trio.move_on_after(10.0):
                     await self.wait()
-            self.release()
+            async with self._turn:
+                # Once, for its name may be another's afterwards.
+                if self._pidfd >= 0:
+                    if self._groups is not None:
+                        await trio.to_thread.run_sync(self.leave)
+                    self.release()
+
+    def leave(self) -> None:
+        """Remove its control group with whatever it left there. Blocks, bounded."""
+        if self._groups is None:
+            return
+        if self._groups.outgrown(self._name):
+            _log.warning("a machine was ended: its monitor took more memory than it may", machine=self._name)
+        if not self._groups.end(self._name):
+            _log.warning("processes of a machine that has ended live on in its group", machine=self._name)
 
     def release(self) -> None:
-        """Give back what the monitor held on the host; once, for its name may be another's by then."""
-        if self._pidfd < 0:
-            return
+        """Give back its name and user."""
         self._forget(self._name)
-        if self._groups is not None:
-            self._groups.leave(self._name)
         os.close(self._pidfd)
         self._pidfd = -1
 

@@ -26,10 +26,10 @@ def reap(
     groups: Groups | None = None,
     patience: float = 5.0,
 ) -> list[str]:
-    """Kill every process whose machine name begins with `marker`, wait for their ends, remove their groups.
+    """Kill every process whose machine name begins with `marker`, and all in their groups, and remove these.
 
-    Returns the names. `spare` says which to leave alone. Blocks: call it in a thread. Disks need no removal,
-    for they have no names.
+    Waits for their ends, `patience` seconds at most. Returns the names. `spare` says which to leave alone.
+    Blocks: call it in a thread. Disks need no removal, for they have no names.
     """
     found: dict[int, tuple[str, int | None]] = {}
     for pid, name in strays(marker, proc=proc).items():
@@ -44,7 +44,7 @@ def reap(
     if groups is not None:
         for name in groups.left(marker):
             if not spare(name):
-                groups.leave(name)
+                groups.end(name, patience=max(0.0, end - time.monotonic()))
     return sorted(name for name, _ in found.values())
 
 

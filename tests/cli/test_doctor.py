@@ -191,39 +191,77 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.disk(tmp_path).verdict == "warning"
 
 
-def test_cgroup(tmp_path: Path) -> None:
-    """A group of our own is good where all bounds hold; anything else says what is lost."""
-    assert doctor.cgroup("4:memory:/x\n", tmp_path).verdict == "warning"
-    (tmp_path / "cgroup.controllers").touch()
-    unit = "0::/system.slice/runnerd.service\n"
-    own = tmp_path / "system.slice" / "runnerd.service"
-    own.mkdir(parents=True)
-    assert "is not ours" in doctor.cgroup(unit, tmp_path).found
-    (own / "cgroup.procs").touch()
-    for there, verdict, said in (
-        ("cpu io memory pids", "good", "memory, processes, processors"),
-        ("memory", "warning", "memory, but not processes and processors"),
-        ("cpu pids", "problem", "no memory controller"),
-    ):
-        (own / "cgroup.controllers").write_text(there)
-        finding = doctor.cgroup(unit, tmp_path)
-        assert (finding.verdict, said in finding.found) == (verdict, True)
+def test_cgroup_that_systemd_handed_over(tmp_path: Path) -> None:
+    """It counts, here or for the unit that runs, with what it bounds; to be writable is not enough."""
+    unit = tmp_path / "system.slice" / "runnerd.service"
+    session = tmp_path / "user.slice"
+    for folder in (tmp_path, unit, session):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.controllers").write_text("cpu io memory pids")
+    marked: list[Path] = []
+
+    def attribute(group: Path, name: str) -> bytes:
+        return b"1" if group in marked else b"0"
+
+    def judged(path: str, launcher: Path | None = None) -> doctor.Finding:
+        (tmp_path / "own").write_text(f"4:memory:/x\n0::{path}\n")
+        return doctor.cgroup(own=tmp_path / "own", root=tmp_path, launcher=launcher, attribute=attribute)
+
+    for path in ("/user.slice", "/system.slice/runnerd.service"):
+        assert judged(path).verdict == "warning"
+        assert "systemd/runnerd.service" in judged(path).cure
+    marked.append(unit)
+    for path in ("/user.slice", "/system.slice/runnerd.service"):
+        for there, verdict, said in (
+            ("cpu io memory pids", "good", "memory, processes, processors"),
+            ("memory", "warning", "memory, but not processes and processors"),
+            ("cpu pids", "problem", "no memory controller"),
+        ):
+            (unit / "cgroup.controllers").write_text(there)
+            assert (judged(path).verdict, said in judged(path).found) == (verdict, True)
+    alone = judged("/system.slice/runnerd.service", tmp_path / "l.sock")
+    assert (alone.verdict, "systemd/runnerd-launcher.service" in alone.cure) == ("warning", True)
+    launchers = tmp_path / "system.slice" / "runnerd-launcher.service"
+    launchers.mkdir()
+    (launchers / "cgroup.controllers").write_text("cpu memory pids")
+    marked.append(launchers)
+    assert judged("/user.slice", tmp_path / "l.sock").verdict == "good"
 
 
-def test_cgroup_of_version_one(tmp_path: Path) -> None:
-    """A named group is judged by the hierarchies there are, also before it is made."""
+def test_cgroup_where_systemd_hands_none_over(tmp_path: Path) -> None:
+    """Version 1, alone or beside an idle version 2, has none by itself; to want none has its price told."""
+    plain = doctor.cgroup(root=tmp_path)
+    (tmp_path / "unified").mkdir()
+    hybrid = doctor.cgroup(root=tmp_path)
+    assert {plain.verdict, hybrid.verdict} == {"warning"}
+    assert ("idle version 2" in plain.found, "idle version 2" in hybrid.found) == (False, True)
+    assert "memory/runnerd" in plain.cure
+    assert "--cgroup" in doctor.cgroup(root=tmp_path, launcher=tmp_path / "l.sock").cure
+    assert "as configured" in doctor.cgroup("", root=tmp_path).found
+
+
+def test_cgroup_of_version_two_that_is_named(tmp_path: Path) -> None:
+    """One that is still to be made gets what the group above hands down, not what that has."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
+    for handed, verdict in (("", "problem"), ("memory", "warning"), ("cpu memory pids", "good")):
+        (tmp_path / "cgroup.subtree_control").write_text(handed)
+        assert doctor.cgroup("machines.slice", root=tmp_path).verdict == verdict
+
+
+def test_cgroup_of_version_one_that_is_named(tmp_path: Path) -> None:
+    """It is judged by the hierarchies there are, also before it is made."""
     for name, file in (("memory", "memory.limit_in_bytes"), ("pids", "cgroup.procs")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
-    finding = doctor.cgroup("", tmp_path, "memory/runnerd")
+    finding = doctor.cgroup("memory/runnerd", root=tmp_path)
     assert (finding.verdict, finding.found.partition("bounds ")[2]) == (
         "warning",
         "each machine's memory, processes, but not processors",
     )
     (tmp_path / "cpu,cpuacct").mkdir()
     (tmp_path / "cpu,cpuacct" / "cgroup.procs").touch()
-    assert doctor.cgroup("", tmp_path, "memory/runnerd").verdict == "good"
-    assert doctor.cgroup("", tmp_path, "absent/runnerd").verdict == "problem"
+    assert doctor.cgroup("memory/runnerd", root=tmp_path).verdict == "good"
+    assert doctor.cgroup("absent/runnerd", root=tmp_path).verdict == "problem"
 
 
 def test_image() -> None:

@@ -1,5 +1,6 @@
 """Control groups: used only where they were handed to us. The kernel's files are played by ordinary ones."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -25,15 +26,16 @@ def version_two(tmp_path, controllers="cpu memory pids"):
 def test_version_two_bounds_what_it_can(tmp_path):
     """The daemon moves to a leaf, controllers are shared out, and a machine's group gets its bounds."""
     parent = version_two(tmp_path)
-    groups = Groups(parent)
+    groups = Groups(parent, everyone=True)
     assert (parent / "daemon/cgroup.procs").read_text() in ("41", "42")
     assert (parent / "cgroup.subtree_control").read_text() == "+cpu"  # the last of three writes
     (parent / "vm-1").mkdir()
-    for name in ("memory.swap.max", "pids.max", "cpu.max", "cpu.weight"):
+    for name in ("memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.weight"):
         (parent / "vm-1" / name).write_text("max")
     groups.enter("vm-1", 77, Bounds(memory=512 << 20, processes=140, processors=2))
     assert (parent / "vm-1/memory.max").read_text() == str(512 << 20)
     assert (parent / "vm-1/memory.swap.max").read_text() == "0"
+    assert (parent / "vm-1/memory.oom.group").read_text() == "1"
     assert (parent / "vm-1/pids.max").read_text() == "140"
     assert (parent / "vm-1/cpu.max").read_text() == "300000 100000"
     assert (parent / "vm-1/cpu.weight").read_text() == "20"
@@ -147,9 +149,42 @@ def test_a_named_group_is_made_or_refused(tmp_path):
         assert groups.version == 1
 
 
+def test_only_this_process_leaves_a_named_group(tmp_path):
+    """Others may be anybody's: they stay, and are named when the kernel refuses because of them."""
+    parent = version_two(tmp_path)
+    Groups(parent)
+    assert not (parent / "daemon").exists()
+    (parent / "cgroup.procs").write_text(f"41\n{os.getpid()}\n")
+    Groups(parent)
+    assert (parent / "daemon/cgroup.procs").read_text() == str(os.getpid())
+
+
+def test_processes_in_the_way_are_named(tmp_path, monkeypatch):
+    """Where the kernel will not share out memory, the error says whom to move, or what else to do."""
+    parent = version_two(tmp_path)
+
+    def busy(path, text):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "write_text", busy)
+    with pytest.raises(OSError, match=r"has processes of its own \(41, 42\).*: move them elsewhere"):
+        Groups(parent)
+
+
+def test_a_group_says_whether_it_was_outgrown(tmp_path):
+    """What the kernel counted tells that memory was lacking; a group that is gone tells nothing."""
+    groups = Groups(version_two(tmp_path))
+    (tmp_path / "runnerd.service/vm-1").mkdir()
+    events = tmp_path / "runnerd.service/vm-1/memory.events"
+    for text, expected in (("oom 3\noom_kill 0\n", False), ("oom 0\noom_kill 2\noom_group_kill 1\n", True)):
+        events.write_text(text)
+        assert groups.outgrown("vm-1") is expected
+    assert not groups.outgrown("vm-2")
+
+
 def test_a_group_without_memory_controller_is_refused(tmp_path):
-    """What cannot bound memory is no parent for machines."""
-    with pytest.raises(OSError, match="no memory controller"):
+    """What cannot bound memory is no parent for machines; the cure is told."""
+    with pytest.raises(OSError, match=r"no memory controller: .* cgroup\.subtree_control"):
         Groups(version_two(tmp_path, "cpu pids"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(OSError, match="not a control group"):
@@ -157,15 +192,22 @@ def test_a_group_without_memory_controller_is_refused(tmp_path):
 
 
 def test_groups_are_left_twice_and_found_again(tmp_path):
-    """Leaving removes the group, once more does nothing, and a group in use is told; left ones are found."""
+    """Leaving removes a group with those in it, twice as well; one in use is told; left ones are found."""
     groups = Groups(version_two(tmp_path))
     for name in ("runnerd-a-1", "runnerd-a-2", "runnerd-b-1"):
         (tmp_path / "runnerd.service" / name).mkdir()
     assert groups.left("runnerd-a-") == ["runnerd-a-1", "runnerd-a-2"]
     assert groups.leave("runnerd-a-1")
     assert groups.leave("runnerd-a-1")
-    (tmp_path / "runnerd.service/runnerd-a-2/busy").mkdir()
+    (tmp_path / "runnerd.service/runnerd-a-2/below/it").mkdir(parents=True)
+    busy = tmp_path / "runnerd.service/runnerd-a-2/busy"
+    busy.touch()
     assert not groups.leave("runnerd-a-2")
+    assert not groups.end("runnerd-a-2", patience=0.0)
+    assert (busy.parent / "cgroup.kill").read_text() == "1"
+    busy.unlink()
+    (busy.parent / "cgroup.kill").unlink()
+    assert groups.end("runnerd-a-2", patience=0.0)
 
 
 def test_only_a_delegated_group_is_taken(tmp_path):

@@ -2,10 +2,12 @@
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -172,7 +174,10 @@ async def test_stopping_twice_leaves_the_next_of_that_name_alone():
         def enter(self, name, pid, bounds):
             pass
 
-        def leave(self, name):
+        def outgrown(self, name):
+            return False
+
+        def end(self, name):
             left.append(name)
             return True
 
@@ -193,7 +198,10 @@ async def test_a_group_that_cannot_be_entered_ends_the_process():
         def enter(self, name, pid, bounds):
             raise PermissionError("read-only")
 
-        def leave(self, name):
+        def outgrown(self, name):
+            return False
+
+        def end(self, name):
             return True
 
     async with open_launcher(groups=Locked()) as opened:
@@ -215,6 +223,50 @@ async def test_a_process_that_cannot_be_watched_is_ended(monkeypatch):
         with pytest.raises(LaunchFailed, match="cannot be watched"):
             await opened.start(order("/bin/sleep", "60"))
     assert proc(begun[0], "stat") == ""
+
+
+async def test_nothing_runs_before_it_is_in_its_group():
+    """Until the group is entered, nothing of what was ordered runs; then its input is empty."""
+    seen = []
+
+    class Watching:
+        def enter(self, name, pid, bounds):
+            time.sleep(0.05)
+            seen.append(proc(pid, "cmdline").split("\0")[0])
+            assert select.select([reading], [], [], 0) == ([], [], [])
+
+        def outgrown(self, name):
+            return False
+
+        def end(self, name):
+            return True
+
+    reading, writing = os.pipe()
+    async with open_launcher(groups=Watching()) as opened:
+        said = order("/bin/sh", "-c", "cat; echo here", output="out", descriptors={"out": writing})
+        process = await opened.start(said)
+        assert await process.wait() == 0
+    assert seen == ["/bin/sh"]
+    assert os.read(reading, 100) == b"here\n"
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_of_two_machines_of_one_name_one_is_started():
+    """They would share a user and a group: the second is refused even while the first is being started."""
+    outcomes = []
+
+    async def start(opened):
+        try:
+            outcomes.append(await opened.start(order("/bin/sleep", "60", name="same")))
+        except LaunchFailed as error:
+            outcomes.append(str(error))
+
+    async with open_launcher() as opened:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(start, opened)
+        assert sorted(type(each).__name__ for each in outcomes) == ["_Process", "str"]
 
 
 async def test_the_kernel_ends_what_takes_more_memory_than_its_group_has():
