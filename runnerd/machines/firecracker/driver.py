@@ -78,7 +78,8 @@ async def open_firecracker_driver(
                 f"{name} is not there: install Firecracker 1.16.1 with its jailer, or say where it is with "
                 "[machines] firecracker_folder"
             )
-        found.append(path)
+        # As the jailer does it: release files are called after their version, and links lead to them.
+        found.append(str(await trio.Path(path).resolve()))
     version = await _version(found[0])
     failed: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -275,7 +276,7 @@ class FirecrackerDriver:
                 await machine.thaw()
                 await channel.call("quiesce", deadline=self._build_timeout)
                 channel.close("its machine is being frozen")
-                await self._ask(box, requests.freeze(), self._build_timeout)
+                await self._ask(box, requests.freeze(), max(self._build_timeout, keeping.deadline(size)))
                 await trio.to_thread.run_sync(template.take, box.monitor.jail.root, work)
             finally:
                 await box.destroy()
@@ -357,7 +358,7 @@ class FirecrackerDriver:
             await self._journal(note)
             job = disks.empty(self._jails, disks.JOB_SLOT * MIB)
             try:
-                prison = Jail(self._jails, id, self._free_uid())
+                prison = Jail(self._jails, id, self._free_uid(), os.path.basename(self._firecracker))
                 await trio.to_thread.run_sync(prison.prepare, shared, {"upper": upper, "job": job}, fill)
             finally:
                 os.close(job)
@@ -430,14 +431,14 @@ class FirecrackerDriver:
         return path
 
     def _reap(self) -> int:
-        ids = [id for id in jail.left(self._jails, self._mark) if id not in self._names]
-        for id in ids:
-            for pid in monitor.running(id):
+        left = [prison for prison in jail.left(self._jails, self._mark) if prison.id not in self._names]
+        for prison in left:
+            for pid in monitor.running(prison.id):
                 monitor.kill(pid)
-            Jail(self._jails, id, 0).remove()
-            self._leave_group(id)
-            _log.warning("ended a machine that an earlier daemon left", machine=id)
-        return len(ids)
+            prison.remove()
+            self._leave_group(prison.id)
+            _log.warning("ended a machine that an earlier daemon left", machine=prison.id)
+        return len(left)
 
     def _leave_group(self, id: str) -> None:
         if self._cgroup is not None:

@@ -17,12 +17,16 @@ LONGEST = 107
 class Jail:
     """The folder of one machine. Its methods block for a moment: call them in a thread."""
 
-    def __init__(self, base: Path, id: str, uid: int) -> None:
-        """Raises ValueError where a socket's path would be too long."""
+    def __init__(self, base: Path, id: str, uid: int, program: str = "firecracker") -> None:
+        """The jailer names the folder of its jails, and a file, after its `program`.
+
+        Raises ValueError where a socket's path would be too long.
+        """
         self.id = id
         self.uid = uid
-        self.folder = base / "firecracker" / id
+        self.folder = base / program / id
         self.root = self.folder / "root"
+        self.pid_file = self.root / f"{program}.pid"
         self.base = base
         """Where jails are made."""
         if len(os.fsencode(self.root / "v.sock_00000")) > LONGEST:
@@ -117,9 +121,7 @@ def command(
     )
 
 
-def left(base: Path, prefix: str) -> list[str]:
-    """The ids of jails whose names begin with a prefix."""
-    try:
-        return sorted(path.name for path in (base / "firecracker").iterdir() if path.name.startswith(prefix))
-    except FileNotFoundError:
-        return []
+def left(base: Path, prefix: str) -> list[Jail]:
+    """The jails whose ids begin with a prefix, whatever the program was called."""
+    found = sorted(path for path in base.glob("*/*") if path.name.startswith(prefix))
+    return [Jail(base, path.name, 0, path.parent.name) for path in found]

@@ -22,7 +22,7 @@ START = 10.0
 END = 5.0
 """Seconds in which a killed process is gone."""
 TAIL = 4096
-"""Bytes of the console's end that are looked at."""
+"""Bytes of the end of the console, and of what Firecracker itself says, that are looked at."""
 SHOWN = 300
 _MOMENT = 0.005
 
@@ -39,10 +39,11 @@ class JailFailed(Exception):
 class Monitor:
     """A Firecracker that was started. `stop` must be called, and may be called twice."""
 
-    def __init__(self, jail: Jail, pid: int) -> None:
+    def __init__(self, jail: Jail, pid: int, words: Words | None = None) -> None:
         self.jail = jail
         self.api = Api(jail.api)
         self.pid = pid
+        self._words = words or Words()
         self._pidfd = os.pidfd_open(pid)
         self._stopped = False
 
@@ -60,10 +61,10 @@ class Monitor:
             return ""
         tail = self._console()
         told = next((words for pattern, words in _DEATHS if pattern.search(tail)), "")
-        said = tail.decode(errors="replace").strip().splitlines()[-3:]
-        shown = "".join(c if c.isprintable() else " " for c in " ".join(said))[-SHOWN:].strip()
         parts = [told or ("Firecracker ended" if self.ended else "")]
-        parts += [f"its console ended with: {shown}"] if shown else []
+        parts += [f"its console ended with: {shown}"] if (shown := _shown(tail)) else []
+        if not shown and self.ended:
+            parts += [f"it said: {said}"] if (said := _shown(self._words.said())) else []
         return "; ".join(part for part in parts if part)
 
     def console_end(self) -> tuple[str, ...]:
@@ -85,6 +86,7 @@ class Monitor:
                     await trio.lowlevel.wait_readable(self._pidfd)
                 os.close(self._pidfd)
                 self._pidfd = -1
+                self._words.close()
             await trio.to_thread.run_sync(self.jail.remove)
 
     def _console(self) -> bytes:
@@ -103,37 +105,86 @@ class Monitor:
             os.close(file)
 
 
+class Words:
+    """What the jailer says, and Firecracker after it: they share their output, which stays open.
+
+    Nobody reads on while a machine runs, so what does not fit into the pipe is lost, and holds nobody up.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._said = b""
+
+    def started(self) -> None:
+        """Who speaks has it."""
+        os.close(self.writer)
+        self.writer = -1
+
+    def said(self) -> bytes:
+        """The last `TAIL` bytes that were said."""
+        try:
+            if self._reader >= 0:
+                self._said = (self._said + os.read(self._reader, 1 << 20))[-TAIL:]
+        except BlockingIOError:
+            pass
+        return self._said
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        for end in (self._reader, self.writer):
+            if end >= 0:
+                os.close(end)
+        self._reader = self.writer = -1
+
+
+def _shown(text: bytes) -> str:
+    """The printable last words of three lines."""
+    lines = text.decode(errors="replace").strip().splitlines()[-3:]
+    return "".join(c if c.isprintable() else " " for c in " ".join(lines))[-SHOWN:].strip()
+
+
 async def start(command: Sequence[str], jail: Jail, *, environment: dict[str, str]) -> Monitor:
     """Let the jailer start Firecracker in a prepared jail.
 
-    Raises `JailFailed` and OSError; then the jail is gone.
+    Raises `JailFailed` and OSError; then the jail is gone, with whatever runs in it.
     """
+    words = Words()
     try:
-        pid = await _start(command, jail, environment)
-        return Monitor(jail, pid)
+        pid = await _start(command, jail, environment, words)
+        return Monitor(jail, pid, words)
     except BaseException:
+        words.close()
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(jail.remove)
+            await trio.to_thread.run_sync(_end, jail)
         raise
 
 
-async def _start(command: Sequence[str], jail: Jail, environment: dict[str, str]) -> int:
+def _end(jail: Jail) -> None:
+    """What a jailer started that failed afterwards has no jail any more to be found by."""
+    for pid in running(jail.id):
+        kill(pid)
+    jail.remove()
+
+
+async def _start(command: Sequence[str], jail: Jail, environment: dict[str, str], words: Words) -> int:
     with trio.move_on_after(START):
-        # In a namespace of its own Firecracker is the jailer's child, and the jailer ends at once.
+        # In a namespace of its own Firecracker is the jailer's child, and the jailer ends at once. The end of
+        # its output is not waited for: it would be Firecracker's.
         done = await trio.run_process(
             list(command),
             stdin=subprocess.DEVNULL,
-            capture_stdout=True,
-            capture_stderr=True,
+            stdout=words.writer,
+            stderr=words.writer,
             check=False,
             env=environment,
             cwd="/",
             start_new_session=True,
         )
-        said = (done.stderr + done.stdout).decode(errors="replace").strip()[-500:]
+        words.started()
+        said = words.said().decode(errors="replace").strip()[-500:]
         if done.returncode != 0:
             raise JailFailed(f"the jailer ended with status {done.returncode}: {said}")
-        pid = await trio.to_thread.run_sync(_pid, jail.root / "firecracker.pid")
+        pid = await trio.to_thread.run_sync(_pid, jail.pid_file)
         if pid is None:
             raise JailFailed(f"the jailer did not say which process it started: {said}")
         return pid

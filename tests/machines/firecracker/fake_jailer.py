@@ -1,7 +1,8 @@
 """Plays jailer and Firecracker strictly: `fake_jailer.py VERSION API.json AGENT.pyz ARGUMENTS…`.
 
 It checks every argument, every field of every body against Firecracker's own API file, every state, and
-every path in the jail; what runs in its machine is a real agent that listens. The memory of its machine is
+every path in the jail; what runs in its machine is a real agent that listens. As a real one it names its
+jails after the program, links followed, keeps its output open and writes to it. The memory of its machine is
 what that agent has in /home. A snapshot resets the vsock: when the machine goes on, the guest's
 connections end, before 1.16 not at once, and the host's when it speaks. Without one, 1.16.0 and 1.16.1 let
 nobody connect after a pause (#6100). A file `fault` in the jail's base makes it do one thing wrong. Nothing
@@ -420,21 +421,20 @@ def main() -> None:
     version, api_file, agent, *words = sys.argv[1:]
     options = arguments(words)
     base = Path(options["--chroot-base-dir"])
-    root = base / "firecracker" / options["--id"] / "root"
+    program = Path(options["--exec-file"]).resolve().name
+    if "firecracker" not in program:
+        sys.exit("jailer: the exec file's name must contain firecracker")
+    root = base / program / options["--id"] / "root"
+    pid_file = root / f"{program}.pid"
     if (base / "fault").exists() and (base / "fault").read_text() == "jailer":
         sys.exit("jailer: failed to create cgroup")
     api = json.loads(Path(api_file).read_text())
-    if os.fork():
-        while not (root / "firecracker.pid").exists():
-            pass
+    if pid := os.fork():
+        pid_file.write_text(str(pid))
+        if (base / "fault").exists() and (base / "fault").read_text() == "late":
+            sys.exit("jailer: out of luck")
         os._exit(0)
-    os.setsid()
-    null = os.open("/dev/null", os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    new = root / "firecracker.pid.new"
-    new.write_text(str(os.getpid()))
-    new.rename(root / "firecracker.pid")
+    print(f"Running Firecracker v{version}", file=sys.stderr, flush=True)
     serve(Firecracker(root, base, version, api, agent), root / options["--api-sock"].lstrip("/"))
 
 

@@ -121,6 +121,7 @@ async def test_host_that_cannot_is_told_the_cure(short: Path) -> None:
     ("fault", "reason"),
     [
         ("jailer", "the jailer ended with status 1: jailer: failed to create cgroup"),
+        ("late", r"the jailer ended with status 1: [^)]*out of luck"),
         ("deaf", r"its agent did not answer within 1 s"),
         ("panic", "its kernel panicked"),
         ("other version", "CVE-2026-5747"),
@@ -137,6 +138,34 @@ async def test_start_that_fails_leaves_nothing(opened: Opened, short: Path, faul
             await driver.clone(await driver.build_template("default", SIZE))
     left = short / "s/jails/firecracker"
     assert not left.exists() or list(left.iterdir()) == []
+    assert [pid for pid in os.listdir("/proc") if pid.isdigit() and os.fsencode(short) in _command(pid)] == []
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+async def test_program_may_be_called_after_its_version(
+    opened: Opened, short: Path, programs: Callable[[str], tuple[str, str]]
+) -> None:
+    """As in Firecracker's releases, with a link to it: the jailer names folder and file after what it finds,
+    and a later daemon with another version reaps what is left there."""
+    firecracker, jailer = programs("1.16.1")
+    link = trio.Path(firecracker)
+    await link.rename(short / "firecracker-v1.16.1-x86_64")
+    await link.symlink_to("firecracker-v1.16.1-x86_64")
+    async with opened(programs=(firecracker, jailer)) as killed:
+        machine = await ready(killed)
+        assert (await run(machine, "true"))[0].success
+        assert (short / "s/jails/firecracker-v1.16.1-x86_64" / machine.id).is_dir()
+        await link.unlink()
+        async with opened() as driver:
+            assert await driver.adopt_or_reap() == 1
+            assert monitor.running(machine.id) == []
+    assert list((short / "s/jails").glob("*/*")) == []
 
 
 async def test_killed_firecracker_is_a_lost_machine(opened: Opened, short: Path) -> None:

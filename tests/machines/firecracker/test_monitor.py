@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import trio
 
 from runnerd.machines.firecracker import monitor
 from runnerd.machines.firecracker.jail import Jail
@@ -70,10 +72,31 @@ async def test_stopped_one_needs_no_reason(prison: Jail) -> None:
     [
         ("echo no cgroup >&2; exit 3", "the jailer ended with status 3: no cgroup"),
         ("echo started", "did not say which process it started: started"),
+        ("sleep 60 & echo sorry; exit 1", "the jailer ended with status 1: sorry"),
     ],
 )
 async def test_jailer_that_fails_leaves_no_jail(prison: Jail, script: str, sentence: str) -> None:
-    """Its own words are the reason, and the jail is gone."""
+    """Its own words are the reason; the jail is gone, and what has its id."""
     with pytest.raises(JailFailed, match=sentence):
-        await monitor.start(["/bin/sh", "-c", script], prison, environment={})
+        await monitor.start(["/bin/sh", "-c", script, "sh", "--id", prison.id], prison, environment={})
     assert not prison.folder.exists()
+    assert monitor.running(prison.id) == []
+
+
+async def test_start_waits_for_the_jailer_alone(prison: Jail) -> None:
+    """Firecracker has the jailer's output and keeps it: its end is not waited for, what it says there is
+    bounded and holds nobody up, and is the reason where there is no console."""
+    said = "yes noise | head -c 300000; echo last words; exec sleep 60"
+    script = f"sh -c '{said}' 2>&1 & echo $! >{prison.pid_file}"
+    with trio.fail_after(20):
+        running = await monitor.start(
+            ["/bin/sh", "-c", script], prison, environment={"PATH": "/usr/bin:/bin"}
+        )
+        assert not running.ended
+        assert running.reason() == ""
+        os.kill(running.pid, signal.SIGKILL)
+        while not running.ended:
+            await trio.lowlevel.checkpoint()
+    assert running.reason().startswith("Firecracker ended; it said: ")
+    await running.stop()
+    await running.stop()
