@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,33 @@ def writing(path: Path) -> sa.Engine:
 def reading(path: Path) -> sa.Engine:
     """The engine of the readers: a transaction sees one state of the ledger and can write nothing."""
     return _engine(path, begin="BEGIN", size=READERS, pragmas=("query_only=ON",))
+
+
+class Readers:
+    """Connections that read, each kept for the next read: to have one anew costs as much as a read does."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = reading(path)
+        self._idle: list[sa.Connection] = []
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """One state of the ledger to read, in any thread."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            self._idle.append(connection)
+
+    def dispose(self) -> None:
+        """Let go of the database; safe to call twice."""
+        while self._idle:
+            self._idle.pop().close()
+        self._engine.dispose()
 
 
 def insert_new(dialect: str, table: sa.Table) -> sa.Insert:
@@ -51,6 +80,10 @@ def _engine(path: Path, *, begin: str, size: int, pragmas: tuple[str, ...]) -> s
         for pragma in ("journal_mode=WAL", "foreign_keys=ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
 
+    def do_begin(connection: Any) -> None:
+        connection.execute(begin)
+
     sa.event.listen(engine, "connect", connect)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    # Not as a listener: with one of any kind, every statement looks for listeners of its own.
+    engine.dialect.do_begin = do_begin  # type: ignore[method-assign, assignment]
     return engine

@@ -98,7 +98,7 @@ class Ledger:
         except BaseException:
             self._writing.dispose()
             raise
-        self._reading = engine.reading(path)
+        self._reading = engine.Readers(path)
         self._readers = trio.CapacityLimiter(engine.READERS)
         self._writer = Writer(self._writing)
 

@@ -46,6 +46,26 @@ def test_a_reader_sees_one_state(engines):
         assert reader.execute(count).scalar_one() == 1
 
 
+def test_readers_keep_their_connections(engines, tmp_path):
+    """One connection serves reads that follow one another, each seeing a state of its own, failed or not."""
+    count = sa.select(sa.func.count()).select_from(pulse)
+    readers = engine.Readers(tmp_path / "x.db")
+    try:
+        with readers.begin() as first:
+            assert first.execute(count).scalar_one() == 0
+        with pytest.raises(sa.exc.OperationalError, match="nowhere"), readers.begin() as failing:
+            failing.exec_driver_sql("SELECT * FROM nowhere")
+        with engines[0].begin() as writer:
+            writer.execute(sa.insert(pulse), {"id": 1, "at": 1.0})
+        with readers.begin() as last, readers.begin() as beside:
+            assert [each.execute(count).scalar_one() for each in (last, beside)] == [1, 1]
+        assert first is failing is last
+        assert beside is not last
+    finally:
+        readers.dispose()
+    readers.dispose()
+
+
 def test_a_failed_savepoint_undoes_only_itself(engines):
     """What was written before a savepoint outlives its rollback."""
     with engines[0].begin() as connection:

@@ -471,7 +471,7 @@ class Life(RuleBasedStateMachine):
 
         One that was carried over has that of the attempt in which it ended.
         """
-        with self.ledger._reading.connect() as connection:
+        with self.ledger._reading.begin() as connection:
             rows = connection.exec_driver_sql(
                 "SELECT run, job FROM outbox WHERE state = 'completed' AND kind IN ('run', 'job')"
             ).all()
