@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import hypothesis
 import pytest
 import trio
 
@@ -19,6 +20,15 @@ from runnerd.machines.driver import Size, Template
 from runnerd.machines.pyz import pack
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.recipe import Recipe
+
+# The same examples everywhere, each for as long as the machine takes: what fails once fails for everybody.
+hypothesis.settings.register_profile(
+    "runnerd",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("runnerd")
 
 VM_SIZE = Size(vcpus=1, memory=256, disk=512)
 """The size of machines in tests."""

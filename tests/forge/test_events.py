@@ -376,7 +376,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["push", "pull_request", "workflow_dispatch", "ping", None]), st.binary() | json_values
 )

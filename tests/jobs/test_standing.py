@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runnerd.jobs.runner import run_job
@@ -160,7 +160,7 @@ async def test_a_job_goes_on_as_if_it_had_never_stood_still(tmp_path):
     await same_from_every_step(tmp_path, written(KINDS))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=4), st.integers(1, 5))
 async def test_no_order_of_steps_makes_a_difference(kinds, number):
     """Whatever the steps are, and whichever of them is the first of the second run."""

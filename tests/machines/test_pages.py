@@ -41,7 +41,7 @@ def runs(numbers):
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     written=st.sets(st.integers(0, COUNT - 1), max_size=40),
     read=st.sets(st.integers(0, COUNT - 1), max_size=40),

@@ -486,4 +486,4 @@ class Life(RuleBasedStateMachine):
 
 TestAnyHistory = Life.TestCase
 TestAnyHistory.__doc__ = "Whatever happens in whatever order, the ledger and the model agree."
-TestAnyHistory.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestAnyHistory.settings = settings(max_examples=25, stateful_step_count=30)

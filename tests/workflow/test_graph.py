@@ -313,7 +313,7 @@ def test_a_job_without_an_outcome_is_never_green():
 
 
 def test_planning_a_full_matrix_is_fast():
-    """256 legs with names and labels are planned within milliseconds."""
+    """256 legs with names and labels are planned within milliseconds of a core."""
     found = load(
         "on: push\njobs: {a: {runs-on: '${{ matrix.a }}', strategy: {matrix: {"
         f"a: {list('abcdefghijklmnop')}, b: {list(range(16))}"
@@ -322,9 +322,9 @@ def test_planning_a_full_matrix_is_fast():
     )
     best = 1.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         (expand,) = act(found)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.thread_time() - start)
     assert len(expand.legs) == 256
     assert best < 0.1
 

@@ -108,10 +108,10 @@ def test_a_matrix_comes_from_expressions():
 )
 def test_what_is_no_matrix_is_refused(matrix, words):
     """A wrong shape, an empty vector and too many legs are errors, the last before they are built."""
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ExpressionError, match=words):
         legs(matrix)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_the_limit_counts_what_is_left_after_exclude():

@@ -69,12 +69,12 @@ def test_malformed_patterns_are_refused(pattern):
 
 def test_no_pattern_explodes():
     """A pattern full of stars costs linear time."""
-    start = time.perf_counter()
+    start = time.thread_time()
     assert not match_patterns(["*a" * 400 + "b"], "a" * 4000)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.text(alphabet="ab/*?+[]-\\.", max_size=10),
     st.text(alphabet="ab/.-", max_size=10),

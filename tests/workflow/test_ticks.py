@@ -100,7 +100,7 @@ def test_what_is_no_cron_expression_is_refused(cron):
         due(cron, UTC, looked=0, now=1, fired=None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**26), st.integers(0, 3000), st.integers(0, 3000))
 def test_one_start_lies_where_it_may(now, away, since):
     """Whatever was missed, the start is in the time not decided yet and keeps its distance from the last."""

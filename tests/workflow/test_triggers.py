@@ -161,14 +161,14 @@ def test_a_payload_of_any_shape_gives_a_verdict(payload):
 
 
 def test_matching_is_fast():
-    """A match with branch and path filters costs tens of microseconds at most, even on a busy machine."""
+    """A match with branch and path filters costs tens of microseconds of a core."""
     found = workflow("{push: {branches: [main, 'release/**'], paths: ['src/**', '!docs/**']}}")
     best = 1.0
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(50):
             matches("push", push(), found, ("docs/a.md", "src/b.py"))
-        best = min(best, (time.perf_counter() - start) / 50)
+        best = min(best, (time.thread_time() - start) / 50)
     assert best < 200e-6
 
 

@@ -145,7 +145,7 @@ def test_a_large_broken_text_is_not_given_to_the_slow_parser():
     assert refused(text).line == 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet=st.sampled_from("ab01:-?[]{},&*!|>'\"%@#<\\ \n\t~.é\x85\u2028\ud800"), max_size=80))
 def test_nothing_but_its_own_error_comes_out(text):
     """Whatever the text, the reader gives a document or `WorkflowErrors`."""

@@ -96,15 +96,15 @@ def test_length_is_bounded():
 
 
 def test_a_typical_expression_is_fast():
-    """A compiled condition costs tens of microseconds at most, even on a busy machine."""
+    """A compiled condition costs tens of microseconds of a core."""
     text = "github.event_name == 'push' && contains(github.ref, 'main') && !startsWith(github.actor, 'bot')"
     contexts = {"github": {"event_name": "push", "ref": "refs/heads/main", "actor": "octo"}}
     best = math.inf
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(50):
             assert evaluate(text, contexts) is True
-        best = min(best, (time.perf_counter() - start) / 50)
+        best = min(best, (time.thread_time() - start) / 50)
     assert best < 100e-6
 
 
@@ -113,7 +113,7 @@ toJSON( fromJSON( format( join( contains( case( startsWith( '{0}' '[1,{}]' }} ${
 TOKENS = TEXT.split()
 
 
-@settings(max_examples=500, deadline=1000)
+@settings(max_examples=500)
 @given(
     st.lists(st.sampled_from(TOKENS), max_size=25).map("".join),
     st.recursive(
@@ -124,8 +124,9 @@ TOKENS = TEXT.split()
 )
 def test_nothing_but_an_expression_error_comes_out(text, value):
     """Whatever the expression and the data, the answer is a value or an `ExpressionError`, in time."""
+    start = time.thread_time()
     try:
-        result = evaluate(text, {"github": value, "inputs": value, "env": {}})
+        json.dumps(evaluate(text, {"github": value, "inputs": value, "env": {}}))
     except ExpressionError:
-        return
-    json.dumps(result)
+        pass
+    assert time.thread_time() - start < 1.0

@@ -54,7 +54,7 @@ def test_values_keep_their_types():
 def test_a_text_of_quotes_takes_no_quadratic_time():
     """A text too long to hold an expression is refused before its braces are looked for."""
     text = "${{ " + "'a' " * 200_000 + "}}"
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ExpressionError, match="21000"):
         interpolate(text, {})
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1

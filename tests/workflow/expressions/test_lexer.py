@@ -41,7 +41,7 @@ def test_what_begins_no_token_is_named_with_its_place(text, offset):
 
 def test_unclosed_quotes_take_linear_time():
     """No text makes the lexer go back and forth."""
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ExpressionError):
         tokenize("'" + "''a" * 7000)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5

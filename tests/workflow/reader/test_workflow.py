@@ -142,7 +142,7 @@ def test_the_cache_remembers_files_and_their_problems():
 
 
 def test_a_hundred_lines_are_fast():
-    """Text to checked workflow stays within milliseconds, even on a busy machine."""
+    """Text to checked workflow stays within milliseconds of a core."""
     steps = "".join(
         f"      - name: Step {i} ${{{{ matrix.v }}}}\n        if: github.ref == 'r{i}'\n        run: echo ${{{{ env.A }}}}\n"
         for i in range(30)
@@ -153,9 +153,9 @@ def test_a_hundred_lines_are_fast():
     )
     best = 1.0
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.thread_time()
         load(text, path="w")
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.thread_time() - start)
     assert best < 0.01
 
 
@@ -228,7 +228,7 @@ WORDS = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from([*WORDS, "\n", "\n  ", "\n    ", ": ", "- "]), max_size=60).map(" ".join))
 def test_no_text_raises_anything_but_workflow_errors(text):
     """Whatever the text, the answer is a workflow or its problems."""
