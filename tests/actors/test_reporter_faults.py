@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +20,7 @@ from runnerd.store.changes import EndJob, EndRun, NewJob, NewRun, QueueJob
 from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 
+from ..forge import app_key
 from ..forge.fake_github import FakeGitHub, Fault
 
 LIMITS = [
@@ -66,20 +65,7 @@ STEPS = st.one_of(
 )
 
 
-def _key() -> tuple[str, str]:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return private.decode(), public.decode()
-
-
-PRIVATE, PUBLIC = _key()
+PRIVATE, PUBLIC = app_key.generate()
 
 
 class World:
@@ -258,8 +244,6 @@ def test_in_the_end_exactly_the_reports_stand_that_should(app, monkeypatch):
 
     @settings(
         max_examples=10,
-        deadline=None,
-        derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],  # an example takes a second: looking for a smaller one takes minutes

@@ -15,7 +15,9 @@ import typer
 from runnerd.cli import demo, demo_sample, image, send
 from runnerd.cli.demo_daemon import DaemonDied
 from runnerd.cli.demo_outcome import Host
-from runnerd.model import Actor, Event, JobRecord, Outcome, Phase, Repository, RunRecord, StepResult
+from runnerd.model import Phase
+
+from .test_demo_outcome import a_run, some_jobs
 
 
 class Playing:
@@ -28,46 +30,8 @@ class Playing:
         self.delivery = ""
         self.dead = False
         self.ready_after: list[str] = ["the template is being built"]
-        event = Event(
-            delivery="",
-            name="push",
-            repository=Repository(id=1, full_name="x/y"),
-            sender=Actor(id=1, login="x"),
-        )
-        self.record = RunRecord(
-            id=7,
-            delivery="",
-            repository="demo/hello",
-            workflow_path="w",
-            workflow_name="Hello",
-            title="t",
-            source="",
-            event=event,
-            number=1,
-            phase=Phase.DONE,
-            outcome=Outcome.SUCCESS,
-            created=1.0,
-            ended=9.0,
-        )
-        fragile = StepResult(
-            number=4, id="fragile", name="f", outcome=Outcome.FAILURE, conclusion=Outcome.SUCCESS, exit_code=3
-        )
-        self.jobs = [
-            JobRecord(
-                id=number,
-                run=7,
-                key=name.split(" ")[0],
-                name=name,
-                phase=Phase.DONE,
-                outcome=Outcome.SUCCESS,
-                boot_id=f"0000000{number}-0000-4000-8000-000000000000",
-                machine_id=f"{number:032x}",
-                started=stage * 2.0,
-                ended=stage * 2.0 + 1,
-                steps=(fragile,) if stage == 2 else (),
-            )
-            for number, (stage, name) in enumerate(zip((1, 2, 2, 3), demo_sample.JOBS, strict=True))
-        ]
+        self.record = a_run(id=7, delivery="")
+        self.jobs = some_jobs()
 
     def check(self) -> None:
         if self.dead:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from runnerd.forge.client import open_github
+
+from .app_key import generate
 
 ZERO = "0" * 40
 
@@ -170,16 +170,7 @@ async def site(fake_github: Any) -> AsyncIterator[Site]:
 @pytest.fixture(scope="session")
 def app_key() -> tuple[str, str]:
     """A private and a public key, as PEM text."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return private.decode(), public.decode()
+    return generate()
 
 
 @pytest.fixture

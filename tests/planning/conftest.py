@@ -6,6 +6,7 @@ import pytest
 
 from runnerd.git.mirror import Mirrors
 from runnerd.model import Actor, Event, Repository
+from runnerd.store.ledger import Delivery, open_ledger
 
 from ..git.conftest import Origin
 
@@ -61,6 +62,16 @@ async def mirrors(tmp_path, remote):
         tmp_path / "mirrors", remote_of=lambda name: str(remote.folder), timeout=30.0
     ) as mirrors:
         yield mirrors
+
+
+@pytest.fixture
+async def ledger(tmp_path, nursery):
+    """A ledger that serves writes and has accepted delivery `d`, a push."""
+    async with open_ledger(tmp_path) as one:
+        await nursery.start(one.serve_writes)
+        await one.accept_delivery(Delivery(id="d", event="push", body=b"{}", received=1.0))
+        yield one
+        nursery.cancel_scope.cancel()
 
 
 class Site:

@@ -1,12 +1,9 @@
 """A run of a real ledger explained: notes, legs, and conditions with the values of their operands."""
 
-import pytest
-
 from runnerd.model import Actor, Event, JobResult, Outcome, Phase, Repository
 from runnerd.planning.explain import explain_run
 from runnerd.reading.process import Reader
 from runnerd.store.changes import EndJob, NewJob, NewRun, QueueJob, WorkflowNote
-from runnerd.store.ledger import Delivery, open_ledger
 
 SOURCE = """
 name: CI
@@ -20,15 +17,6 @@ EVENT = Event(
     delivery="d", name="push", repository=Repository(id=1, full_name="o/r"), sender=Actor(id=1, login="o"),
     sha="b" * 40, ref="refs/heads/topic", report_sha="b" * 40,
 )  # fmt: skip
-
-
-@pytest.fixture
-async def ledger(tmp_path, nursery):
-    async with open_ledger(tmp_path) as one:
-        await nursery.start(one.serve_writes)
-        await one.accept_delivery(Delivery(id="d", event="push", body=b"{}", received=1.0))
-        yield one
-        nursery.cancel_scope.cancel()
 
 
 async def planned(ledger, source=SOURCE):

@@ -6,22 +6,12 @@ from runnerd.model import Actor, Event, Repository
 from runnerd.planning.reread import reread
 from runnerd.reading.process import Reader
 from runnerd.store.changes import NewCalled, NewRun
-from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.workflow.model import WorkflowErrors
 
 EVENT = Event(
     delivery="d", name="push", repository=Repository(id=1, full_name="o/r"), sender=Actor(id=1, login="o")
 )
 CALLED = "on: {workflow_call: {}}\njobs: {inner: {runs-on: x, steps: [{run: y}]}}\n"
-
-
-@pytest.fixture
-async def ledger(tmp_path, nursery):
-    async with open_ledger(tmp_path) as one:
-        await nursery.start(one.serve_writes)
-        await one.accept_delivery(Delivery(id="d", event="push", body=b"{}", received=1.0))
-        yield one
-        nursery.cancel_scope.cancel()
 
 
 async def reread_of(ledger, source, called=()):
