@@ -38,7 +38,7 @@ VM_SIZE = Size(vcpus=1, memory=256, disk=512)
 def eventually() -> Callable[..., Awaitable[None]]:
     """Waits, at most `seconds`, for something outside trio to come true."""
 
-    async def wait(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    async def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
         with trio.fail_after(seconds):
             while not condition():  # noqa: ASYNC110 - no event tells of it
                 await trio.sleep(0.005)
@@ -83,7 +83,7 @@ async def vm_driver(
 ) -> AsyncIterator[QemuDriver]:
     """A driver for real machines with a state directory of its own."""
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, ready_timeout=10.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, ready_timeout=60.0) as driver:
         yield driver
 
 

@@ -225,10 +225,12 @@ async def test_reading_workflow_files_starts_no_process(mirrors, origin, monkeyp
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(trio.lowlevel, "open_process", refuse)
-    began = time.perf_counter()
+    took = []
     for sha in shas[1:]:
+        began = time.perf_counter()
         assert await mirrors.workflow_files(REPOSITORY, sha)
-    assert (time.perf_counter() - began) / 19 < 0.02
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.02  # a cost of ours would be in every one, that of a busy host is not
 
 
 async def test_changed_files_of_a_push(mirrors, origin):

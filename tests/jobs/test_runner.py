@@ -179,47 +179,6 @@ async def test_running_out_of_memory_is_said(bench):
     assert result.steps[0].exit_code == 137
 
 
-async def test_a_step_that_takes_too_long_is_stopped(bench):
-    """`timeout-minutes` ends the step as timed out, fails the job, and later steps see a failure."""
-    began = time.monotonic()
-    result = await bench.steps(
-        """
-        - id: slow
-          run: echo begun; sleep 60
-          timeout-minutes: 0.005
-        - if: failure()
-          run: echo "${{ steps.slow.outcome }}"
-        """
-    )
-    assert time.monotonic() - began < 10
-    assert (result.outcome, result.steps[0].outcome) == (Outcome.FAILURE, Outcome.TIMED_OUT)
-    assert bench.log.output(1)[0] == "begun"
-    assert bench.log.output(2) == ["failure"]
-
-
-async def test_a_timed_out_step_may_be_forgiven(bench):
-    """`continue-on-error` covers a time-out too."""
-    result = await bench.steps("- run: sleep 60\n  timeout-minutes: 0.005\n  continue-on-error: true")
-    assert result.outcome is Outcome.SUCCESS
-
-
-async def test_a_job_that_takes_too_long_is_timed_out(bench):
-    """The job's own limit stops the running step; always() steps still run."""
-    result = await bench.steps(
-        """
-        - run: sleep 60
-        - run: echo never
-        - if: always()
-          run: echo cleaned up
-        """,
-        head="timeout-minutes: ${{ 0.005 }}",
-    )
-    assert result.outcome is Outcome.TIMED_OUT
-    assert "longer than 0.005 minutes" in result.reason
-    assert [str(s.outcome) for s in result.steps] == ["cancelled", "skipped", "success"]
-    assert bench.log.output(3) == ["cleaned up"]
-
-
 async def test_cancelling_stops_the_step_and_lets_clean_up_run(bench):
     """The running step is stopped; `always()` and `cancelled()` steps run, the others do not."""
 
@@ -260,46 +219,12 @@ async def test_a_running_always_step_is_not_stopped_by_a_cancellation(bench):
     assert (result.outcome, result.steps[0].outcome) == (Outcome.CANCELLED, Outcome.SUCCESS)
 
 
-async def test_clean_up_ends_with_the_time_for_it(bench):
-    """Steps after a cancellation are stopped when `cancel-timeout-minutes` are over."""
-
-    async def cancel_soon() -> None:
-        await bench.log.wait_for("begun")
-        bench.cancel.set()
-
-    began = time.monotonic()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(cancel_soon)
-        result = await bench.steps(
-            """
-            - name: x
-              run: echo beg''un; sleep 60
-            - if: always()
-              run: sleep 60
-            - if: always()
-              run: echo never
-            """,
-            head="cancel-timeout-minutes: 0.01",
-        )
-    assert time.monotonic() - began < 10
-    assert [str(s.outcome) for s in result.steps] == ["cancelled", "cancelled", "skipped"]
-    assert result.outcome is Outcome.CANCELLED
-
-
 async def test_a_job_cancelled_before_it_began_does_nothing(bench):
     """The machine is not touched."""
     bench.cancel.set()
     result = await bench.steps("- run: echo hi")
     assert result.outcome is Outcome.CANCELLED
     assert bench.machine.calls == {}
-
-
-async def test_cancelling_the_task_stops_the_process_and_tells_the_observer(bench):
-    """When the daemon itself stops, Cancelled leaves after the step was ended and recorded."""
-    with trio.move_on_after(1) as scope:
-        await bench.steps("- run: echo begun; sleep 60")
-    assert scope.cancelled_caught
-    assert bench.observer.told == [("started", 1, "Run echo begun; sleep 60"), ("ended", 1, "cancelled")]
 
 
 async def test_the_observer_hears_of_every_step(bench):

@@ -50,7 +50,7 @@ async def agent_channel(agent_file: Path, tmp_path: Path) -> AsyncIterator[Chann
             yield channel
             channel.close("the test is over")
     finally:
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
 
 
 class Peer:

@@ -86,7 +86,7 @@ async def test_second_host_finds_a_frozen_agent(agent_file: Path, tmp_path: Path
             ours.sendall(frames.HEADER.pack(b"RDA1", frames.DATA, 0, 0, 4, 60_000) + b"half a frame")
     finally:
         ours.close()
-        process.wait(timeout=10)
+        process.wait(timeout=30)
 
 
 async def test_greeting_is_repeated_behind_a_filler(autojump_clock: trio.testing.MockClock) -> None:

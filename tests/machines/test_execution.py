@@ -48,7 +48,7 @@ async def run(channel: Channel, command: Command) -> tuple[Exit, bytes, bytes]:
 
 async def gone(pid: int) -> None:
     """Wait for a process to end."""
-    for _ in range(300):
+    for _ in range(3000):
         if not await trio.Path(f"/proc/{pid}").exists():
             return
         await trio.sleep(0.01)
@@ -82,13 +82,18 @@ async def test_stdin_of_megabytes(agent_channel: Channel) -> None:
 
 
 async def test_true_costs_little(agent_channel: Channel) -> None:
-    """The round trip of a command that does nothing takes a few milliseconds."""
-    times = []
+    """The round trip of a command that does nothing takes a few milliseconds.
+
+    A wait of ours would be in every one; what a busy host adds, it adds to the plain process as well.
+    """
+    took, plain = [], []
     for _ in range(30):
         started = time.perf_counter()
+        await trio.run_process(["true"])
+        plain.append(time.perf_counter() - started)
         await run(agent_channel, Command(argv=("true",), env=ENV))
-        times.append(time.perf_counter() - started)
-    assert sorted(times)[3] < 0.010  # the quickest tenth: the host may be busy
+        took.append(time.perf_counter() - started - plain[-1])
+    assert min(took) < max(0.010, 10 * min(plain))
 
 
 async def test_flood_with_a_slow_reader_stays_bounded(agent_channel: Channel) -> None:

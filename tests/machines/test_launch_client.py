@@ -110,7 +110,7 @@ async def test_end_is_told(client: LaunchClient, tmp_path: Path) -> None:
     """A machine that ends by itself is heard of, with its status, and its name is free again."""
     for _ in range(2):
         machine = await client.start(order(tmp_path, "runnerd-ends-with-7"))
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             assert await machine.wait() == 7
         await machine.stop()
 
@@ -151,7 +151,7 @@ async def test_launcher_that_goes_ends_all(tmp_path: Path, qemu: str) -> None:
         async with open_launch_client(path) as client:
             machine = await client.start(order(tmp_path, "runnerd-1"))
             go.set()
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 assert await machine.wait() == GONE
             with pytest.raises(LaunchFailed):
                 await client.start(order(tmp_path, "runnerd-2"))

@@ -65,7 +65,7 @@ async def test_descriptors_are_numbered_and_output_is_kept():
             owned=("file",),
         )
         process = await opened.start(ordered)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert await process.wait() == 0
         assert process.ended() == 0
         await process.stop()
@@ -204,10 +204,11 @@ async def test_a_group_that_cannot_be_entered_ends_the_process():
         def end(self, name):
             return True
 
+    mark = f"runnerd-locked-{os.getpid()}-"
     async with open_launcher(groups=Locked()) as opened:
         with pytest.raises(LaunchFailed, match="control group: read-only"):
-            await opened.start(order("/bin/sleep", "60", "-name", "runnerd-locked-1"))
-    assert strays("runnerd-locked-") == {}
+            await opened.start(order("/bin/sleep", "60", "-name", f"{mark}1"))
+    assert strays(mark) == {}
 
 
 async def test_a_process_that_cannot_be_watched_is_ended(monkeypatch):
@@ -293,26 +294,30 @@ async def test_the_kernel_ends_what_takes_more_memory_than_its_group_has():
 async def test_a_killed_daemon_takes_its_monitors_along(eventually):
     """When the daemon dies by SIGKILL its monitors die too, though it could do nothing for that."""
     daemon = textwrap.dedent("""
-        import trio
+        import sys, trio
+        from trio._core import _thread_cache
         from runnerd.machines.launcher import Order, open_launcher
+        assert _thread_cache.IDLE_TIMEOUT
+        _thread_cache.IDLE_TIMEOUT = 0.2
         async def main():
             async with open_launcher() as opened:
-                argv = ("/usr/bin/env", "sh", "-c", "while :; do sleep 1; done", "-name", "runnerd-orphan-1")
+                argv = ("/usr/bin/env", "sh", "-c", "while :; do sleep 1; done", "-name", sys.argv[1])
                 process = await opened.start(Order(name="x", argv=argv, descriptors={}, memory=64))
-                await trio.sleep(11)  # longer than an idle thread of trio's lives
+                await trio.sleep(1)  # longer than an idle thread of trio's lives here
                 print(process.pid, flush=True)
                 await trio.sleep(60)
         trio.run(main)
     """)
-    process = popen(sys.executable, "-c", daemon, stdout=subprocess.PIPE, text=True)
+    mark = f"runnerd-orphan-{os.getpid()}-"
+    process = popen(sys.executable, "-c", daemon, f"{mark}1", stdout=subprocess.PIPE, text=True)
     try:
         pid = int(await trio.to_thread.run_sync(process.stdout.readline))
-        assert strays("runnerd-orphan-") == {pid: "runnerd-orphan-1"}
+        assert strays(mark) == {pid: f"{mark}1"}
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
-    await eventually(lambda: not strays("runnerd-orphan-"))
+    await eventually(lambda: not strays(mark))
 
 
 def test_strays_are_told_by_their_name_argument(tmp_path):

@@ -110,7 +110,8 @@ async def test_destroy_ends_every_process(driver: ProcessDriver) -> None:
     machine = await ready(driver)
     script = (
         "sleep 60 & echo $!; setsid setsid sleep 60 >/dev/null 2>&1 & echo $!; "
-        "nohup sh -c 'trap \"\" TERM INT; echo $$; while :; do sleep 1; done' 2>/dev/null & sleep 0.3"
+        "nohup sh -c 'trap \"\" TERM INT; echo $$; touch up; while :; do sleep 1; done' 2>/dev/null & "
+        "until test -e up; do sleep 0.02; done"
     )
     ended, said = await run(machine, script)
     assert ended.success
@@ -199,7 +200,7 @@ async def test_machines_of_a_killed_daemon_are_reaped(driver: ProcessDriver, tmp
             break
         await trio.sleep(0.01)
     assert await driver.adopt_or_reap() == 1
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await orphan.wait() == -signal.SIGKILL
     assert not left.exists()
     assert await driver.adopt_or_reap() == 0

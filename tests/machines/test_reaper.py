@@ -31,7 +31,7 @@ def test_only_machines_of_this_state_directory_are_ended(left, tmp_path):
     ours, theirs = mark(tmp_path / "a"), mark(tmp_path / "b")
     stray, known, foreign = left(f"{ours}1"), left(f"{ours}2"), left(f"{theirs}1")
     assert reap(ours, spare=f"{ours}2".__eq__) == [f"{ours}1"]
-    assert stray.wait(timeout=5) == -9
+    assert stray.wait(timeout=30) == -9
     assert (known.poll(), foreign.poll()) == (None, None)
     assert reap(ours, spare=f"{ours}2".__eq__) == []
     assert set(strays(ours).values()) == {f"{ours}2"}

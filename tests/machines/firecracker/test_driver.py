@@ -129,7 +129,8 @@ async def test_host_that_cannot_is_told_the_cure(short: Path) -> None:
 )
 async def test_start_that_fails_leaves_nothing(opened: Opened, short: Path, fault: str, reason: str) -> None:
     """Whatever goes wrong is named, the second try included, and no jail stays."""
-    async with opened(ready_timeout=1.0, build_timeout=1.0 if fault == "deaf" else 20.0) as driver:
+    seconds = 1.0 if fault == "deaf" else 30.0
+    async with opened(ready_timeout=seconds, build_timeout=seconds) as driver:
         if fault != "deaf":
             await driver.build_template("default", SIZE)
         (short / "s/jails").mkdir(parents=True, exist_ok=True)

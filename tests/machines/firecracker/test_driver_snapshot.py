@@ -180,7 +180,7 @@ async def test_what_is_not_kept_costs_nothing(opened: Opened, short: Path, tmp_p
             await machine.snapshot(tmp_path / "kept/2", key=None, limit=ROOM)
         (short / "s/jails/fault").unlink()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run, machine, f"echo >{machine.paths.temp}/up; sleep 5")
+            nursery.start_soon(run, machine, f"echo >{machine.paths.temp}/up; sleep 600")
             while True:
                 try:
                     await machine.get(f"{machine.paths.temp}/up", limit=9)

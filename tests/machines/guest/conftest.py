@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ class Host:
     def __init__(self, agent_file: Path, root: Path, *handed: int) -> None:
         self.root = root
         self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", agent_file, "--fd", str(theirs.fileno()), "--root", root],
@@ -93,7 +94,15 @@ class Host:
     def close(self) -> int:
         """Hang up; the status the agent ends with."""
         self.socket.close()
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=30)
+
+
+def gone(pid: int) -> None:
+    """Wait for the end of a process, in whoever's charge."""
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture

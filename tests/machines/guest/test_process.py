@@ -6,7 +6,7 @@ import time
 
 from runnerd.machines.guest import process, wire
 
-from .conftest import ENV, Host
+from .conftest import ENV, Host, gone
 
 
 def test_streams_and_exit_code(host: Host) -> None:
@@ -49,15 +49,16 @@ def test_background_process_does_not_hold_the_exit(host: Host) -> None:
     started = time.monotonic()
     ended, out, _ = host.run("sh", "-c", "sleep 60 & echo started $!")
     assert ended["code"] == 0
-    assert time.monotonic() - started < process.IDLE + 1.0
+    assert time.monotonic() - started < 30
     pid = int(out.split()[1])
     os.kill(pid, 0)
     os.kill(pid, signal.SIGKILL)
 
 
 def test_late_output_is_still_delivered(host: Host) -> None:
-    """What a left-over child writes within the drain arrives before the EXIT."""
-    assert host.run("sh", "-c", "(sleep 0.2; echo late) & echo early")[1] == b"early\nlate\n"
+    """What a left-over child writes within the drain, after the end, arrives before the EXIT."""
+    script = "(while kill -0 $$; do :; done 2>/dev/null; echo late) & echo early"
+    assert host.run("sh", "-c", script)[1] == b"early\nlate\n"
 
 
 def test_chatty_background_process_is_cut_off(host: Host) -> None:
@@ -66,7 +67,7 @@ def test_chatty_background_process_is_cut_off(host: Host) -> None:
     ended, out, _ = host.run("sh", "-c", "while sleep 0.1; do echo more; done & exit 4")
     assert ended["code"] == 4
     assert out.startswith(b"more\n")
-    assert process.LONGEST - 0.2 < time.monotonic() - started < process.LONGEST + 1.5
+    assert process.LONGEST - 0.2 < time.monotonic() - started < 30
 
 
 def test_own_output_survives_a_host_that_is_slow(host: Host) -> None:
@@ -120,23 +121,31 @@ def test_unread_stdin_does_no_harm(host: Host) -> None:
 
 def test_signal_reaches_the_whole_group(host: Host) -> None:
     """A signal goes to the process and the children in its group."""
-    stream = host.request("exec", argv=["sh", "-c", "sleep 60; exit 1"], env=ENV)
+    stream = host.request("exec", argv=["sh", "-c", "sleep 600 & echo $!; wait; exit 1"], env=ENV)
     host.answer(stream)
-    started = time.monotonic()
+    child = int(host.receive()[3])
     assert host.call("signal", to=stream, signal=signal.SIGTERM) == {"found": True}
     assert host.finish(stream)[0]["signal"] == signal.SIGTERM
-    assert time.monotonic() - started < process.IDLE
+    gone(child)
     assert host.call("signal", to=stream, signal=signal.SIGTERM) == {"found": False}
 
 
 def test_reset_kills_at_once_and_still_says_exit(host: Host) -> None:
     """A reset ends the group without a drain; the EXIT is the last word."""
-    stream = host.request("exec", argv=["sh", "-c", "trap '' INT TERM; sleep 60 & sleep 60"], env=ENV)
-    host.answer(stream)
-    started = time.monotonic()
-    host.send(wire.RESET, stream)
-    assert host.finish(stream)[0]["signal"] == signal.SIGKILL
-    assert time.monotonic() - started < process.IDLE
+    script = "trap '' INT TERM; sleep 600 & echo $!; setsid sleep 600 & sleep 600"
+    took = process.IDLE
+    for _ in range(20):  # a drain would be in every one, the pause of a busy host is not
+        stream = host.request("exec", argv=["sh", "-c", script], env=ENV)
+        host.answer(stream)
+        child = int(host.receive()[3])
+        started = time.monotonic()
+        host.send(wire.RESET, stream)
+        assert host.finish(stream)[0]["signal"] == signal.SIGKILL
+        took = time.monotonic() - started
+        gone(child)
+        if took < process.IDLE:
+            break
+    assert took < process.IDLE
 
 
 def test_process_runs_at_higher_risk_of_the_oom_killer(host: Host) -> None:

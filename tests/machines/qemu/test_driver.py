@@ -172,6 +172,7 @@ async def test_every_clone_is_its_own_machine(vm_driver, vm_template):
     script = "cat /proc/sys/kernel/random/boot_id /etc/machine-id; hostname; date +%s; cat /etc/hosts"
     for _ in range(2):
         machine = await fresh(vm_driver, vm_template)
+        asked = vm_driver._clock()
         done, said = await run(machine, script)
         boot, unique, name, now, *hosts = said.splitlines()
         assert done.success
@@ -180,7 +181,7 @@ async def test_every_clone_is_its_own_machine(vm_driver, vm_template):
             machine.identity.machine_id,
             machine.identity.hostname,
         )
-        assert abs(int(now) - vm_driver._clock()) < 5
+        assert asked - 5 < int(now) < vm_driver._clock() + 5
         assert any(name in line for line in hosts)
         seen |= {boot, unique, name}
         await machine.destroy()
@@ -208,10 +209,15 @@ async def test_clones_share_no_randomness(vm_driver, vm_template):
 async def test_without_the_thaw_gate_clones_share_their_randomness(vm_driver, vm_template):
     """What the gate is for: clones that skip it draw the same first bytes.
 
-    Each kernel takes new randomness by itself at some time, so one of several may differ; two agree.
+    Each kernel takes new randomness by itself at some time, so some may differ; two agree.
     """
-    firsts = [(await drawn(vm_driver, vm_template, gate=False))[0] for _ in range(5)]
-    assert len(set(firsts)) < len(firsts)
+    seen: set[str] = set()
+    for _ in range(12):
+        first = (await drawn(vm_driver, vm_template, gate=False))[0]
+        if first in seen:
+            return
+        seen.add(first)
+    pytest.fail(f"no two of {len(seen)} drew the same")
 
 
 async def test_a_killed_monitor_is_a_lost_machine(vm_driver, vm_template):
@@ -294,7 +300,7 @@ async def test_a_template_is_found_again_and_rebuilt_when_harmed(vm_image, state
             spoil(saved[-1][0])
         images = state_directory / "images"
         async with open_qemu_driver(
-            state=tmp_path, images=images, accelerator="tcg", ready_timeout=10.0
+            state=tmp_path, images=images, accelerator="tcg", ready_timeout=60.0
         ) as driver:
             template = await driver.build_template("default", size)
             memory = template.path / "memory"
@@ -326,7 +332,7 @@ async def test_what_a_crashed_daemon_left_is_reaped(vm_driver, vm_template, tmp_
     assert reaper.reap(reaper.mark(tmp_path / "elsewhere")) == []
     assert await vm_driver.adopt_or_reap() == 1
     assert not strays(reaper.mark(tmp_path)).keys() & {pid}
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await lost.lost.wait()
     assert (await run(machine, "echo still here"))[1] == "still here\n"
     assert await vm_driver.adopt_or_reap() == 0
@@ -341,7 +347,7 @@ async def test_a_journal_that_fails_holds_no_machine(vm_image, state_directory, 
             raise OSError("disk full")
 
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, journal=journal, ready_timeout=10.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, journal=journal, ready_timeout=60.0) as driver:
         template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
         failing |= {"gone"}
         machine = await driver.clone(template)
@@ -358,7 +364,7 @@ async def test_an_unprivileged_daemon_says_what_it_costs(vm_image, state_directo
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
     async with (
         open_launcher(root=False) as launcher,
-        open_qemu_driver(state=tmp_path, **folders, launcher=launcher, ready_timeout=10.0) as driver,
+        open_qemu_driver(state=tmp_path, **folders, launcher=launcher, ready_timeout=60.0) as driver,
     ):
         template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
         machine = await fresh(driver, template)
@@ -377,7 +383,7 @@ async def test_all_memory_can_be_used_in_a_control_group(vm_image, state_directo
     places = cgroups.controllers(cgroups.ROOT / name).values()
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
     try:
-        async with open_qemu_driver(state=tmp_path, **folders, cgroup=name, ready_timeout=10.0) as driver:
+        async with open_qemu_driver(state=tmp_path, **folders, cgroup=name, ready_timeout=60.0) as driver:
             template = await driver.build_template("default", Size(vcpus=1, memory=512, disk=64))
             machine = await fresh(driver, template)
             done, _ = await run(machine, "python3 -c 'len(bytearray(b\"x\") * (360 << 20))'")
@@ -394,7 +400,7 @@ async def test_all_memory_can_be_used_in_a_control_group(vm_image, state_directo
 async def test_a_machine_can_be_a_pc(vm_image, state_directory, tmp_path):
     """On the board with PCI a job runs with files and disks as ever, no network card, and a panic is told."""
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, board="q35", ready_timeout=10.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, board="q35", ready_timeout=60.0) as driver:
         template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
         machine = await fresh(driver, template)
         await machine.put("/home/runner/work/in", b"x" * 100_000)

@@ -110,7 +110,7 @@ def group() -> Iterator[str]:
         return
     assert groups is not None
     yield name
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while any(not groups.leave(left) for left in groups.left("runnerd-")):
         assert time.monotonic() < end  # what a stand-in had inside ends a moment after it
         time.sleep(0.01)
@@ -150,7 +150,7 @@ class Host:
 
     async def settled(self, before: dict[str, Any]) -> None:
         """Nothing is left that was not there before; what closes a moment later is waited for."""
-        with trio.move_on_after(5):
+        with trio.move_on_after(30):
             while self.traces() != before:
                 # As the pool does it each minute; finds nothing but groups that were in use a moment ago.
                 assert await self.driver.adopt_or_reap() == 0
@@ -303,7 +303,7 @@ async def test_a_machine_that_dies_while_it_is_kept_is_not_kept(kind, point, hos
     host.killer.at = point
     with pytest.raises(NotKept, match="no snapshot was kept"), trio.fail_after(30):
         await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await machine.lost.wait()
     assert re.search(NAMED, machine.reason)
     await machine.destroy()

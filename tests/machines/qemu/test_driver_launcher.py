@@ -32,7 +32,7 @@ async def test_machines_of_a_separate_launcher(vm_image, state_directory, vm_tem
     try:
         await eventually((tmp_path / "l.sock").is_socket, 20.0)
         async with open_qemu_driver(
-            state=tmp_path, **folders, launcher_socket=tmp_path / "l.sock", ready_timeout=10.0
+            state=tmp_path, **folders, launcher_socket=tmp_path / "l.sock", ready_timeout=60.0
         ) as driver:
             assert "own user" not in driver.capabilities.notice
             template = await driver.build_template(vm_template.image, vm_template.size)
@@ -45,7 +45,7 @@ async def test_machines_of_a_separate_launcher(vm_image, state_directory, vm_tem
             processes = [driver._machines.boxes[machine.id].vm.process for machine in machines]
             assert len({process.uid for process in processes} - {0}) == 2
             os.kill(processes[0].pid, signal.SIGKILL)
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 await machines[0].lost.wait()
                 assert await processes[0].wait() == -signal.SIGKILL
             with pytest.raises(MachineLost):

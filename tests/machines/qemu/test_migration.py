@@ -73,7 +73,7 @@ async def conversation(
     ours, theirs = socket.socketpair()
     monitor, player = Qmp(ours, channels=channels), Player(theirs, lines, state)
     saved = b""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(monitor.run)
             nursery.start_soon(player.play)
@@ -133,7 +133,7 @@ async def test_a_failed_move_says_why_and_waits_for_nobody(incoming):
     """The reason is asked for and told, although QEMU lives on and keeps its end of the pipe."""
     before = len(os.listdir("/proc/self/fd"))
     monitor: Any = Refusing()
-    with pytest.raises(QmpError, match=r"Unknown savevm section 'slirp'"), trio.fail_after(5):
+    with pytest.raises(QmpError, match=r"Unknown savevm section 'slirp'"), trio.fail_after(30):
         await (migration.load(monitor, STATE) if incoming else migration.save(monitor))
     os.close(monitor.kept)
     assert len(os.listdir("/proc/self/fd")) == before
@@ -142,7 +142,7 @@ async def test_a_failed_move_says_why_and_waits_for_nobody(incoming):
 async def test_a_state_without_an_end_is_none():
     """A QEMU that says it is done and does not let go of the pipe has saved nothing that can be trusted."""
     monitor: Any = Refusing("completed")
-    with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(5):
+    with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(30):
         await migration.save(monitor, deadline=0.05)
     os.close(monitor.kept)
 
@@ -158,5 +158,5 @@ async def test_a_state_without_bound_is_refused(monkeypatch):
             return await super().wait(wanted, deadline=deadline)
 
     monitor: Any = Endless("completed")
-    with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(5):
+    with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(30):
         await migration.save(monitor)
