@@ -6,6 +6,8 @@ The image is built once and kept between runs, in `$RUNNERD_STATE` or `.state` i
 from __future__ import annotations
 
 import os
+import shutil
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -91,3 +93,43 @@ async def vm_driver(
 async def vm_template(vm_driver: QemuDriver) -> Template:
     """A template of the default image in the size of tests."""
     return await vm_driver.build_template("default", VM_SIZE)
+
+
+def with_a_note(path: Path) -> None:
+    """Pack the agent with a file that changes its digest, and so the image's."""
+    pack(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("note.txt", "another generation")
+
+
+class Generations:
+    """A folder of a test's own with the default image, to which generations may be added."""
+
+    def __init__(self, folder: Path, first: images.Image) -> None:
+        self.folder = folder
+        here = folder / "default" / first.digest
+        here.mkdir(parents=True)
+        (folder / "default/.lock").touch()
+        for file in first.path.iterdir():
+            try:
+                os.link(file, here / file.name)
+            except OSError:  # on another file system, or somebody else's
+                shutil.copyfile(file, here / file.name)
+        images.point(folder / "default", first.digest)
+
+    async def build(self, pack_agent: Callable[[Path], object]) -> str:
+        """Build one with another agent and make it current; only the initial ramdisk differs.
+
+        Nothing is fetched for that. Returns its digest.
+        """
+        packages = Debian(environ=os.environ)
+        image = await images.build(
+            self.folder, Recipe(), pack_agent=pack_agent, packages=packages, progress=print
+        )
+        return image.digest
+
+
+@pytest.fixture
+def generations(vm_image: images.Image, tmp_path: Path) -> Generations:
+    """Generations of the default image, the first so far."""
+    return Generations(tmp_path / "images", vm_image)

@@ -1,33 +1,22 @@
 """A running pool of real microVMs takes up what was built, and goes back from what does not boot."""
 
-import os
 import zipfile
 
 import pytest
 import trio
 
 from runnerd.actors.pool import PoolActor
-from runnerd.machines import generation_trial, images
-from runnerd.machines.distribution import Debian
+from runnerd.machines import generation_trial
 from runnerd.machines.generations import Records, standing
 from runnerd.machines.kinds import Kind, Rules
-from runnerd.machines.pyz import pack
 from runnerd.machines.qemu.driver import open_qemu_driver
-from runnerd.machines.recipe import Recipe
 from runnerd.messages import ImagesChanged, LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
-from ..conftest import VM_SIZE
+from ..conftest import VM_SIZE, with_a_note
 
 pytestmark = pytest.mark.vm
-
-
-def with_a_note(path):
-    """The agent, and a file that changes its digest."""
-    pack(path)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("note.txt", "another generation")
 
 
 def that_ends_at_once(path):
@@ -37,24 +26,16 @@ def that_ends_at_once(path):
 
 
 async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
-    vm_image, tmp_path, monkeypatch, nursery, eventually
+    vm_image, generations, tmp_path, monkeypatch, nursery, eventually
 ):
-    """Only the initial ramdisk differs, so that nothing is fetched; one good lease is enough here."""
+    """A good one stays, one with which no machine comes up is left again; one good lease is enough here."""
     monkeypatch.setattr(generation_trial, "RETRY", 0.1)
-    shelf = tmp_path / "images"
-    first = shelf / "default" / vm_image.digest
-    first.mkdir(parents=True)
-    (shelf / "default/.lock").touch()
-    for file in vm_image.path.iterdir():
-        os.link(file, first / file.name)
-    images.point(shelf / "default", vm_image.digest)
+    shelf = generations.folder
 
     async def build(agent):
-        image = await images.build(
-            shelf, Recipe(), pack_agent=agent, packages=Debian(environ=os.environ), progress=print
-        )
+        digest = await generations.build(agent)
         await mailbox.send(ImagesChanged())
-        return image.digest
+        return digest
 
     async def lease():
         reply = Reply()
@@ -64,7 +45,7 @@ async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
     mailbox = Mailbox(16)
     pool = PoolActor(
         mailbox,
-        lambda: open_qemu_driver(state=tmp_path, images=shelf, ready_timeout=10.0),
+        lambda: open_qemu_driver(state=tmp_path, images=shelf, ready_timeout=60.0),
         {"default": Kind(size=VM_SIZE)},
         Rules(min_idle=0, memory=2048, builders=1, canary_leases=1),
         records=Records(shelf),

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from runnerd.machines import images
-from runnerd.machines.distribution import Debian
 from runnerd.machines.driver import Command, NoMachine
-from runnerd.machines.pyz import pack
 from runnerd.machines.qemu.driver import open_qemu_driver
-from runnerd.machines.recipe import Recipe
 
-from ...conftest import VM_SIZE
+from ...conftest import VM_SIZE, Generations, with_a_note
 
 pytestmark = pytest.mark.vm
 
 
-def with_a_note(path: Path) -> None:
-    """The agent, and a file that makes another generation of its image."""
-    pack(path)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("note.txt", "another generation")
-
-
 async def test_a_machine_is_gone_back_to_in_the_template_it_changed_or_not_at_all(
-    vm_image: images.Image, tmp_path: Path
+    vm_image: images.Image, generations: Generations, tmp_path: Path
 ) -> None:
     """An earlier generation will do while its template is there; one that was made anew is another."""
-    shelf = tmp_path / "images"
-    first = shelf / "default" / vm_image.digest
-    first.mkdir(parents=True)
-    (shelf / "default/.lock").touch()
-    for file in vm_image.path.iterdir():
-        os.link(file, first / file.name)
-    images.point(shelf / "default", vm_image.digest)
     kept = tmp_path / "kept"
 
     def opened():
-        return open_qemu_driver(state=tmp_path, images=shelf, ready_timeout=10.0)
+        return open_qemu_driver(state=tmp_path, images=generations.folder, ready_timeout=60.0)
 
     async with opened() as driver:
         template = await driver.build_template("default", VM_SIZE)
@@ -50,10 +31,8 @@ async def test_a_machine_is_gone_back_to_in_the_template_it_changed_or_not_at_al
         await machine.thaw()
         await machine.put("/home/runner/note", b"as it was")
         await machine.snapshot(kept, key=None, limit=1 << 30)
-    await images.build(
-        shelf, Recipe(), pack_agent=with_a_note, packages=Debian(environ=os.environ), progress=print
-    )
-    assert images.wanted(shelf, "default").digest != vm_image.digest
+    second = await generations.build(with_a_note)
+    assert images.wanted(generations.folder, "default").digest == second != vm_image.digest
 
     async with opened() as driver:
         copy = await driver.restore(kept, key=None)
