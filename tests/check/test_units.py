@@ -9,6 +9,7 @@ import pytest
 
 from runnerd.config.loading import ORIGINAL
 from runnerd.daemon.drivers import LAUNCHER
+from runnerd.machines.cgroups import CONTROLLERS
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = UNITS / "runnerd.service"
@@ -42,10 +43,11 @@ def test_systemd_accepts_them(units: list[Path]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_daemon_is_locked_in(units: list[Path]) -> None:
-    """The service's exposure, as systemd rates it, stays at 2.5 of 10 or below."""
-    service = next(unit for unit in units if unit.name == SERVICE.name)
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(service)]
+@pytest.mark.parametrize(("name", "most"), [(SERVICE.name, 25), ("runnerd-launcher.service", 30)])
+def test_they_are_locked_in(units: list[Path], name: str, most: int) -> None:
+    """The exposure, as systemd rates it, stays at 2.5 of 10 for the daemon, and at 3 for the launcher."""
+    service = next(unit for unit in units if unit.name == name)
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", str(service)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-300:]
 
@@ -74,6 +76,14 @@ def test_launcher_is_for_the_daemon_alone() -> None:
     assert values(UNITS / "runnerd-launcher.service", "ExecStart") == [
         f"/usr/bin/runnerd launcher --user {user}"
     ]
+
+
+@pytest.mark.parametrize("name", [SERVICE.name, "runnerd-launcher.service"])
+def test_control_groups_are_handed_over(name: str) -> None:
+    """Whoever starts machines gets all controllers that bound them, and may make groups."""
+    (handed,) = values(UNITS / name, "Delegate")
+    assert set(handed.split()) == set(CONTROLLERS)
+    assert values(UNITS / name, "ProtectControlGroups") == []
 
 
 def test_credentials_have_the_names_the_configuration_looks_for() -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ def started(scene: str) -> Any:
         with open(reading) as file:
             said = file.read()
         os.waitpid(daemon, 0)
-        return json.loads(said)
+        return json.loads(said or '"it was killed"')
     os.close(reading)
     faulthandler.dump_traceback_later(TIME, exit=True)
     user = USER if scene == "unprivileged" else 0
@@ -54,8 +55,12 @@ def started(scene: str) -> Any:
         (unit / "cgroup.procs").write_text(str(pid))
     os.setgid(user)
     os.setuid(user)
+    try:
+        found: Any = SCENES[scene](unit)
+    except BaseException:
+        found = traceback.format_exc()
     with open(writing, "w") as file:
-        file.write(json.dumps(SCENES[scene](unit)))
+        file.write(json.dumps(found))
     os._exit(0)
 
 
