@@ -292,8 +292,8 @@ class Ledger:
 
         With `part` only some jobs run again. All others are carried over with all that is known of them, as
         they ended, and are not reported anew; so are the calls that are not made again.
-        Raises `IllegalTransition` when the run has not ended or never had a job, and with `part` when there
-        is a newer attempt, when a job of it is not the run's, or none is named.
+        Raises `IllegalTransition` when the run has not ended or never had a job, while a newer attempt runs,
+        and with `part` when there is a newer attempt, when a job of it is not the run's, or none is named.
         """
         return await self._write(partial(runs.rerun, id=run, now=self._clock(), part=part))
 

@@ -117,13 +117,15 @@ def rerun(connection: sa.Connection, id: int, now: float, part: Again | None = N
     old = known(connection, id)
     if old.phase is not Phase.DONE:
         raise IllegalTransition(f"run {id} is {old.phase} and cannot be run again before it has ended")
-    same = (runs.c.delivery == old.delivery, runs.c.workflow_path == old.workflow_path)
-    last = connection.execute(sa.select(sa.func.max(runs.c.attempt)).where(*same)).scalar_one()
-    if part is not None and last != old.attempt:
-        last_one = newest(connection, id)
+    last = newest(connection, id)
+    if part is not None and last.id != id:
         raise IllegalTransition(
             f"run {id} is attempt {old.attempt}, and jobs of the newest one alone can be run again: "
-            f"that is run {last_one.id}, attempt {last}"
+            f"that is run {last.id}, attempt {last.attempt}"
+        )
+    if last.phase is not Phase.DONE:  # of two at once, whichever ended last would stand at the commit
+        raise IllegalTransition(
+            f"run {id} runs again already: run {last.id}, attempt {last.attempt}, is {last.phase}"
         )
     plan, repository = connection.execute(
         sa.select(runs.c.plan, runs.c.repository_id).where(runs.c.id == id)
@@ -131,7 +133,7 @@ def rerun(connection: sa.Connection, id: int, now: float, part: Again | None = N
     if not plan:
         raise IllegalTransition(f"run {id} has no jobs to run again: {old.reason or 'none was planned'}")
     row = msgspec.structs.asdict(old)
-    row.update(attempt=last + 1, phase=Phase.QUEUED, outcome=None, reason="", cancel_requested=False)
+    row.update(attempt=last.attempt + 1, phase=Phase.QUEUED, outcome=None, reason="", cancel_requested=False)
     row.update(created=now, started=None, ended=None, plan=plan, repository_id=repository)
     del row["id"]
     run = _insert_run(connection, row)

@@ -388,9 +388,9 @@ class Life(RuleBasedStateMachine):
         id = self.pick(data, self.runs, "run")
         answer = self.do("rerun", id)
         delivery, path, _ = self.runs[id]["key"]
-        if self.runs[id]["phase"] == "done":
-            attempts = [run["key"][2] for run in self.runs.values() if run["key"][:2] == (delivery, path)]
-            self.add_run(answer, delivery, path, max(attempts) + 1)
+        attempts = [run for run in self.runs.values() if run["key"][:2] == (delivery, path)]
+        if all(run["phase"] == "done" for run in attempts):
+            self.add_run(answer, delivery, path, max(run["key"][2] for run in attempts) + 1)
         else:
             assert isinstance(answer, IllegalTransition)
 

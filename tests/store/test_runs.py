@@ -195,6 +195,13 @@ def test_a_rerun_is_the_plan_once_more(desk):
     assert old.outcome is Outcome.FAILURE
     with pytest.raises(IllegalTransition, match=f"run {again} is queued and cannot be run again"):
         runs.rerun(desk.connection, again, 300.0)
+    with pytest.raises(IllegalTransition, match=f"runs again already: run {again}, attempt 2, is queued"):
+        runs.rerun(desk.connection, id, 300.0)
+    desk.apply(
+        again,
+        *(SkipJob(job=job.id, reason="x") for job in desk.jobs(again)),
+        EndRun(outcome=Outcome.SKIPPED),
+    )
     third = runs.rerun(desk.connection, id, 300.0)
     assert runs.find(desk.connection, third).attempt == 3
 
