@@ -102,12 +102,20 @@ async def _migrate(monitor: Qmp, descriptor: int, *, incoming: bool, deadline: f
 
     end = await monitor.wait(over, deadline=deadline)
     if end.data["status"] == "failed":
-        why = await monitor.command("query-migrate", deadline=deadline)
-        raise QmpError(f"QEMU could not move the machine's state: {why.get('error-desc', 'no reason given')}")
+        why = (await _asked(monitor, "query-migrate", deadline)).get("error-desc", "no reason given")
+        raise QmpError(f"QEMU could not move the machine's state: {why}")
     if not incoming:
         # The event comes before the last bytes are written; this state comes after.
         for _ in range(max(1, round(deadline / 0.002))):
-            if (await monitor.command("query-status", deadline=deadline))["status"] == "postmigrate":
+            if (await _asked(monitor, "query-status", deadline)).get("status") == "postmigrate":
                 return
             await trio.sleep(0.002)
         raise QmpError(f"QEMU did not finish writing the machine's state within {deadline:g} s")
+
+
+async def _asked(monitor: Qmp, question: str, deadline: float) -> dict[str, Any]:
+    """What QEMU says to a question, which may be anything once a machine has taken it over."""
+    answer = await monitor.command(question, deadline=deadline)
+    if not isinstance(answer, dict):
+        raise QmpError(f"{question}: QEMU's answer says nothing")
+    return answer

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from runnerd.machines.qemu import migration
-from runnerd.machines.qemu.qmp import Qmp, QmpError
+from runnerd.machines.qemu.qmp import Event, Qmp, QmpError
 
 from .stand_in import recorded
 
@@ -160,3 +160,33 @@ async def test_a_state_without_bound_is_refused(monkeypatch):
     monitor: Any = Endless("completed")
     with pytest.raises(QmpError, match="did not end the machine's state"), trio.fail_after(30):
         await migration.save(monitor)
+
+
+class Answers:
+    """A monitor whose every migration ends as it is told, and whose every answer is this."""
+
+    channels = True
+
+    def __init__(self, status: str, answer: object) -> None:
+        self.status = status
+        self.answer = answer
+
+    async def command(self, name: str, *_: object, **__: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return self.answer
+
+    def forget_events(self) -> None:
+        pass
+
+    async def wait(self, *_: object, **__: object) -> Event:
+        await trio.lowlevel.checkpoint()
+        return Event(name="MIGRATION", data={"status": self.status})
+
+
+@pytest.mark.parametrize("answer", [None, [], "postmigrate", 7])
+async def test_answers_that_say_nothing_are_refused(answer: object) -> None:
+    """A QEMU that a machine has taken over ends that machine with what it says, and nothing else."""
+    with pytest.raises(QmpError, match="query-migrate: QEMU's answer says nothing"):
+        await migration.load(Answers("failed", answer), STATE)
+    with pytest.raises(QmpError, match="query-status: QEMU's answer says nothing"):
+        await migration.save(Answers("completed", answer))
