@@ -100,8 +100,13 @@ class Mold:
 
 def _beginning(descriptor: int) -> int:
     """Return the descriptor of a file in memory with the first bytes of another."""
+    data = os.pread(descriptor, _STUB, 0)
     beginning = memory_file("runnerd-stub", 0)
-    write_all(beginning, os.pread(descriptor, _STUB, 0), 0)
+    try:
+        write_all(beginning, data, 0)
+    except BaseException:
+        os.close(beginning)
+        raise
     return beginning
 
 
