@@ -116,8 +116,19 @@ class Api:
             "reports_owed": (backlog := await self._ledger.outbox_backlog()).owed,
             "reports": backlog,
             "intake": await self._ledger.intake(),
+            "ledger": await self._ledger_problem(),
             "machines": await self._machines_ready(),
         }
+
+    async def _ledger_problem(self) -> str:
+        """Why nothing can be written, such as a full disk; empty where that works."""
+        with trio.move_on_after(GLANCE_TIMEOUT):
+            try:
+                await self._ledger.check_writable()
+            except LedgerUnavailable as problem:
+                return str(problem)
+            return ""
+        return f"the ledger's writer did not answer within {GLANCE_TIMEOUT:g} s"
 
     async def _machines_ready(self) -> dict[str, Any]:
         """Whether jobs can get machines, and what is wrong with any image."""

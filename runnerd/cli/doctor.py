@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from runnerd.machines.driver import Size
 
 DISK_WANTED = 5 << 30
+DISK_NEEDED = 256 << 20
+"""Bytes without which hardly a delivery can be stored and no machine be made."""
 
 
 def doctor(
@@ -343,9 +345,9 @@ def disk(state: Path) -> Finding:
     free = shutil.disk_usage(existing).free
     found = f"{free / 2**30:.1f} GiB are free at {existing}"
     if free < DISK_WANTED:
-        return Finding(
-            "disk", "warning", found, f"an image, its template and logs want {DISK_WANTED >> 30} GiB"
-        )
+        verdict: Literal["warning", "problem"] = "problem" if free < DISK_NEEDED else "warning"
+        cure = f"an image, its template and logs want {DISK_WANTED >> 30} GiB"
+        return Finding("disk", verdict, found, cure)
     if not os.access(existing, os.W_OK):
         return Finding(
             "disk", "problem", f"{existing} cannot be written", "set STATE_DIRECTORY to a folder that can"

@@ -332,6 +332,9 @@ def described(status: Mapping[str, Any]) -> Iterator[str]:
         if key == "intake":
             yield from _intake(value)
             continue
+        if key == "ledger":
+            yield from [f"trouble: {clean(value)}"] if value else []
+            continue
         if key == "machines":
             yield from _machines(value)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -24,6 +25,13 @@ async def tried_twice(
         try:
             return await clone()
         except trouble as error:
-            _log.warning("a clone did not get ready", image=image, reason=str(error))
-            troubles.append(str(error))
-    raise NoMachine(f"no clone of the image {image!r} got ready: {'; then: '.join(troubles)}")
+            reason = _said(error)
+            _log.warning("a clone did not get ready", image=image, reason=reason)
+            troubles.append(reason)
+    raise NoMachine(f"no clone of the image {image!r} got ready: {'; then: '.join(dict.fromkeys(troubles))}")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space is left where the state directory is: free some"
+    return str(error)

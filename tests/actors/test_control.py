@@ -12,7 +12,7 @@ from runnerd.messages import CancelRun, ImagesChanged, PausePool, PoolDescriptio
 from runnerd.model import Actor, Event, JobResult, Outcome, Repository
 from runnerd.planning.again import CannotRerun, Part
 from runnerd.store.changes import Again, EndJob, EndRun, NewJob, NewRun, QueueJob, SkipJob
-from runnerd.store.ledger import Delivery, open_ledger
+from runnerd.store.ledger import Delivery, LedgerUnavailable, open_ledger
 from runnerd.store.logs import log_path
 from runnerd.store.records import MachineNews, Stage
 from runnerd.supervise.mailbox import Mailbox
@@ -142,6 +142,20 @@ async def test_status_says_that_no_machine_fits(site):
     assert not machines["ready"]
     assert "memory_reserve smaller" in machines["trouble"][0]
     assert machines["trouble"][1:] == ["image b: broken"]
+
+
+async def test_status_says_that_nothing_can_be_written(site, monkeypatch):
+    """As of a full disk; all that can be read is told."""
+    assert (await site.status())["ledger"] == ""
+
+    async def refuse():
+        raise LedgerUnavailable("the disk is full")
+
+    monkeypatch.setattr(site.ledger, "check_writable", refuse)
+    assert (await site.status())["ledger"] == "the disk is full"
+    monkeypatch.setattr(site.ledger, "check_writable", trio.sleep_forever)
+    monkeypatch.setattr("runnerd.actors.control.GLANCE_TIMEOUT", 0.01)
+    assert "did not answer" in (await site.api.status())["ledger"]
 
 
 async def test_status_does_not_wait_long_for_the_pool(site, monkeypatch):

@@ -189,6 +189,8 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.found.endswith(str(tmp_path))
     monkeypatch.setattr(doctor, "DISK_WANTED", 1 << 60)
     assert doctor.disk(tmp_path).verdict == "warning"
+    monkeypatch.setattr(doctor, "DISK_NEEDED", 1 << 59)
+    assert doctor.disk(tmp_path).verdict == "problem"
 
 
 def test_cgroup_that_systemd_handed_over(tmp_path: Path) -> None:

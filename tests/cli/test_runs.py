@@ -370,6 +370,12 @@ def test_status_says_that_no_machine_can_be_had() -> None:
     ]
 
 
+def test_status_says_what_keeps_anything_from_being_written() -> None:
+    """Nothing is said of it where all is well."""
+    assert list(runs.described({"ledger": ""})) == []
+    assert list(runs.described({"ledger": "the disk\x07 is full"})) == ["trouble: the disk? is full"]
+
+
 def test_a_backlog_of_reports_says_how_old_it_is_and_why() -> None:
     """Nothing where nothing is owed; otherwise the oldest one's age, and the last problem made safe."""
     status = {"started": 100.0, "uptime": 400.0, "reports_owed": 2}

@@ -1,5 +1,7 @@
 """A clone is tried twice."""
 
+import errno
+
 import pytest
 
 from runnerd.machines.cloning import tried_twice
@@ -35,3 +37,10 @@ async def test_a_fault_of_ours_is_not_tried_again():
     """What is no trouble with a machine leaves as it is."""
     with pytest.raises(KeyError):
         await tried_twice(Fails(KeyError("x")), image="i", trouble=(OSError,))
+
+
+async def test_the_same_twice_is_said_once():
+    """And a full disk in words, with what to do."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(NoMachine, match="ready: no space is left where the state directory is: free some"):
+        await tried_twice(Fails(full, full), image="i", trouble=(OSError,))
