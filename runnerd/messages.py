@@ -142,13 +142,13 @@ class PoolDescription(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problem(self) -> str:
         """Why no job can get a machine, with the cure; empty where some can."""
-        if not self.ready:
-            making = any(each.stage in ("building", "preparing") for each in self.machines)
-            known = "the first template is being made" if making else "no image has its template yet"
-            return "; ".join(self.trouble) or known
         if self.capacity is not None and self.capacity < 1:
             return (
                 "no machine fits into the memory the pool may use: make [machines] memory or "
                 "[pool] memory_reserve smaller"
             )
+        if not self.ready:
+            making = any(each.stage in ("building", "preparing") for each in self.machines)
+            known = "the first template is being made" if making else "no image has its template yet"
+            return "; ".join(self.trouble) or known
         return ""

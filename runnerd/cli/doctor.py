@@ -342,16 +342,17 @@ def remote_room(max_total: int) -> Finding:
 def disk(state: Path) -> Finding:
     """Judge the space where the state is, or will be."""
     existing = next(folder for folder in (state, *state.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        what = "cannot be written" if existing.is_dir() else "is no folder"
+        return Finding(
+            "disk", "problem", f"{existing} {what}", "set STATE_DIRECTORY to a folder that can be written"
+        )
     free = shutil.disk_usage(existing).free
     found = f"{free / 2**30:.1f} GiB are free at {existing}"
     if free < DISK_WANTED:
         verdict: Literal["warning", "problem"] = "problem" if free < DISK_NEEDED else "warning"
         cure = f"an image, its template and logs want {DISK_WANTED >> 30} GiB"
         return Finding("disk", verdict, found, cure)
-    if not os.access(existing, os.W_OK):
-        return Finding(
-            "disk", "problem", f"{existing} cannot be written", "set STATE_DIRECTORY to a folder that can"
-        )
     return Finding("disk", "good", found)
 
 

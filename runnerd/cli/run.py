@@ -107,7 +107,15 @@ def run(
         typer.echo("\n".join(_summary(report)))
     if report.interrupted:
         raise typer.Exit(Code.INTERRUPTED)
-    raise typer.Exit(Code.GREEN if report.green else Code.NOT_GREEN)
+    raise typer.Exit(_code(report))
+
+
+def _code(report: Report) -> Code:
+    """Tell a run for which no machine could be had from one that did not go well."""
+    jobs = [job for _, jobs in report.runs for job in jobs]
+    if any(job.outcome == "infra_error" for job in jobs) and not any(job.machine for job in jobs):
+        return Code.NO_MACHINE
+    return Code.GREEN if report.green else Code.NOT_GREEN
 
 
 def _quiet(job: str, line: str) -> None:

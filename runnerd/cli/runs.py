@@ -189,8 +189,9 @@ def pool(
         typer.echo(table(_HISTORY, [_life(each) for each in answer]))
         return
     kind = "emulated" if answer["emulated"] else "isolated" if answer["isolated"] else "without isolation"
-    room = "as many as there are jobs" if answer["capacity"] is None else answer["capacity"]
-    typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {room} machines")
+    count = "as many machines as there are jobs" if answer["capacity"] is None else answer["capacity"]
+    room = f"{count} machine{'' if count == 1 else 's'}" if isinstance(count, int) else count
+    typer.echo(f"driver {clean(answer['driver'])}, {kind}, room for {room}")
     if answer["remote"]:
         typer.echo("they are another host's: only [pool] max_total limits them, nothing of this host")
     if answer["paused"]:

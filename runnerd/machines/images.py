@@ -139,10 +139,19 @@ async def build(
             finally:
                 await container.remove(work)
     except (OSError, ValueError) as error:
-        raise BuildFailed(f"the image {recipe.name!r} could not be built in {home}: {error}") from error
+        raise BuildFailed(
+            f"the image {recipe.name!r} could not be built in {home}: {_said(error)}"
+        ) from error
     size = sum(part.size for part in image.parts.values()) / 2**20
     progress(f"Image {recipe.name} is ready: {size:.0f} MiB, digest {image.digest[:12]}.")
     return image
+
+
+def _said(error: OSError | ValueError) -> str:
+    """An error without the system's number for it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @asynccontextmanager

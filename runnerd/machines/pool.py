@@ -195,9 +195,9 @@ def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
     """
     shelf = rules.shelf(image)
     if shelf.max_total and sum(s.image == image for s in slots) >= shelf.max_total:
-        return f"all {shelf.max_total} machines that image {image} may have are taken"
+        return _all_taken(shelf.max_total, f"image {image}")
     if rules.max_total and len(slots) >= rules.max_total:
-        return f"all {rules.max_total} machines that the pool may have are taken"
+        return _all_taken(rules.max_total, "the pool")
     shared = rules.shared if slots else 0
     free = (rules.memory or 0) - shared - sum(rules.shelf(s.image).memory for s in slots)
     if rules.memory is not None and shelf.memory > free:
@@ -210,6 +210,12 @@ def hindrance(slots: Sequence[Slot], rules: Rules, image: str) -> str | None:
             "[pool] cpu_ratio allows are free"
         )
     return None
+
+
+def _all_taken(count: int, who: str) -> str:
+    if count == 1:
+        return f"the one machine that {who} may have is taken"
+    return f"all {count} machines that {who} may have are taken"
 
 
 def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:

@@ -86,7 +86,7 @@ async def test_one_image_that_fails_leaves_the_others_ready(nursery):
         ({"ready": False, "trouble": ("image default: no kernel", "x")}, "no kernel; x"),
         ({"ready": False}, "no image has its template yet"),
         ({"ready": False, "machines": (BUILDING,)}, "the first template is being made"),
-        ({"capacity": 0}, "no machine fits"),
+        ({"capacity": 0, "ready": False}, "no machine fits"),
     ],
 )
 async def test_a_pool_that_can_make_no_machine_is_not_ready(nursery, changes, words):

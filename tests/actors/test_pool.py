@@ -378,7 +378,7 @@ async def test_a_kept_machine_waits_for_room_and_is_unlocked_with_the_key_of_tha
     await pool.mailbox.send(LeaseMachine("default", 2, reply, Path("whole-default")))
     await trio.sleep(60)
     (line,) = (await pool.describe()).waiting
-    assert (line.job, line.why) == (2, "all 1 machines that the pool may have are taken")
+    assert (line.job, line.why) == (2, "the one machine that the pool may have is taken")
     await first.destroy()
     assert (await reply.wait()).leased
     assert driver.keys == [b"1" * 32, b"2" * 32]

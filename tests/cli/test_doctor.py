@@ -1,6 +1,7 @@
 """`runnerd doctor`: each judgement by itself, and the command on this host."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,10 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.disk(tmp_path).verdict == "warning"
     monkeypatch.setattr(doctor, "DISK_NEEDED", 1 << 59)
     assert doctor.disk(tmp_path).verdict == "problem"
+    (tmp_path / "file").touch()
+    assert doctor.disk(tmp_path / "file").found.endswith("file is no folder")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert doctor.disk(tmp_path).found.endswith("cannot be written")
 
 
 def test_cgroup_that_systemd_handed_over(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ EVENT = Event(
 )
 
 
-def report(outcome: Outcome, *, interrupted: bool = False) -> daemon.Report:
+def report(outcome: Outcome, *, interrupted: bool = False, machine: str = "") -> daemon.Report:
     run = RunRecord(
         id=1, delivery="d", repository="o/r", workflow_path="w.yml", workflow_name="CI", title="first",
         source="", event=EVENT, number=1, phase=Phase.DONE, outcome=outcome, started=1.0, ended=2.0,
     )  # fmt: skip
-    job = JobRecord(id=1, run=1, key="a", name="a \x1b]0;x\x07", phase=Phase.DONE, outcome=outcome)
+    job = JobRecord(
+        id=1, run=1, key="a", name="a \x1b]0;x\x07", phase=Phase.DONE, outcome=outcome, machine=machine
+    )
     note = WorkflowNote(path="other.yml", matched=False, reason="push is not among its events")
     return daemon.Report(runs=((run, (job,)),), notes=(note,), interrupted=interrupted)
 
@@ -109,6 +111,8 @@ def test_options(invoke, checkout: Path, ran: list[Any], monkeypatch: pytest.Mon
     ("answer", "code"),
     [
         (report(Outcome.FAILURE), 1),
+        (report(Outcome.INFRA_ERROR), 5),
+        (report(Outcome.INFRA_ERROR, machine="m-1"), 1),
         (report(Outcome.SKIPPED), 1),
         (report(Outcome.CANCELLED, interrupted=True), 130),
         (daemon.Nothing("nothing matches"), 4),

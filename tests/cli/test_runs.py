@@ -73,6 +73,7 @@ class Answering:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.outcome = Outcome.SUCCESS
+        self.capacity = 4
         self.snapshots: list[dict[str, Any]] = []
         self.jobs = [a_job(1, "build"), a_job(2, "test (a)"), a_job(3, "test (b)", Outcome.FAILURE)]
 
@@ -123,7 +124,7 @@ class Answering:
 
     def pool(self) -> Any:
         return {
-            "driver": "qemu", "isolated": True, "emulated": True, "remote": False, "capacity": 4,
+            "driver": "qemu", "isolated": True, "emulated": True, "remote": False, "capacity": self.capacity,
             "keeps": ["image default: keeps 1 warm"],
             "machines": [{"machine": "m1", "image": "default", "stage": "busy", "age": 2.0, "job": 3}],
             "waiting": [{"job": 4, "image": "default", "age": 1.0, "why": "no room"}],
@@ -315,6 +316,8 @@ def test_pool(invoke, daemon: Answering) -> None:
     """Machines, who waits for one and why, and what troubles the pool."""
     text = invoke("pool").stdout
     assert "driver qemu, emulated, room for 4 machines" in text
+    daemon.capacity = 1
+    assert "room for 1 machine\n" in invoke("pool").stdout
     assert "m1       default  busy   2.0 s  3" in text
     assert "\nthe pool is paused: a disk\n" in text
     assert "\nimage default: keeps 1 warm\n" in text

@@ -66,7 +66,7 @@ FAILING = Failing("small", 2, 20.0, "no kernel")
         (
             {"slots": slots(LEASED)},
             {"shelves": (shelf("small", max_total=1),)},
-            "all 1 machines that image small may have are taken",
+            "the one machine that image small may have is taken",
         ),
         (
             {"slots": slots(BUILDING, BUILDING, image="large")},
@@ -121,7 +121,7 @@ def test_who_cannot_come_now_holds_up_nobody():
     found = reasons(state, more, 10.0)
     assert found[0].startswith("2 builds")
     assert found[1] == "its machine is being made"
-    assert found[2] == "all 1 machines that image large may have are taken"
+    assert found[2] == "the one machine that image large may have is taken"
     assert found[3] == "it is about to get a machine"
 
 
