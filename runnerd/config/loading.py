@@ -166,7 +166,12 @@ class _Loading:
                 self._problem(
                     self._place((name, key)), f"image {key!r} needs at least 128 MiB of memory and 64 of disk"
                 )
-            if isinstance(value, Image) and value.uses:
+            if isinstance(value, Image) and value.uses and value.uses not in built:
+                self._problem(
+                    self._place((name, key)),
+                    f"image {key!r} uses {value.uses!r}, and there is no images.{value.uses}",
+                )
+            elif isinstance(value, Image) and value.uses:
                 base = built.get(value.uses)
                 own = value.packages or value.provision or value.oci or value.preset != Image().preset
                 if not isinstance(base, Image) or base.uses or own:
@@ -175,7 +180,8 @@ class _Loading:
                         f"image {key!r} uses {value.uses!r}, which must have its own build and packages",
                     )
         if item is Image:
-            for key, problem in sizes.clashes(cast(dict[str, Image], built)).items():
+            images = cast(dict[str, Image], built)
+            for key, problem in (sizes.clashes(images) | sizes.shadowed(images)).items():
                 self._problem(self._place((name, key)), problem)
         return built
 

@@ -64,3 +64,19 @@ def clashes(images: Mapping[str, Image]) -> dict[str, str]:
                     "of its own: remove one of the two"
                 )
     return problems
+
+
+def shadowed(images: Mapping[str, Image]) -> dict[str, str]:
+    """Return why a table would never get a job, for each that another one before it takes all from."""
+    problems = {}
+    before: dict[str, set[str]] = {}
+    for name, image in images.items():
+        own = {label.casefold() for label in image.labels}
+        first = next((each for each, labels in before.items() if own and own <= labels), None)
+        if first is not None and not image.sizes:
+            problems[name] = (
+                f"image {name!r} would get no job: a job gets the first image that has all of its labels, "
+                f"and images.{first} has all of these: give it a label of its own, or take them out there"
+            )
+        before[name] = own
+    return problems

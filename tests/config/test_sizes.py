@@ -83,3 +83,16 @@ def test_a_size_may_not_be_a_table_as_well(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigErrors, match=r"there is a table images\.default-4cpu-8gb of its own"):
         load(tmp_path / "c.toml", environ={"HOME": str(tmp_path)})
+
+
+def test_a_table_that_would_get_no_job_is_a_mistake(tmp_path: Path) -> None:
+    """One before it, as "default" is of all, has all its labels; in a size of its own it would get some."""
+    text = '[images.mine]\nlabels = ["Ubuntu-latest", "linux"]\n'
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(
+        ConfigErrors, match=r"c.toml:1:2: error: image 'mine' would get no job: .*images\.default"
+    ):
+        load(tmp_path / "c.toml", environ={"HOME": str(tmp_path)})
+    for more in ('sizes = ["4cpu-8gb"]\n', '[images.default]\nlabels = ["debian-12"]\n'):
+        (tmp_path / "c.toml").write_text(text + more)
+        load(tmp_path / "c.toml", environ={"HOME": str(tmp_path)})
