@@ -69,7 +69,7 @@ async def open_firecracker_driver(
     control groups (version 2), None for none. `obstacles` says why this host cannot run it. Raises
     `NoMachine` with the cure.
     """
-    if why := (obstacles or _obstacles)():
+    if why := (obstacles or partial(_obstacles, state / "jails"))():
         raise NoMachine(f"the firecracker driver cannot be used: {why}")
     found = []
     for name in programs:
@@ -112,11 +112,13 @@ async def open_firecracker_driver(
         raise failed
 
 
-def _obstacles() -> str:
+def _obstacles(jails: Path) -> str:
     if os.geteuid() != 0:
         return "its jailer has to be started by root: run the daemon as root, or use the qemu driver"
     if why := accelerator.obvious():
         return f"it needs KVM, and {why}"
+    if why := jail.unfit(jails):
+        return f"{why}: mount it without, or move the state directory"
     return ""
 
 
@@ -408,7 +410,7 @@ class FirecrackerDriver:
         )
         running = await monitor.start(command, prison, environment={"PATH": host.SEARCH})
         try:
-            await running.api.ready(monitor.START)
+            await running.listens()
             said = versions.judge(await running.api.version())
             if said != self._version:
                 raise JailFailed(f"Firecracker {said} was started in place of {self._version}")

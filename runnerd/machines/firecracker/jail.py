@@ -98,6 +98,16 @@ class Jail:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def unfit(base: Path) -> str:
+    """Why no jail can be in a folder, which need not be there yet; empty where one can."""
+    there = next(each for each in (base, *base.parents) if each.exists())
+    flags = os.statvfs(there).f_flag
+    lacks = {os.ST_NODEV: "nodev", os.ST_NOEXEC: "noexec"}
+    if found := [name for flag, name in lacks.items() if flags & flag]:
+        return f"{base} is mounted {' and '.join(found)}, and a jail has its devices and its program in it"
+    return ""
+
+
 def command(
     jailer: str, firecracker: str, jail: Jail, *, base: Path, memory: int, cgroup: str | None
 ) -> tuple[str, ...]:

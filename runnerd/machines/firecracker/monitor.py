@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from runnerd.machines.console import printable_lines
-from runnerd.machines.firecracker.api import Api
+from runnerd.machines.firecracker.api import Api, ApiError
 from runnerd.machines.firecracker.jail import Jail
 from runnerd.machines.firecracker.requests import SERIAL
 
@@ -51,6 +51,25 @@ class Monitor:
     def ended(self) -> bool:
         """Whether the process is gone; one whose sockets were just closed is, in a moment."""
         return self._pidfd < 0 or bool(select.select([self._pidfd], [], [], _MOMENT)[0])
+
+    async def listens(self) -> None:
+        """Wait until it takes requests. Raises `JailFailed`; when it ends instead, at once and with why."""
+        problem: ApiError | None = ApiError("Firecracker did not start")
+        async with trio.open_nursery() as nursery:
+
+            async def end() -> None:
+                await trio.lowlevel.wait_readable(self._pidfd)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end)
+            try:
+                await self.api.ready(START)
+                problem = None
+            except ApiError as error:
+                problem = error
+            nursery.cancel_scope.cancel()
+        if problem is not None:
+            raise JailFailed(f"{problem}: {self.reason()}") from problem
 
     def reason(self) -> str:
         """Why it ended, as far as its console tells; empty when it was stopped from here.

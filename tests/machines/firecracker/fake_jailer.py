@@ -434,6 +434,8 @@ def main() -> None:
         if (base / "fault").exists() and (base / "fault").read_text() == "late":
             sys.exit("jailer: out of luck")
         os._exit(0)
+    if (base / "fault").exists() and (base / "fault").read_text() == "exec":  # the jailer has ended well
+        sys.exit("Jailer error: Failed to exec into Firecracker: Permission denied (os error 13)")
     print(f"Running Firecracker v{version}", file=sys.stderr, flush=True)
     serve(Firecracker(root, base, version, api, agent), root / options["--api-sock"].lstrip("/"))
 

@@ -121,6 +121,7 @@ async def test_host_that_cannot_is_told_the_cure(short: Path) -> None:
     ("fault", "reason"),
     [
         ("jailer", "the jailer ended with status 1: jailer: failed to create cgroup"),
+        ("exec", "did not start: Firecracker ended; it said: .*Failed to exec into Firecracker"),
         ("late", r"the jailer ended with status 1: [^)]*out of luck"),
         ("deaf", r"its agent did not answer within 1 s"),
         ("panic", "its kernel panicked"),

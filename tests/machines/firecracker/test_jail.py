@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +44,30 @@ def test_long_folder_is_refused() -> None:
     """A socket's path has to fit; the sentence says so before anything is made."""
     with pytest.raises(ValueError, match="too long a path for the sockets"):
         Jail(Path("/" + "x" * 80), "abc-1", 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (0, ""),
+        (os.ST_NODEV | os.ST_NOSUID, "mounted nodev, and"),
+        (os.ST_NODEV | os.ST_NOEXEC, "nodev and noexec"),
+    ],
+)
+def test_folder_that_no_jail_can_be_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, said: str
+) -> None:
+    """A jail has devices and a program, which many a tmpfs forbids; the folder need not be there yet."""
+    asked = []
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(f_flag=flags)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert said in jail.unfit(tmp_path / "state/jails")
+    assert bool(jail.unfit(tmp_path)) == bool(said)
+    assert asked == [tmp_path, tmp_path]
 
 
 def test_command_line(tmp_path: Path) -> None:
