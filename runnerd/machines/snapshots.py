@@ -56,8 +56,7 @@ def write_memory(pages: Pages, folder: Path, key: bytes | None, room: Room) -> s
         for start, length in pages.changed():
             for at in range(start, start + length, sealed.PIECE):
                 data = pages.read(at, min(sealed.PIECE, start + length - at))
-                writer.write(_EXTENT.pack(at, len(data)))
-                writer.write(data)
+                writer.write(_EXTENT.pack(at, len(data)) + data)
     return writer.digest
 
 
@@ -85,8 +84,7 @@ def write_sparse(source: int, path: Path, key: bytes | None, room: Room, *, grai
             for at in range(start, end, grain):
                 data = os.pread(source, min(grain, end - at), at)
                 if data.strip(b"\0"):
-                    writer.write(_EXTENT.pack(at, len(data)))
-                    writer.write(data)
+                    writer.write(_EXTENT.pack(at, len(data)) + data)
     return writer.digest
 
 

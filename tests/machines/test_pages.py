@@ -8,13 +8,21 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from runnerd.machines import pages as module
 from runnerd.machines.pages import PAGE, Area, Pages, areas, open_process
 
 COUNT = 1500
 """Pages: more than are looked at together."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looks_at_few_pages_together():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_READ", 512 * 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +54,7 @@ def runs(numbers):
     written=st.sets(st.integers(0, COUNT - 1), max_size=40),
     read=st.sets(st.integers(0, COUNT - 1), max_size=40),
 )
+@example(written={511, 512, 1023, COUNT - 1}, read={0, 1024})
 def test_what_was_written_is_the_processs_own_and_what_was_read_is_not(template, written, read):
     """Whatever pages they are: neighbours become one run, and each reads as it was written."""
     with mmap.mmap(template, COUNT * PAGE, flags=mmap.MAP_PRIVATE) as memory:
