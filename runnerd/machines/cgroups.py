@@ -216,15 +216,12 @@ def _write(path: Path, text: str) -> None:
 
 def _remove(group: Path) -> bool:
     """Remove a group with those below it; False where there are processes."""
-    gone = True
     for folder, _, _ in os.walk(group, topdown=False):
         try:
             os.rmdir(folder)
-        except FileNotFoundError:
-            pass
         except OSError:
-            gone = False
-    return gone
+            continue
+    return not group.exists()
 
 
 def _kill(group: Path) -> None:

@@ -5,10 +5,12 @@ import pwd
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 
+from runnerd.machines import cgroups
 from runnerd.machines import launch_wire as wire
 
 
@@ -40,3 +42,35 @@ async def test_it_serves_until_it_is_told_to_stop(tmp_path, eventually) -> None:
         if process.poll() is None:
             process.kill()
             await process.wait()
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not os.access("/sys/fs/cgroup/memory", os.W_OK),
+    reason="it is for root, and this host lends no group of a memory controller of version 1",
+)
+async def test_it_removes_the_groups_that_a_killed_one_left(tmp_path, eventually) -> None:
+    """Its machines ended with it, their groups did not; what is not a machine's stays."""
+    name, path = f"runnerd-test-{os.getpid()}", tmp_path / "l.sock"
+    parent = Path("/sys/fs/cgroup/memory", name)
+    for group in ("runnerd-0-1", "other"):
+        (parent / group).mkdir(parents=True)
+    words = [
+        "--user",
+        pwd.getpwuid(os.geteuid()).pw_name,
+        "--socket",
+        str(path),
+        "--cgroup",
+        f"memory/{name}",
+    ]
+    command = [sys.executable, "-m", "runnerd", "launcher", *words]
+    process = await trio.lowlevel.open_process(command, start_new_session=True)
+    try:
+        await eventually(path.exists, 20.0)
+        await eventually(lambda: not (parent / "runnerd-0-1").exists())
+        assert (parent / "other").exists()
+    finally:
+        process.kill()
+        await process.wait()
+        (parent / "other").rmdir()
+        for place in cgroups.controllers(parent).values():
+            place.rmdir()

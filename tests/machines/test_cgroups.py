@@ -191,7 +191,7 @@ def test_a_group_without_memory_controller_is_refused(tmp_path):
         Groups(tmp_path / "empty")
 
 
-def test_groups_are_left_twice_and_found_again(tmp_path):
+def test_groups_are_left_twice_and_found_again(tmp_path, monkeypatch):
     """Leaving removes a group with those in it, twice as well; one in use is told; left ones are found."""
     groups = Groups(version_two(tmp_path))
     for name in ("runnerd-a-1", "runnerd-a-2", "runnerd-b-1"):
@@ -205,6 +205,9 @@ def test_groups_are_left_twice_and_found_again(tmp_path):
     assert not groups.leave("runnerd-a-2")
     assert not groups.end("runnerd-a-2", patience=0.0)
     assert (busy.parent / "cgroup.kill").read_text() == "1"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", lambda *arguments, **options: ())  # as if it could not be listed
+        assert not groups.leave("runnerd-a-2")
     busy.unlink()
     (busy.parent / "cgroup.kill").unlink()
     assert groups.end("runnerd-a-2", patience=0.0)
