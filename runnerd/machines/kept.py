@@ -23,8 +23,6 @@ from runnerd.machines.driver import NotKept
 from runnerd.machines.quota import Limits
 from runnerd.machines.sealed import Room, TooLarge, Unsealed
 
-RESERVE = 1 << 30
-"""Bytes of the disk that are never used for this."""
 _STANDING = 256 << 20
 """Bytes that are read of how a job stood, at most."""
 _REMEMBERED = 1000
@@ -184,7 +182,7 @@ class KeptMachines:
         stays = self._awaited_folders().union(held)
         room = quota.room(self.all(), self.limits, job=job, repository=repository, stays=stays)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        free = shutil.disk_usage(self.folder).free - RESERVE
+        free = shutil.disk_usage(self.folder).free - sealed.RESERVE
         if free <= 0:
             raise NotKept("the disk is nearly full")
         return min(room, free)

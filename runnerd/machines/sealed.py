@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 KEY = 32
 """Bytes of a key."""
+RESERVE = 1 << 30
+"""Bytes of the disk that are never used for this; of a small disk the tenth part."""
+_LOOK = 16 << 20
+"""Bytes that are written between two looks at it."""
 _MAGIC = b"runnerd sealed 1"
 _SALT = 32
 _TAG = 16
@@ -33,16 +38,27 @@ class TooLarge(Exception):
 
 
 class Room:
-    """How many bytes may still be written, for all files of one snapshot together."""
+    """How many bytes may still be written, for all files of one snapshot together.
 
-    def __init__(self, left: int) -> None:
+    What is left free of the disk of `folder` is looked at again and again: others write there as well.
+    """
+
+    def __init__(self, left: int, folder: Path | None = None) -> None:
         self.left = left
+        self._folder = folder
+        self._unseen = 0
 
     def take(self, count: int) -> None:
         """Use some of it. Raises TooLarge."""
         if count > self.left:
             raise TooLarge("it is larger than there is room for")
         self.left -= count
+        self._unseen += count
+        if self._folder is not None and self._unseen >= _LOOK:
+            self._unseen = 0
+            disk = shutil.disk_usage(self._folder)
+            if disk.free < min(RESERVE, disk.total // 10):
+                raise TooLarge("the disk is nearly full")
 
 
 class Writer:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import msgspec
+import trio
 
 from runnerd.machines import disks, sealed
 from runnerd.machines.disks import write_all
-from runnerd.machines.driver import Size
+from runnerd.machines.driver import NotKept, Size
 from runnerd.machines.pages import Pages
-from runnerd.machines.sealed import Room, Unsealed, Writer
+from runnerd.machines.sealed import Room, TooLarge, Unsealed, Writer
 
 _FORMAT = 2
 _EXTENT = struct.Struct("<QQ")
@@ -43,6 +45,63 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Of the devices' state."""
     bytes: int
     """Of all files together."""
+
+
+class Draft:
+    """A snapshot while it is written: its parts go to `folder`, with `key` and as far as there is `room`."""
+
+    def __init__(self, folder: Path, into: Path, key: bytes | None, limit: int) -> None:
+        self.folder = folder
+        self.key = key
+        self.room = Room(limit, folder)
+        self._into = into
+        self._limit = limit
+
+    async def finish(
+        self,
+        *,
+        driver: str,
+        template: str,
+        cast: str = "",
+        image: str,
+        size: Size,
+        memory: str,
+        disk: str,
+        state: str,
+    ) -> None:
+        """All parts are written: have it known by its final name. The fields are those of `Snapshot`."""
+        kept = Snapshot(
+            driver=driver,
+            template=template,
+            cast=cast,
+            image=image,
+            size=size,
+            encrypted=self.key is not None,
+            memory=memory,
+            disk=disk,
+            state=state,
+            bytes=self._limit - self.room.left,
+        )
+        await trio.to_thread.run_sync(finish, self.folder, kept, self._into)
+
+
+@asynccontextmanager
+async def begun(
+    into: Path, machine: str, *, key: bytes | None, limit: int, trouble: type[Exception]
+) -> AsyncIterator[Draft]:
+    """A snapshot of a machine of this id, which is gone when the context is left unless it was finished.
+
+    Raises NotKept in place of OSError, TooLarge and the monitor's `trouble`.
+    """
+    folder = into.with_name(f".{into.name}.{machine}")
+    try:
+        await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
+        yield Draft(folder, into, key, limit)
+    except (trouble, OSError, TooLarge) as error:
+        raise NotKept(f"no snapshot was kept: {error}") from error
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def write_memory(pages: Pages, folder: Path, key: bytes | None, room: Room) -> str:

@@ -7,7 +7,7 @@ from pathlib import PosixPath
 
 import pytest
 
-from runnerd.machines import kept
+from runnerd.machines import kept, sealed
 from runnerd.machines.driver import NotKept
 from runnerd.machines.kept import KeptMachines, before_failure, make_key, way_back
 from runnerd.machines.quota import Limits
@@ -152,9 +152,9 @@ def test_room_is_what_all_limits_leave(tmp_path, clock, monkeypatch):
         assert 1000 < store.room(1, "o/r") < 2000
         assert store.room(2, "o/r") == 5000
     usage = os.statvfs_result
-    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage((0,) * 10) and Usage(kept.RESERVE + 70))
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage((0,) * 10) and Usage(sealed.RESERVE + 70))
     assert store.room(1, "o/r") == 70
-    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: Usage(kept.RESERVE))
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: Usage(sealed.RESERVE))
     with pytest.raises(NotKept, match="nearly full"):
         store.room(1, "o/r")
 

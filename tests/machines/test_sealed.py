@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from runnerd.machines import sealed
 from runnerd.machines.sealed import PIECE, Room, TooLarge, Unsealed, Writer, read
 
 KEY = bytes(range(32))
@@ -86,3 +88,27 @@ def test_file_stops_growing_at_its_bound(tmp_path: Path, key: bytes | None) -> N
     with pytest.raises(TooLarge):
         write(tmp_path / "f", bytes(5 * PIECE), key, room=2 * PIECE)
     assert (tmp_path / "f").stat().st_size <= 2 * PIECE
+
+
+def test_the_disk_is_looked_at_while_it_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others write there as well, whatever room there was at the beginning; of a small disk a part stays."""
+    disks = [(100 << 30, 2 << 30), (100 << 30, 1 << 30), (100 << 30, (1 << 30) - 1)]
+    seen = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        seen.append(folder)
+        total, free = disks[len(seen) - 1]
+        return SimpleNamespace(total=total, free=free)
+
+    monkeypatch.setattr(sealed.shutil, "disk_usage", usage)
+    room = Room(1 << 40, tmp_path)
+    room.take((32 << 20) - 1)
+    room.take(16 << 20)
+    with pytest.raises(TooLarge, match="the disk is nearly full"):
+        room.take(16 << 20)
+    assert seen == [tmp_path] * 3
+    disks[:] = [(1 << 30, 200 << 20), (1 << 30, 100 << 20)]
+    seen.clear()
+    room.take(16 << 20)
+    with pytest.raises(TooLarge, match="the disk is nearly full"):
+        room.take(16 << 20)

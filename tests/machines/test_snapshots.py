@@ -5,13 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from runnerd.machines import disks, snapshots
-from runnerd.machines.driver import Size
+from runnerd.machines.driver import NotKept, Size
 from runnerd.machines.pages import Pages, open_process
 from runnerd.machines.sealed import Room, TooLarge, Unsealed
 from runnerd.machines.snapshots import Snapshot
@@ -122,3 +122,31 @@ def test_half_a_disk_is_refused(tmp_path: Path) -> None:
     digest = sha256((tmp_path / "disk").read_bytes()).hexdigest()
     with pytest.raises(Unsealed, match="not complete"):
         snapshots.read_disk(tmp_path, None, digest, tmp_path)
+
+
+class Trouble(Exception):
+    """A monitor's."""
+
+
+@pytest.mark.parametrize("error", [Trouble("it fails"), OSError("it fails"), TooLarge("it fails"), None])
+async def test_what_is_not_finished_is_gone(tmp_path: Path, error: Exception | None) -> None:
+    """Whatever it is that ends it; the reason is told as one that it was not kept for."""
+    with pytest.raises(NotKept, match="no snapshot was kept: it fails") if error else nullcontext():
+        async with snapshots.begun(tmp_path / "step", "m-1", key=None, limit=100, trouble=Trouble) as draft:
+            assert draft.folder == tmp_path / ".step.m-1"
+            (draft.folder / "memory").write_bytes(b"half")
+            if error is not None:
+                raise error
+    assert os.listdir(tmp_path) == []
+
+
+async def test_what_is_finished_says_what_it_is(tmp_path: Path) -> None:
+    """It is there under its name, with how much it takes and whether it is encrypted."""
+    parts = {"memory": "m", "disk": "d", "state": "s", "template": "t", "image": "i", "driver": "qemu"}
+    async with snapshots.begun(tmp_path / "step", "m-1", key=bytes(32), limit=100, trouble=Trouble) as draft:
+        draft.room.take(60)
+        await draft.finish(size=Size(), **parts)
+    assert os.listdir(tmp_path) == ["step"]
+    found = snapshots.load(tmp_path / "step")
+    assert (found.bytes, found.encrypted, found.cast) == (60, True, "")
+    assert {name: getattr(found, name) for name in parts} == parts

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -19,8 +17,7 @@ from runnerd.machines.firecracker.api import ApiError
 from runnerd.machines.firecracker.line import Line
 from runnerd.machines.firecracker.monitor import Monitor
 from runnerd.machines.remote import Layout
-from runnerd.machines.sealed import Room, TooLarge
-from runnerd.machines.snapshots import Snapshot
+from runnerd.machines.snapshots import Draft
 
 CAPABILITIES = Capabilities(isolated=True, snapshot=True, egress=True)
 AWAKE = 5.0
@@ -86,37 +83,30 @@ class FirecrackerBox:
 
     async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
         """See `Machine.snapshot`. A machine that does not go on as it was is ended."""
-        jail, room = self.monitor.jail, Room(limit)
-        folder = into.with_name(f".{into.name}.{self.id}")
-        try:
-            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
+        jail = self.monitor.jail
+        async with snapshots.begun(into, self.id, key=key, limit=limit, trouble=ApiError) as draft:
             if key is not None and (why := await trio.to_thread.run_sync(keeping.why_plain, jail.base)):
                 raise NotKept(why)
-            await trio.to_thread.run_sync(keeping.check_space, jail, self._size)
-            disk = await self._frozen(folder, key, room)
-            memory, state = await trio.to_thread.run_sync(
-                keeping.take_memory, jail, self._size, folder, key, room
-            )
-            kept = Snapshot(
+            try:
+                await trio.to_thread.run_sync(keeping.check_space, jail, self._size)
+                disk = await self._frozen(draft)
+                memory, state = await trio.to_thread.run_sync(
+                    keeping.take_memory, jail, self._size, draft.folder, key, draft.room
+                )
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(keeping.forget, jail)
+            await draft.finish(
                 driver="firecracker",
                 template=self._template,
                 image=self.image,
                 size=self._size,
-                encrypted=key is not None,
                 memory=memory,
                 disk=disk,
                 state=state,
-                bytes=limit - room.left,
             )
-            await trio.to_thread.run_sync(snapshots.finish, folder, kept, into)
-        except (ApiError, OSError, TooLarge) as error:
-            raise NotKept(f"no snapshot was kept: {error}") from error
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(keeping.forget, jail)
-                await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
-    async def _frozen(self, folder: Path, key: bytes | None, room: Room) -> str:
+    async def _frozen(self, draft: Draft) -> str:
         """Have memory and state written and the disk kept, all of one moment; the hash of the disk."""
         assert self._channel is not None, "a machine that was never met is kept by nobody"
         # All that was said has arrived: bytes under way may keep the vsock from going on (firecracker#6074).
@@ -125,7 +115,9 @@ class FirecrackerBox:
         self._line.loosen()
         try:
             await self.monitor.api.ask_all(asked, deadline=keeping.deadline(self._size))
-            return await trio.to_thread.run_sync(keeping.take_disk, self.monitor.jail, folder, key, room)
+            return await trio.to_thread.run_sync(
+                keeping.take_disk, self.monitor.jail, draft.folder, draft.key, draft.room
+            )
         finally:
             with trio.CancelScope(shield=True):
                 await self._go_on(self._channel)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import trio
 
-from runnerd.machines import disks, sealed, snapshots
+from runnerd.machines import disks, snapshots
 from runnerd.machines.disks import MIB
-from runnerd.machines.driver import Capabilities, NotKept, Paths, Size
+from runnerd.machines.driver import Capabilities, Paths, Size
 from runnerd.machines.pages import Pages
 from runnerd.machines.qemu import devices
 from runnerd.machines.qemu.qmp import QmpError
 from runnerd.machines.qemu.vm import Vm
 from runnerd.machines.remote import Layout
-from runnerd.machines.snapshots import Snapshot
 
 LAYOUT = Layout(lower="/lower", upper="serial:upper", into="/job")
 """The image that `init.sh` mounted, under the machine's own scratch disk."""
@@ -75,10 +72,8 @@ class QemuBox:
 
     async def snapshot(self, into: Path, *, key: bytes | None, limit: int) -> None:
         """See `Machine.snapshot`. A machine that cannot go on again is ended."""
-        room = sealed.Room(limit)
-        folder = into.with_name(f".{into.name}.{self.id}")
-        try:
-            await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
+        async with snapshots.begun(into, self.id, key=key, limit=limit, trouble=QmpError) as draft:
+            folder, room = draft.folder, draft.room
             try:
                 await self.vm.qmp.command("stop")
                 devices_file = await devices.save(self.vm.qmp)
@@ -96,24 +91,16 @@ class QemuBox:
                 disk = await trio.to_thread.run_sync(snapshots.write_disk, self._upper, folder, key, room)
             finally:
                 await self._go_on()
-            kept = Snapshot(
+            await draft.finish(
                 driver="qemu",
                 template=self._template,
                 cast=self._cast,
                 image=self.image,
                 size=self._size,
-                encrypted=key is not None,
                 memory=memory,
                 disk=disk,
                 state=state,
-                bytes=limit - room.left,
             )
-            await trio.to_thread.run_sync(snapshots.finish, folder, kept, into)
-        except (QmpError, OSError, sealed.TooLarge) as error:
-            raise NotKept(f"no snapshot was kept: {error}") from error
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def _pages(self) -> Pages:
         """What the machine's process has of its memory for itself. Raises OSError."""
