@@ -11,12 +11,12 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from runnerd.machines.disks import MIB, Golden, data_extents, write_all
+from runnerd.machines.workfolder import work_folder
 
 _CHUNK = 4 * MIB
 _FORMAT = 1
@@ -83,9 +83,7 @@ def save(folder: Path, frozen: Frozen) -> None:
 
     Blocks for about a millisecond per MiB: call it in a thread.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    try:
+    with work_folder(folder) as work:
         size = os.fstat(frozen.memory).st_size
         extents = data_extents(frozen.memory)
         with (work / "memory").open("w+b", buffering=0) as file:
@@ -113,8 +111,6 @@ def save(folder: Path, frozen: Frozen) -> None:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             # Another daemon saved the same template at the same time: one is as good as the other.
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     prune(folder, keep=_name(frozen.key))
 
 
@@ -154,7 +150,7 @@ def is_saved(folder: Path, key: str) -> bool:
 
 
 def prune(folder: Path, *, keep: str) -> None:
-    """Remove the templates that were not used for longest, and what an interrupted `save` left."""
+    """Remove the templates that were not used for longest."""
     paths = [path for path in folder.iterdir() if path.is_dir() and path.name != keep]
     saved = [path for path in paths if path.name.startswith("template-")]
     saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)

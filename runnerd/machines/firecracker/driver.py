@@ -37,6 +37,7 @@ from runnerd.machines.launcher import FIRST_UID, LaunchFailed, free_uid
 from runnerd.machines.remote import AgentMachine, Layout
 from runnerd.machines.sealed import Unsealed
 from runnerd.machines.snapshots import Snapshot
+from runnerd.machines.workfolder import work_folder
 
 _log = log.get(__name__)
 
@@ -259,13 +260,17 @@ class FirecrackerDriver:
 
     async def _freeze(self, image: Image, size: Size, path: Path, key: str) -> None:
         """Boot an image, let it do once what every job does, and take its memory, state and disk."""
-        work = path.with_name(f".{path.name}.{os.getpid()}")
         kernel = await trio.to_thread.run_sync(self._kernel, image)
         golden = await trio.to_thread.run_sync(disks.golden, size.disk)
-        upper = await trio.to_thread.run_sync(golden.copy, self._jails)
+        working = work_folder(self._snapshots)
+        work = await trio.to_thread.run_sync(working.__enter__)
         try:
-            shared = {"kernel": kernel, "initrd": image.file("initrd"), **_disks_of(image)}
-            box = await self._start(image, size, key, shared, upper, why=FOR_TEMPLATE)
+            upper = await trio.to_thread.run_sync(golden.copy, self._jails)
+            try:
+                shared = {"kernel": kernel, "initrd": image.file("initrd"), **_disks_of(image)}
+                box = await self._start(image, size, key, shared, upper, why=FOR_TEMPLATE)
+            finally:
+                os.close(upper)
             try:
                 await self._ask(box, requests.cold_boot(size, self._version), self._build_timeout)
                 machine, channel = await self._meet(box, self._build_timeout)
@@ -284,9 +289,8 @@ class FirecrackerDriver:
                 await box.destroy()
             await trio.to_thread.run_sync(template.save, work, path, key)
         finally:
-            os.close(upper)
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
+                await trio.to_thread.run_sync(working.__exit__, None, None, None)
 
     async def _clone(self, image: Image, key: str, path: Path, size: Size) -> AgentMachine:
         shared = {name: path / name for name in _SHARED_CLONE} | _disks_of(image)

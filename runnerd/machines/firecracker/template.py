@@ -76,7 +76,6 @@ def _digest(path: Path) -> str:
 
 def take(jail: Path, work: Path) -> None:
     """Move a frozen machine's files out of its jail; they are root's from now on. Blocks. Raises OSError."""
-    work.mkdir(parents=True, mode=0o700)
     for name in FILES:
         source = jail / name
         if source.is_symlink() or not source.is_file():

@@ -58,6 +58,7 @@ def test_key_changes_with_all_that_matters() -> None:
 def test_links_are_not_taken(tmp_path: Path) -> None:
     """What a jail's user put in place of a file is not followed."""
     (tmp_path / "jail").mkdir()
+    (tmp_path / "work").mkdir()
     (tmp_path / "jail/memory").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="has no file memory"):
         template.take(tmp_path / "jail", tmp_path / "work")

@@ -1,7 +1,8 @@
 """A daemon in small that kills itself: `mortal.py STATE QEMU GROUP POINT`.
 
 It takes one machine through its life, from the template to its end, and is gone at POINT: the state of a note
-for the journal, a QMP command, or an agent's operation. What it notes stands in STATE/journal.
+for the journal, a QMP command, an agent's operation, or a file of what is kept that was just written. What it
+notes stands in STATE/journal.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from runnerd.machines import cgroups, images
+from runnerd.machines import cgroups, images, sealed
 from runnerd.machines.driver import Command, Size
 from runnerd.machines.exchange import Exchange
 from runnerd.machines.images import Image, Part
 from runnerd.machines.journal import MachineNote
+from runnerd.machines.kept import KeptMachines
 from runnerd.machines.launcher import open_launcher
 from runnerd.machines.qemu import freezing
 from runnerd.machines.qemu.box import QemuBox
 from runnerd.machines.qemu.driver import open_qemu_driver
 from runnerd.machines.qemu.qmp import Qmp
+from runnerd.machines.quota import Limits
 
 FILES = ("kernel", "initrd", "agent", "rootfs")
 
@@ -51,6 +55,20 @@ async def life(state: Path, program: str, group: str, point: str) -> None:
     watch(Qmp, "command")
     watch(Exchange, "request")
 
+    leave = sealed.Writer.__exit__
+
+    def written(self: Any, *error: Any) -> None:
+        leave(self, *error)
+        reached(self._path.name)
+
+    sealed.Writer.__exit__ = written  # type: ignore[method-assign]
+
+    def rename(old: Path, new: Path) -> None:
+        reached(f"named {new.name}")
+        os.rename(old, new)
+
+    Path.rename = rename  # type: ignore[assignment]
+
     async def journal(note: MachineNote) -> None:
         reached(note.state)
         with (state / "journal").open("a") as file:
@@ -67,9 +85,13 @@ async def life(state: Path, program: str, group: str, point: str) -> None:
         await machine.thaw()
         await machine.lease()
         await machine.exec(Command(argv=("/bin/true",)), _ignored)
-        await machine.snapshot(state / "kept/1", key=None, limit=1 << 30)
+        kept = KeptMachines(state / "kept", Limits(), clock=lambda: 1.0)
+        new = kept.place(1, 2)
+        await machine.snapshot(new, key=None, limit=1 << 30)
+        about = {"run": 1, "job": 1, "step": 2, "name": "Test", "encrypted": False}
+        await trio.to_thread.run_sync(partial(kept.put, new, b"stood", **about))
         await machine.destroy()
-        await driver.restore(state / "kept/1", key=None)
+        await driver.restore(kept.all()[0].folder, key=None)
 
 
 async def _ignored(stream: str, data: bytes) -> None:

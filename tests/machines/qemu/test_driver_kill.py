@@ -18,14 +18,16 @@ import pytest
 import trio
 
 from runnerd.actors.pool import Kind, PoolActor, Rules
-from runnerd.machines import cgroups, reaper, template
+from runnerd.machines import cgroups, reaper, snapshots, template
 from runnerd.machines.channel import Channel
 from runnerd.machines.driver import Command, Exit, MachineLost, NoMachine, NotKept, Size, Template
 from runnerd.machines.exchange import Exchange
+from runnerd.machines.kept import KeptMachines
 from runnerd.machines.launcher import born, open_launcher, strays
 from runnerd.machines.qemu import starter
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.qemu.qmp import Qmp
+from runnerd.machines.quota import Limits
 from runnerd.machines.remote import AgentMachine
 from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
@@ -379,6 +381,12 @@ async def test_a_pool_goes_on_whatever_dies(kind, host, eventually):
         ("thaw:3", "running"),
         ("clock:1", "running"),
         ("xen-save-devices-state:1", "running"),
+        ("state:1", "running"),
+        ("memory:1", "running"),
+        ("disk:1", "running"),
+        ("named .step-02:1", "running"),
+        ("standing:1", "running"),
+        ("named step-02:1", "running"),
         ("gone:2", "running"),
         ("migrate-incoming:2", "running"),
     ],
@@ -397,6 +405,14 @@ async def test_a_daemon_that_dies_leaves_nothing_that_is_not_reaped(
     journal = tmp_path / "journal"
     notes = journal.read_text().splitlines() if journal.exists() else []
     assert (notes[-1].split() if notes else [""])[0] == last
+    kept = KeptMachines(tmp_path / "kept", Limits(), clock=lambda: 1.0)
+    found = kept.all()
+    assert len(found) == (point in ("gone:2", "migrate-incoming:2"))
+    kept.tidy()
+    assert [*tmp_path.glob("kept/*/*"), *tmp_path.glob("kept/*/.*")] == [each.folder for each in found]
+    for whole in found:
+        assert snapshots.load(whole.folder).bytes < whole.bytes
+        assert kept.standing(whole) == b"stood"
     async with (
         open_launcher(root=False, groups=cgroups.usable(group)) as launcher,
         open_qemu_driver(
@@ -412,6 +428,7 @@ async def test_a_daemon_that_dies_leaves_nothing_that_is_not_reaped(
         assert not any(born(pid) for pid in pids)
         assert not [path for path in tmp_path.glob("snapshots/template-*") if not template_is_whole(path)]
         await host.goes_on()
+        assert not list(tmp_path.glob("snapshots/.*"))
 
 
 def template_is_whole(path: Path) -> bool:
