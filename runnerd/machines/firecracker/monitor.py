@@ -44,7 +44,10 @@ class Monitor:
         self.api = Api(jail.api)
         self.pid = pid
         self._words = words or Words()
-        self._pidfd = os.pidfd_open(pid)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = -1  # it has ended already
         self._stopped = False
 
     @property
@@ -58,7 +61,8 @@ class Monitor:
         async with trio.open_nursery() as nursery:
 
             async def end() -> None:
-                await trio.lowlevel.wait_readable(self._pidfd)
+                if self._pidfd >= 0:
+                    await trio.lowlevel.wait_readable(self._pidfd)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(end)
@@ -105,7 +109,7 @@ class Monitor:
                     await trio.lowlevel.wait_readable(self._pidfd)
                 os.close(self._pidfd)
                 self._pidfd = -1
-                self._words.close()
+            self._words.close()
             await trio.to_thread.run_sync(self.jail.remove)
 
     def _console(self) -> bytes:

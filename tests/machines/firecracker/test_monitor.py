@@ -82,6 +82,18 @@ async def test_jailer_that_fails_leaves_no_jail(prison: Jail, script: str, sente
     assert monitor.running(prison.id) == []
 
 
+async def test_one_that_has_ended_before_it_is_looked_at_is_no_riddle(prison: Jail) -> None:
+    """The jailer ends well also where its program could not be run; its last words tell."""
+    script = f"sh -c 'echo may not run' & echo $! >{prison.pid_file}; wait"
+    running = await monitor.start(["/bin/sh", "-c", script], prison, environment={})
+    assert running.ended
+    with pytest.raises(JailFailed, match="did not start: Firecracker ended; it said: may not run"):
+        await running.listens()
+    await running.stop()
+    await running.stop()
+    assert not prison.folder.exists()
+
+
 async def test_start_waits_for_the_jailer_alone(prison: Jail) -> None:
     """Firecracker has the jailer's output and keeps it: its end is not waited for, what it says there is
     bounded and holds nobody up, and is the reason where there is no console."""
