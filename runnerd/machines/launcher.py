@@ -198,11 +198,11 @@ class InsideLauncher:
     def _spawn(self, order: Order) -> _Process:
         uid = self._free_uid() if self.separate else os.geteuid()
         gate = _GATE if self.groups is not None else ()
-        argv = [*gate, *self._prefix(uid, order), *order.argv]
-        for name, number in order.descriptors.items():
-            argv = [argument.replace(f"@{name}@", str(number)) for argument in argv]
         output = order.descriptors[order.output] if order.output else subprocess.DEVNULL
         try:
+            argv = [*gate, *self._prefix(uid, order), *order.argv]
+            for name, number in order.descriptors.items():
+                argv = [argument.replace(f"@{name}@", str(number)) for argument in argv]
             if self.separate:
                 for name in order.owned:
                     os.fchown(order.descriptors[name], uid, uid)

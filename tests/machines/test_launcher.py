@@ -226,6 +226,15 @@ async def test_a_process_that_cannot_be_watched_is_ended(monkeypatch):
     assert proc(begun[0], "stat") == ""
 
 
+@root_only
+@pytest.mark.skipif(os.path.exists("/dev/kvm"), reason="this host has KVM")
+async def test_a_machine_for_kvm_without_its_device_is_refused():
+    """That the device has gone is this machine's trouble and no other's."""
+    async with open_launcher() as opened:
+        with pytest.raises(LaunchFailed, match="/dev/kvm"):
+            await opened.start(order("/bin/sleep", "60", kvm=True))
+
+
 async def test_nothing_runs_before_it_is_in_its_group():
     """Until the group is entered, nothing of what was ordered runs; then its input is empty."""
     seen = []
