@@ -379,13 +379,15 @@ class Attempts:
             async with keeper:
                 result = await run_steps(inside, rewind=keeper)
                 useful = not result.outcome.green and result.outcome is not Outcome.CANCELLED
-                kept = await keeper.finish(useful=useful)
+                failed = next((step.number for step in result.steps if not step.conclusion.green), None)
+                kept = await keeper.finish(useful=useful, failed=failed)
         finally:
             self._ledger.tell_machine_leaves(inside.id, _ending(result))
             await inside.destroy()
         if kept and useful:
-            failed = next((step.number for step in result.steps if not step.conclusion.green), None)
             await sink.note(way_back(before_failure(kept, failed)))
+            if failed in keeper.missed:
+                await sink.note(f"None is kept from before step {failed}: {keeper.missed[failed]}.")
         if result.outcome.green and source and self._site.rewinds.mode == "on-failure":
             # What it went on from is of a job that has succeeded now.
             await trio.to_thread.run_sync(self._site.kept.drop, source)

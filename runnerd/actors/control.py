@@ -149,7 +149,14 @@ class Api:
         jobs = await self._ledger.jobs(run)
         notes = await self._ledger.notes(record.delivery)
         snapshots = await self._snapshots(jobs)
-        return RunView(run=record, jobs=tuple(jobs), notes=tuple(notes), snapshots=snapshots)
+        why = {job.id: self._kept.why_none(job.logged[1]) for job in jobs}
+        return RunView(
+            run=record,
+            jobs=tuple(jobs),
+            notes=tuple(notes),
+            snapshots=snapshots,
+            not_kept={job: known for job, known in why.items() if known},
+        )
 
     async def _snapshots(self, jobs: Sequence[JobRecord]) -> tuple[KeptView, ...]:
         """What jobs can be gone back to, also where it is of the job that one stands for or goes on from."""

@@ -67,7 +67,7 @@ def show(run: RunId, socket: options.Socket = None, json: options.Json = False) 
     if json:
         show_json(view)
     else:
-        typer.echo("\n".join(tree(view["run"], view["jobs"], view["snapshots"])))
+        typer.echo("\n".join(tree(view["run"], view["jobs"], view["snapshots"], view["not_kept"])))
 
 
 def logs(
@@ -244,9 +244,15 @@ def chosen(jobs: list[Mapping[str, Any]], wanted: str) -> int:
 
 
 def tree(
-    run: Mapping[str, Any], jobs: list[Mapping[str, Any]], snapshots: Sequence[Mapping[str, Any]] = ()
+    run: Mapping[str, Any],
+    jobs: list[Mapping[str, Any]],
+    snapshots: Sequence[Mapping[str, Any]] = (),
+    not_kept: Mapping[str, str] = {},
 ) -> Iterator[str]:
-    """Yield a run for people: what it is, then each job with its steps and what is kept of its machine."""
+    """Yield a run for people: what it is, then each job with its steps and what is kept of its machine.
+
+    `not_kept` has, by the number of a job, why there is none of before the step that failed.
+    """
     event = run["event"]
     yield f"run {run['id']}: {clean(run['workflow_name'])} of {clean(run['repository'])}"
     yield f"  {clean(run['title'])} (attempt {run['attempt']})"
@@ -267,6 +273,9 @@ def tree(
             yield f"    {step['number']} {clean(step['name'])}: {step['outcome']}{allowed}{code}{_took(step)}"
         if steps := [each["step"] for each in snapshots if each["job"] == job["id"]]:
             yield from _way_back(run["id"], job, steps)
+        if why := not_kept.get(str(job["id"])):
+            where = f" as it was before step {_failed(job)[0]}" if steps and _failed(job) else ""
+            yield f"    not kept{where}: {clean(why)}"
 
 
 def _took(timed: Mapping[str, Any]) -> str:
@@ -276,9 +285,14 @@ def _took(timed: Mapping[str, Any]) -> str:
     return f", took {span(timed['started'], timed['ended'])}"
 
 
+def _failed(job: Mapping[str, Any]) -> list[int]:
+    """The numbers of the steps of a job that failed."""
+    return [step["number"] for step in job["steps"] if step["conclusion"] not in ("success", "skipped")]
+
+
 def _way_back(run: int, job: Mapping[str, Any], steps: Sequence[int]) -> Iterator[str]:
     """Yield how to use what is kept of a job, with that of before the step that failed as the example."""
-    failed = [step["number"] for step in job["steps"] if step["conclusion"] not in ("success", "skipped")]
+    failed = _failed(job)
     step = next((each for each in reversed(steps) if not failed or each <= failed[0]), steps[-1])
     yield f"    kept as it was before step {', '.join(map(str, steps))}:"
     yield f"      `runnerd shell {run} --job {job['id']} --at {step}` opens a terminal in a copy"

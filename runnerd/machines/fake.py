@@ -30,6 +30,7 @@ from runnerd.machines.driver import (
     Template,
     Terminal,
 )
+from runnerd.machines.sealed import TooLarge
 
 
 class Behaviour(Protocol):
@@ -306,7 +307,8 @@ class FakeMachine:
             raise NotKept("these machines keep no snapshots")
         kept = msgspec.json.encode({"image": self.image, "files": self.files, "number": self.number})
         if len(kept) > limit:
-            raise NotKept("no snapshot was kept: it is larger than there is room for")
+            too_large = TooLarge("it is larger than there is room for")
+            raise NotKept(f"no snapshot was kept: {too_large}") from too_large
         await trio.Path(into).mkdir(parents=True)
         await trio.Path(into, "snapshot.json").write_bytes(kept)
 

@@ -15,6 +15,7 @@ import trio
 from runnerd.machines.driver import NotKept
 from runnerd.machines.kept import Kept, KeptMachines
 from runnerd.machines.rewinding import RewindingMachine
+from runnerd.machines.sealed import TooLarge
 
 Mode = Literal["off", "on-failure", "each-step"]
 
@@ -23,6 +24,10 @@ ENDS = "snapshots of this driver end with their machine: there are some only for
 SHARE = 0.1
 GRACE = 2.0
 """What keeping may take of a job by itself: this share of the time it has run so far, and seconds."""
+TOO_LONG = (
+    "keeping machines may take a tenth of a job's time and two seconds, and would have taken more of this "
+    "one's; [snapshots] mode each-step has no such limit"
+)
 PACE = 200 << 20
 """Bytes that are taken to be kept in a second."""
 
@@ -94,6 +99,8 @@ class JobRewind:
         """Seconds that keeping has taken, in all and the last time."""
         self.why_none = denied or ("" if self._outlives or rules.mode == "off" else ENDS)
         """Why the machine was not kept, where it was to be."""
+        self.missed: dict[int, str] = {}
+        """The same of each step before which it was to be."""
 
     async def __aenter__(self) -> JobRewind:
         await self._drop()
@@ -121,7 +128,11 @@ class JobRewind:
             return False
         if self.asked:
             return True
-        return self._outlives and status == "success" and self._last <= self._left()
+        wanted = self._outlives and status == "success"
+        if wanted and self._last > self._left():
+            self.missed[number] = TOO_LONG
+            return False
+        return wanted
 
     async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """See `jobs.ports.Rewind`."""
@@ -129,7 +140,7 @@ class JobRewind:
         try:
             folder = await self._keep(number, name, standing, masked)
         except (NotKept, OSError) as problem:
-            self.why_none = str(problem)
+            self.why_none = self.missed[number] = str(problem)
             raise
         finally:
             self._last = trio.current_time() - began
@@ -167,13 +178,17 @@ class JobRewind:
         await self._machine.back(self._newest)
         return self._machine.id
 
-    async def finish(self, *, useful: bool) -> tuple[Kept, ...]:
-        """The job is over: return what stays kept. `useful`: it neither succeeded nor was cancelled."""
+    async def finish(self, *, useful: bool, failed: int | None = None) -> tuple[Kept, ...]:
+        """The job is over: return what stays kept. `useful`: it neither succeeded nor was cancelled.
+
+        Why nothing is kept, or not from before the step that `failed`, is remembered.
+        """
         self._hold.close()
         await self._drop(self._wanted if useful or self._rules.mode == "each-step" else ())
         kept = await trio.to_thread.run_sync(self._store.of, self._job)
-        if useful and not kept and self.why_none:
-            self._store.remember(self._job, self.why_none)
+        why = self.missed.get(failed or 0, "") if kept else self.why_none
+        if useful and why:
+            self._store.remember(self._job, why)
         return kept
 
     def _left(self) -> float:
@@ -197,12 +212,18 @@ class JobRewind:
             raise NotKept(f"the job {what}, and [snapshots] secrets is not on")
         room = await trio.to_thread.run_sync(self._store.room, self._job, self._repository)
         hurried = not self.asked and self.tries(name) == 1
-        if hurried and (soon := int(self._left() * PACE)) < room:
+        soon = int(self._left() * PACE)
+        if hurried and soon < room:
             room = soon
         key = await trio.to_thread.run_sync(self._store.key) if encrypted else None
         new = await trio.to_thread.run_sync(self._store.place, self._job, number)
         try:
-            await self._machine.snapshot(new, key=key, limit=room)
+            try:
+                await self._machine.snapshot(new, key=key, limit=room)
+            except NotKept as problem:
+                if hurried and room == soon and isinstance(problem.__cause__, TooLarge):
+                    raise NotKept(TOO_LONG) from problem
+                raise
             put = partial(
                 self._store.put,
                 new,

@@ -49,7 +49,7 @@ class Room:
         self._unseen = 0
 
     def take(self, count: int) -> None:
-        """Use some of it. Raises TooLarge."""
+        """Use some of it. Raises TooLarge, and OSError where the disk is nearly full."""
         if count > self.left:
             raise TooLarge("it is larger than there is room for")
         self.left -= count
@@ -58,7 +58,7 @@ class Room:
             self._unseen = 0
             disk = shutil.disk_usage(self._folder)
             if disk.free < min(RESERVE, disk.total // 10):
-                raise TooLarge("the disk is nearly full")
+                raise OSError("the disk is nearly full")
 
 
 class Writer:

@@ -6,7 +6,7 @@ It trusts whoever may open its socket. Every refusal is `{"error": SENTENCE}`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -61,6 +61,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[Any, ...] = ()
     snapshots: tuple[KeptView, ...] = ()
     """The machines that are kept of its jobs, by job and step."""
+    not_kept: Mapping[int, str] = {}
+    """Why none is kept from before the step that failed, where that is known, by job."""
 
 
 class LogView(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ import time
 import pytest
 import trio
 
+from runnerd.machines import rewind
 from runnerd.machines.driver import Capabilities
 from runnerd.machines.fake import Replies, Reply
 from runnerd.machines.kept import KeptMachines, make_key
@@ -286,3 +287,18 @@ async def test_what_is_not_encrypted_is_found_by_nobody_once_a_value_is_masked(w
     assert behaviour.began == [False, False]
     assert behaviour.found == [(), ()]
     assert kept(tmp_path) == []
+
+
+async def test_the_log_says_why_there_is_none_from_before_the_failure(world, tmp_path, monkeypatch):
+    """After how the earlier one can be used."""
+    monkeypatch.setattr(rewind.JobRewind, "_left", lambda self: -1.0 if self._newest else 1.0)
+    text = flow(build="steps: [{run: make}, {run: make}, {name: flaky one, run: flaky}]")
+    world.host.rewinds = Rules(mode="on-failure")
+    await world.machines(FailsOnce(9), capabilities=KEEPS)
+    await world.executor()
+    run, jobs = await world.go(text)
+    assert run.outcome is Outcome.FAILURE
+    assert kept(tmp_path) == ["step-02"]
+    assert "--from 2`" in world.host.logs["build"].lines[-2]
+    assert world.host.logs["build"].lines[-1] == f"None is kept from before step 3: {rewind.TOO_LONG}."
+    assert world.host.kept.why_none(jobs["build"].id) == rewind.TOO_LONG

@@ -187,6 +187,9 @@ async def test_a_run_tells_what_is_kept_of_its_jobs(site):
         (site.job, 2, "s2", 7.0),
         (site.job, 3, "s3", 7.0),
     ]
+    kept.remember(99, "of another run")
+    site.api._kept.remember(site.job, "it took too long")
+    assert (await site.api.run(site.run)).not_kept == {site.job: "it took too long"}
     await site.end()
     again = await site.ledger.rerun(
         site.run, Again(jobs=frozenset({site.job}), resumes={site.job: f"{site.job}/2"})

@@ -75,6 +75,7 @@ class Answering:
         self.outcome = Outcome.SUCCESS
         self.capacity = 4
         self.snapshots: list[dict[str, Any]] = []
+        self.not_kept: dict[str, str] = {}
         self.jobs = [a_job(1, "build"), a_job(2, "test (a)"), a_job(3, "test (b)", Outcome.FAILURE)]
 
     def __call__(self, path: Any) -> "Answering":
@@ -92,6 +93,7 @@ class Answering:
         if run != 7:
             raise client.Refusal(f"there is no run {run}", 404)
         view = {"run": a_run(7, self.outcome), "jobs": self.jobs, "notes": [], "snapshots": self.snapshots}
+        view["not_kept"] = self.not_kept
         return json.loads(msgspec.json.encode(view))
 
     def log(self, run: int, job: int, offset: int = 0) -> Any:
@@ -217,6 +219,12 @@ def test_show_goes_back_to_before_the_failure(invoke, daemon: Answering) -> None
     lines = invoke("show", "7").stdout.splitlines()
     assert "  3 test: failure, took 2.0 s: status 1." in lines
     assert lines[-1] == "      `runnerd rerun 7 --job 3 --from 2` runs it again from there"
+    daemon.snapshots, daemon.not_kept = daemon.snapshots[1:], {"3": "it took too long", "9": "of another"}
+    lines = invoke("show", "7").stdout.splitlines()
+    assert lines[-1] == "    not kept as it was before step 2: it took too long"
+    daemon.snapshots = []
+    lines = invoke("show", "7").stdout.splitlines()
+    assert lines[-1] == "    not kept: it took too long"
 
 
 @pytest.mark.parametrize(

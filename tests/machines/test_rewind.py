@@ -156,6 +156,34 @@ async def test_what_is_kept_by_itself_is_no_larger_than_its_time_allows(job, moc
     assert limits == [2000, 5000, 1 << 20, 1 << 20]
 
 
+async def test_why_there_is_none_from_before_the_step_that_failed(job, mock_clock, monkeypatch):
+    """Where an earlier one is kept: for want of time before it was begun, and while it was made."""
+    real = FakeMachine.snapshot
+
+    async def slowly(self, into, *, key, limit):
+        mock_clock.jump(3.0)
+        await real(self, into, key=key, limit=limit)
+
+    monkeypatch.setattr(FakeMachine, "snapshot", slowly)
+    rewind, store = job()
+    async with rewind:
+        await keep(rewind, 2)
+        assert not rewind.wants(3, "success")
+        assert [each.step for each in await rewind.finish(useful=True, failed=3)] == [2]
+    assert store.why_none(1) == rewind.missed[3] == rewinds.TOO_LONG
+    monkeypatch.setattr(FakeMachine, "snapshot", real)
+    rewind, store = job()
+    async with rewind:
+        await keep(rewind, 2)
+        monkeypatch.setattr(rewinds, "PACE", 1)
+        with pytest.raises(NotKept, match="a tenth of a job's time"):
+            await keep(rewind, 3)
+        await rewind.finish(useful=True, failed=2)
+        assert store.why_none(1) == ""
+        await rewind.finish(useful=True, failed=3)
+    assert store.why_none(1) == rewinds.TOO_LONG
+
+
 async def test_what_is_kept_for_tries_alone_takes_nothing_elses_place(job):
     """A step of the clean-up that is tried again does not cost the machine of before the failure."""
     rewind, store = job()
