@@ -84,6 +84,7 @@ class JobRewind:
         self._source = source
         self._plain = bool(source)
         """Whether something may be kept that is not encrypted, of this job or of its source."""
+        self._concealing = trio.Lock()
         self._concealed: set[Path] = set()
         """What of that is still there, where nobody finds it."""
         self._newest: Path | None = None
@@ -155,22 +156,25 @@ class JobRewind:
 
     async def conceal(self, *, again: bool = False) -> None:
         """See `jobs.ports.Rewind`."""
-        if self._plain:
-            self._plain = False
-            self._hold.close()
-            moved: dict[Path, Path] = {}
-            with trio.CancelScope(shield=True):
-                for job in {self._job, self._source} - {0}:
-                    moved |= await trio.to_thread.run_sync(self._store.conceal, job)
-            if moved:
-                self.why_none = (
-                    "the job has masked a value, and its machine was kept before that, not encrypted"
-                )
-            self._concealed = set(moved.values())
-            if self._newest in moved:
-                self._newest = moved[self._newest]
-        needed = {self._newest} if self._tried and again else set()
-        await self._discard(self._concealed - needed)
+        # Steps may mask values side by side: who comes second returns no earlier than the first.
+        with trio.CancelScope(shield=True):
+            async with self._concealing:
+                if self._plain:
+                    await self._conceal()
+                needed = {self._newest} if self._tried and again else set()
+                await self._discard(self._concealed - needed)
+
+    async def _conceal(self) -> None:
+        self._hold.close()
+        moved: dict[Path, Path] = {}
+        for job in {self._job, self._source} - {0}:
+            moved |= await trio.to_thread.run_sync(self._store.conceal, job)
+        if moved:
+            self.why_none = "the job has masked a value, and its machine was kept before that, not encrypted"
+        self._concealed = set(moved.values())
+        if self._newest in moved:
+            self._newest = moved[self._newest]
+        self._plain = False
 
     async def back(self) -> str:
         """Be in the machine as it was kept last; return its id. Raises MachineLost when that cannot be."""

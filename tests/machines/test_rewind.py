@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+import trio
+import trio.testing
 
 from runnerd.machines import rewind as rewinds
 from runnerd.machines.driver import Capabilities, NotKept, Size
@@ -248,6 +250,33 @@ async def test_what_no_step_is_tried_again_from_any_more_goes(job, ends):
         await keep(rewind, 2)
         await rewind.conceal(again=True)
         assert not list(store.folder.glob("*/*"))
+
+
+async def test_steps_may_mask_values_side_by_side(job, monkeypatch):
+    """Each goes on only when nobody finds the machine any more, whoever was the first."""
+    rewind, store = job("each-step")
+    async with rewind:
+        await keep(rewind, 2)
+        real, waits = store.conceal, trio.Event()
+
+        def slowly(number):
+            trio.from_thread.run(waits.wait)
+            return real(number)
+
+        monkeypatch.setattr(store, "conceal", slowly)
+        found = []
+
+        async def mask():
+            await rewind.conceal(again=True)
+            found.append(steps(store))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mask)
+            nursery.start_soon(mask)
+            await trio.testing.wait_all_tasks_blocked()
+            assert found == []
+            waits.set()
+        assert found == [[], []]
 
 
 async def test_a_machine_that_a_job_went_on_from_goes_as_well(job):
