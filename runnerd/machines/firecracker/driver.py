@@ -431,9 +431,10 @@ class FirecrackerDriver:
         """The image's kernel as Firecracker boots it, unpacked once for each."""
         path = self._snapshots / f"vmlinux-{image.parts['kernel'].sha256[:32]}"
         if not path.exists():
-            new = path.with_suffix(f".{os.getpid()}")
-            new.write_bytes(vmlinux.extract(image.file("kernel").read_bytes()))
-            new.replace(path)
+            with work_folder(self._snapshots) as work:
+                new = work / path.name
+                new.write_bytes(vmlinux.extract(image.file("kernel").read_bytes()))
+                new.replace(path)
         return path
 
     def _reap(self) -> int:
