@@ -173,7 +173,7 @@ def test_firecracker_for_real(tmp_path, vm_image, state_directory) -> None:
     from runnerd.machines.firecracker.driver import _obstacles
 
     lacks = [name for name in ("firecracker", "jailer") if shutil.which(name) is None]
-    if why := _obstacles() or (f"{' and '.join(lacks)} are not on the search path" if lacks else ""):
+    if why := _obstacles(tmp_path) or (f"{' and '.join(lacks)} are not on the search path" if lacks else ""):
         pytest.skip(f"the firecracker driver did NOT meet a real Firecracker: {why}")
     (tmp_path / "images").symlink_to(state_directory / "images")
     sizes = {"machines__vcpus": 1, "machines__memory": 256, "machines__disk": 512}
