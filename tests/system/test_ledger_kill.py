@@ -54,5 +54,5 @@ async def test_killed_at_any_moment_it_loses_nothing_acknowledged(tmp_path):
             found = await ledger.delivery(id)
             assert found is not None, f"{id} was acknowledged and is gone"
             assert found.body == id.encode() * 500
-        with ledger._reading.connect() as connection:
+        with ledger._reading.begin() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
