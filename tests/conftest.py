@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def eventually() -> Callable[..., Awaitable[None]]:
     return wait
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path: those of sockets are bounded."""
+    with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def state_directory() -> Path:
     """A directory that outlives the test run, for what is dear to build: images and frozen templates.
@@ -85,7 +93,7 @@ async def vm_driver(
 ) -> AsyncIterator[QemuDriver]:
     """A driver for real machines with a state directory of its own."""
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, ready_timeout=60.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, ready_timeout=60.0, build_timeout=240.0) as driver:
         yield driver
 
 

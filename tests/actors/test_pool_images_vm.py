@@ -45,7 +45,7 @@ async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
     mailbox = Mailbox(16)
     pool = PoolActor(
         mailbox,
-        lambda: open_qemu_driver(state=tmp_path, images=shelf, ready_timeout=60.0),
+        lambda: open_qemu_driver(state=tmp_path, images=shelf, ready_timeout=60.0, build_timeout=240.0),
         {"default": Kind(size=VM_SIZE)},
         Rules(min_idle=0, memory=2048, builders=1, canary_leases=1),
         records=Records(shelf),

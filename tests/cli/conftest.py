@@ -12,8 +12,8 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    path = tmp_path / "home"
+def home(short: Path) -> Path:
+    path = short / "home"
     path.mkdir()
     return path
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,6 @@ from runnerd.machines.images import Image, Part
 
 FILES = Path(__file__).parents[4] / "shared/data/firecracker-api"
 VERSIONS = {"1.10.1": "v1.10.1", "1.12.1": "v1.12.1", "1.14.4": "v1.14.4", "1.16.1": "v1.16.1"}
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder with a short path: those of sockets are bounded."""
-    with tempfile.TemporaryDirectory(prefix="fc-", dir="/tmp") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
