@@ -8,7 +8,7 @@ fail() {
 }
 # Firecracker ends when its machine reboots, QEMU when it powers off.
 end() {
-    case " $(cat /proc/cmdline) " in *" runnerd.vsock="*) reboot -f ;; *) poweroff -f ;; esac
+    if [ -n "$vsock" ]; then reboot -f; else poweroff -f; fi
     sleep 60
 }
 # The value of a word of the kernel's command line.
@@ -19,6 +19,7 @@ word() {
 }
 mount -t devtmpfs dev /dev || fail "no device file system"
 mount -t proc proc /proc || fail "no process file system"
+vsock="$(word runnerd.vsock)" # now: /proc moves away with the others below
 mount -t sysfs sys /sys || fail "no system file system"
 # A job that wants more memory than there is has to be killed. Without this the kernel would drop the programs that
 # run and read them back for ever instead, and the job would hang until its time is over.
@@ -64,7 +65,6 @@ cp /agent.pyz /newroot/run/agent.pyz || fail "cannot copy the agent"
 for system in dev proc sys; do
     mount --move "/$system" "/newroot/$system" || fail "cannot move /$system"
 done
-vsock="$(word runnerd.vsock)"
 if [ -n "$vsock" ]; then set -- --vsock "$vsock"; else set -- --port runnerd.agent; fi
 exec switch_root /newroot /usr/bin/python3 -I -S -B /run/agent.pyz "$@" --init
 fail "cannot start the agent"

@@ -68,3 +68,14 @@ def test_the_first_program_uses_what_is_in_the_archive():
     for word in ("mount", "insmod", "cp", "switch_root", "poweroff", "sleep", "cat"):
         assert word in script
         assert word in applets
+
+
+def test_the_first_program_asks_the_kernel_before_it_moves_away():
+    """What the command line says is read while /proc is there: how the agent is reached, and how to end."""
+    script = initrd.INIT.read_text()
+    before, moved, after = script.partition("mount --move")
+    assert moved
+    assert 'vsock="$(word runnerd.vsock)"' in before.partition("mount -t proc")[2]
+    assert "/proc" not in after.replace("/newroot/proc", "")
+    assert "$(word" not in after
+    assert "/proc" not in script[script.index("end() {") : script.index("}", script.index("end() {"))]

@@ -32,7 +32,7 @@ from runnerd.machines.molds import Mold
 from runnerd.machines.qemu import devices, migration, vmm
 from runnerd.machines.qemu.abilities import Abilities, Unusable, probe
 from runnerd.machines.qemu.box import QemuBox
-from runnerd.machines.qemu.freezing import warm
+from runnerd.machines.qemu.freezing import patience, warm
 from runnerd.machines.qemu.qmp import QmpError
 from runnerd.machines.qemu.starter import DRIVER, Starter, explained
 from runnerd.machines.rehearsal import rehearse
@@ -78,7 +78,8 @@ async def open_qemu_driver(
     `cgroup` says which control group its machines have, as `cgroups.usable` reads it.
     `accelerator` is `auto`, `kvm` or `tcg`, `board` is `auto`, `microvm` or `q35`. `journal` hears of a
     machine before its process is started and when it is gone. A clone that does not answer within
-    `ready_timeout` seconds is killed and tried once more; a template must come up within `build_timeout`.
+    `ready_timeout` seconds is killed and tried once more; a template must come up within `build_timeout`, or
+    longer where it is emulated (`freezing.patience`).
     Raises `NoMachine` with the cure when the host lacks a program, QEMU is one that cannot be used, or the
     launcher is not there, ValueError for an unknown accelerator.
     """
@@ -358,8 +359,9 @@ class QemuDriver:
             with mold.machine_files(memory) as files:
                 box = await self._start(mold, vmm.Purpose.TEMPLATE, files)
                 try:
-                    machine, channel = self._inhabited(box, hello_deadline=self._build_timeout)
-                    await warm(machine, box, channel, timeout=self._build_timeout)
+                    timeout = patience(self._build_timeout, emulated=self.capabilities.emulated)
+                    machine, channel = self._inhabited(box, hello_deadline=timeout)
+                    await warm(machine, box, channel, timeout=timeout)
                     await box.vm.qmp.negotiate(deadline=5.0)
                     await box.vm.qmp.command("stop")
                     # Only now: an agent whose port was closed naps between its looks at it.

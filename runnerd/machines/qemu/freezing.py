@@ -29,6 +29,15 @@ _WARM = (
 _WARM_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/runner", "LANG": "C.UTF-8"}
 
 
+SLOWER = 3.0
+"""How many times as long a template may take to come up where machines are emulated, and share few cores."""
+
+
+def patience(build_timeout: float, *, emulated: bool) -> float:
+    """Seconds that a template has to come up, of those that it has on a processor of its own."""
+    return build_timeout * (SLOWER if emulated else 1.0)
+
+
 async def warm(machine: AgentMachine, box: QemuBox, channel: Channel, *, timeout: float) -> None:
     """Wait for the agent, put the job's root together, run what jobs run, and bring all to rest.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runnerd.machines.driver import Command, Exit, MachineLost
-from runnerd.machines.qemu.freezing import warm
+from runnerd.machines.qemu.freezing import patience, warm
 
 
 class Sparse:
@@ -49,3 +49,8 @@ async def test_a_machine_that_does_not_rest_is_told_with_its_end():
     box: Any = SimpleNamespace(postmortem=lambda: "its kernel panicked")
     with pytest.raises(MachineLost, match=r"no answer \(its kernel panicked\)"):
         await warm(machine, box, machine, timeout=9)
+
+
+def test_an_emulated_template_is_given_longer():
+    """Three times, as config.toml says of `build_timeout`: on a busy host it takes a minute and more."""
+    assert [patience(60.0, emulated=emulated) for emulated in (False, True)] == [60.0, 180.0]
