@@ -10,6 +10,7 @@ import errno
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -124,9 +125,11 @@ def copy_range(source: int, target: int, start: int, end: int) -> None:
         start += done
 
 
-def data_extents(descriptor: int) -> list[tuple[int, int]]:
-    """Return the (start, end) of every stretch of a file that is not a hole."""
-    extents = []
+def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield the (start, end) of every stretch of a file that is not a hole.
+
+    They are looked for one by one: a guest makes millions of them where it wants to.
+    """
     at, size = 0, os.fstat(descriptor).st_size
     while at < size:
         try:
@@ -136,8 +139,7 @@ def data_extents(descriptor: int) -> list[tuple[int, int]]:
                 break
             raise
         at = os.lseek(descriptor, start, os.SEEK_HOLE)
-        extents.append((start, at))
-    return extents
+        yield start, at
 
 
 def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:

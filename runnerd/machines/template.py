@@ -85,7 +85,7 @@ def save(folder: Path, frozen: Frozen) -> None:
     """
     with work_folder(folder) as work:
         size = os.fstat(frozen.memory).st_size
-        extents = data_extents(frozen.memory)
+        extents = list(data_extents(frozen.memory))
         with (work / "memory").open("w+b", buffering=0) as file:
             os.ftruncate(file.fileno(), size)
             digest = _copy(frozen.memory, file.fileno(), extents)

@@ -124,6 +124,25 @@ def test_half_a_disk_is_refused(tmp_path: Path) -> None:
         snapshots.read_disk(tmp_path, None, digest, tmp_path)
 
 
+def test_disk_in_many_pieces_is_given_up_as_soon_as_there_is_no_room(tmp_path: Path, monkeypatch) -> None:
+    """Nobody looks for all of them first: a guest makes millions where it wants to."""
+    disk = disks.empty(tmp_path, 64 << 20)
+    for at in range(0, 64 << 20, 64 << 10):
+        os.pwrite(disk, b"data", at)
+    looked = []
+    seek = os.lseek
+
+    def counted(*arguments: int) -> int:
+        looked.append(arguments)
+        return seek(*arguments)
+
+    monkeypatch.setattr(os, "lseek", counted)
+    with pytest.raises(TooLarge):
+        snapshots.write_disk(disk, tmp_path, None, Room(20_000))
+    assert 2 < len(looked) < 20
+    os.close(disk)
+
+
 class Trouble(Exception):
     """A monitor's."""
 
