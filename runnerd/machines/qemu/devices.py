@@ -2,7 +2,8 @@
 
 A migration would write the memory too: it leaves out only what is shared, and a clone's is private. QEMU has
 one command that saves the devices alone: `xen-save-devices-state`, made for Xen, works under any accelerator.
-What it writes lacks the beginning that a migration has: the template's is put before it.
+What it writes lacks the beginning that a migration has, and its end: the template's is put before it, and an
+empty one behind it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _MAGIC = b"QEVM\0\0\0\3"
 _SECTION = struct.Struct(">BIB")
 """A section's type, its number, and how long the name is that follows; then come two numbers of 32 bits."""
 _FULL = 4
+_DESCRIPTION = b"\6\0\0\0\0"
+"""A description of the state, of no length: where there is none QEMU complains on the machine's console."""
 _DEADLINE = 10.0
 
 
@@ -65,7 +68,7 @@ def whole(beginning: bytes, saved: bytes) -> bytes:
     first = saved[len(_MAGIC) : len(_MAGIC) + _SECTION.size + length + 8]
     if not saved.startswith(_MAGIC) or kind != _FULL or not length or beginning.count(first) != 1:
         raise Unsealed("the state of its devices does not fit its template's")
-    return beginning[: beginning.index(first)] + saved[len(_MAGIC) :]
+    return beginning[: beginning.index(first)] + saved[len(_MAGIC) :] + _DESCRIPTION
 
 
 def load(beginning: bytes, folder: Path, key: bytes | None, digest: str) -> bytes:

@@ -28,6 +28,7 @@ HEAD = b"QEVM\0\0\0\3"
 TIMER = b"\4\0\0\0\0\x05timer" + bytes(8)
 FROZEN = HEAD + b"its memory" + TIMER + b"as it was frozen"
 KEPT = TIMER + b"as it was kept"
+END = b"\6\0\0\0\0"
 
 Lines = list[dict[str, Any]]
 
@@ -124,7 +125,7 @@ class StandIn:
             while data := os.read(self.descriptor, 65536):
                 state += data
             if state != FROZEN:
-                assert state == FROZEN[: FROZEN.index(TIMER)] + KEPT, state
+                assert state == FROZEN[: FROZEN.index(TIMER)] + KEPT + END, state
                 self.be_another("restore")
         elif name == "cont" and self.inside is None:
             self.wake()

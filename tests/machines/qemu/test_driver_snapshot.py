@@ -79,6 +79,7 @@ async def test_a_used_machine_is_gone_back_to(vm_driver, vm_template, tmp_path):
             "one=$(cat ~/work/beat); while test $one = $(cat ~/work/beat); do sleep 0.1; done; echo beats",
         )
         assert (ended.success, said) == (True, said)
+        assert not [line for line in copy.console_end() if "qemu" in line]  # nor does it miss anything
         words = said.split()
         assert words[:2] == [note, digest]
         assert words[3:5] == [identity.boot_id, identity.hostname]
