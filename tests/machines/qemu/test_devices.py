@@ -84,7 +84,7 @@ async def test_a_qemu_that_cannot_says_so(monitor, refuses):
 
 
 def test_saved_devices_take_the_place_of_the_templates():
-    """After its machine, its capabilities and its read-only memory, and with an empty description at the end."""
+    """After its machine, capabilities and read-only memory, and with an empty description at the end."""
     found = devices.whole(TEMPLATE, SAVED)
     assert found == HEAD + b"\7machine\1\0\0\0\2\3ram-of-roms" + SAVED[len(HEAD) :] + b"\6\0\0\0\0"
 
