@@ -138,16 +138,17 @@ class JobRewind:
     async def keep(self, number: int, name: str, standing: bytes, *, masked: bool, wanted: bool) -> None:
         """See `jobs.ports.Rewind`."""
         began = trio.current_time()
-        try:
-            folder = await self._keep(number, name, standing, masked)
-        except (NotKept, OSError) as problem:
-            self.why_none = self.missed[number] = str(problem)
-            raise
-        finally:
-            self._last = trio.current_time() - began
-            self._spent += self._last
-        self._hold.close()
-        self._hold.enter_context(self._store.held(folder))
+        with self._store.held(self._store.named(f"{self._job}/{number}")):  # from its first moment on
+            try:
+                folder = await self._keep(number, name, standing, masked)
+            except (NotKept, OSError) as problem:
+                self.why_none = self.missed[number] = str(problem)
+                raise
+            finally:
+                self._last = trio.current_time() - began
+                self._spent += self._last
+            self._hold.close()
+            self._hold.enter_context(self._store.held(folder))
         self._newest = folder
         self._tried = self.tries(name) > 1
         if wanted and self._outlives:

@@ -304,6 +304,25 @@ async def test_a_running_jobs_newest_is_not_swept_away(job):
     assert [each.step for each in store.all()] == [2]
 
 
+async def test_it_is_not_swept_away_in_its_first_moment(job, monkeypatch):
+    """Other jobs keep theirs meanwhile, and the limits with it."""
+    rewind, store = job()
+    real = store.put
+
+    def put(*arguments, **named):
+        kept = real(*arguments, **named)
+        store.limits = Limits(age=-1.0)
+        assert store.sweep() == ()
+        return kept
+
+    monkeypatch.setattr(store, "put", put)
+    async with rewind:
+        await keep(rewind, 2)
+        assert store.sweep() == ()
+        assert steps(store) == [2]
+    assert [each.step for each in store.sweep()] == [2]
+
+
 @pytest.mark.parametrize(
     ("changes", "masked", "said"),
     [
