@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Dialect, Text
+from sqlalchemy import Dialect, Row, Text
 from sqlalchemy.types import TypeDecorator
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
 def clean(text: str) -> str:
@@ -66,6 +69,12 @@ class Word(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> enum.StrEnum | None:
         """From the database to Python."""
         return None if value is None else self.words(value)
+
+
+def records(kind: type[RecordT], rows: Iterable[Row[Any]]) -> list[RecordT]:
+    """Rows as structs; their columns are the struct's fields in that order. Mappings would cost more."""
+    names = kind.__struct_fields__
+    return [kind(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def encode(value: Any) -> str:

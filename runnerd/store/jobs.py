@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from runnerd.model import JobRecord, JobResult, Outcome, Phase, StepResult
 from runnerd.store import machines, outbox, runs
 from runnerd.store.changes import UNEXPANDED, NewJob
+from runnerd.store.columns import records
 from runnerd.store.errors import IllegalTransition, StaleEpoch
 from runnerd.store.phases import step
 from runnerd.store.records import Kind, ReportState
@@ -64,8 +65,7 @@ UNTOUCHED: dict[str, Any] = {
 
 def find(connection: sa.Connection, id: int) -> JobRecord | None:
     """One job."""
-    row = connection.execute(_by_id, {"id": id}).mappings().one_or_none()
-    return None if row is None else JobRecord(**row)
+    return next(iter(records(JobRecord, connection.execute(_by_id, {"id": id}))), None)
 
 
 def known(connection: sa.Connection, id: int) -> JobRecord:
@@ -78,7 +78,7 @@ def known(connection: sa.Connection, id: int) -> JobRecord:
 
 def of_run(connection: sa.Connection, run: int) -> list[JobRecord]:
     """A run's jobs in the order of the file, legs in the order of the matrix."""
-    return [JobRecord(**row) for row in connection.execute(_of_run, {"run": run}).mappings()]
+    return records(JobRecord, connection.execute(_of_run, {"run": run}))
 
 
 def awaited(connection: sa.Connection) -> frozenset[str]:
@@ -242,7 +242,7 @@ def first_open(connection: sa.Connection, run: int) -> str | None:
 
 def running(connection: sa.Connection) -> list[JobRecord]:
     """Every job that a machine was given to and that has not ended, oldest first."""
-    return [JobRecord(**row) for row in connection.execute(_running).mappings()]
+    return records(JobRecord, connection.execute(_running))
 
 
 def planned(run: int, position: int, job: NewJob) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from runnerd.model import CalledFile, Event, Outcome, Phase, RunRecord
 from runnerd.store import again, deliveries, jobs, outbox
 from runnerd.store.changes import Again, NewRun, WorkflowNote
-from runnerd.store.columns import clean
+from runnerd.store.columns import clean, records
 from runnerd.store.engine import insert_new
 from runnerd.store.errors import IllegalTransition
 from runnerd.store.phases import step
@@ -41,8 +41,7 @@ _new_source = {dialect: insert_new(dialect, sources) for dialect in ("sqlite", "
 
 def find(connection: sa.Connection, id: int) -> RunRecord | None:
     """One run."""
-    row = connection.execute(_by_id, {"id": id}).mappings().one_or_none()
-    return None if row is None else RunRecord(**row)
+    return next(iter(records(RunRecord, connection.execute(_by_id, {"id": id}))), None)
 
 
 def known(connection: sa.Connection, id: int) -> RunRecord:
@@ -62,7 +61,7 @@ def latest(
         query = query.where(runs.c.id < before)
     if repository is not None:
         query = query.where(runs.c.repository == repository)
-    return [RunRecord(**row) for row in connection.execute(query).mappings()]
+    return records(RunRecord, connection.execute(query))
 
 
 def unfinished(connection: sa.Connection) -> list[int]:

@@ -254,7 +254,6 @@ class _PlainHttp(H11Protocol):
             await self._send_error_response(505)
             await self.send(Closed())
             return
-        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
         asked = [value for name, value in request.headers if name == b"upgrade"]
         self.wanted = asked[0].decode("latin-1") if asked and request.http_version == b"1.1" else ""
         if asked:
@@ -262,7 +261,7 @@ class _PlainHttp(H11Protocol):
             request = h11.Request(
                 method=request.method,
                 target=request.target,
-                headers=headers,
+                headers=[(name, value) for name, value in request.headers if name != b"upgrade"],
                 http_version=request.http_version,
             )
         await super()._create_stream(request)

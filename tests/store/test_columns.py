@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runnerd.model import StepResult
-from runnerd.store.columns import Clean, Json, Word, clean, encode
+from runnerd.model import Actor, StepResult
+from runnerd.store.columns import Clean, Json, Word, clean, encode, records
 
 SQLITE = sa.create_engine("sqlite://").dialect
 
@@ -68,3 +68,12 @@ def test_words_are_members_of_their_enum():
     assert through(column, None) is None
     with pytest.raises(ValueError, match="green"):
         column.process_result_value("green", SQLITE)
+
+
+def test_rows_become_structs_by_their_place():
+    """Columns are taken in the order of the fields; too few of them are a mistake and no struct."""
+    with sa.create_engine("sqlite://").connect() as connection:
+        names = connection.execute(sa.text("SELECT 1 AS other, 'a' AS names UNION SELECT 2, 'b' ORDER BY 1"))
+        assert records(Actor, names) == [Actor(id=1, login="a"), Actor(id=2, login="b")]
+        with pytest.raises(ValueError, match="shorter"):
+            records(Actor, connection.execute(sa.text("SELECT 1")))
