@@ -103,7 +103,7 @@ class _Client:
         request = wire.decode_request(data)
         if isinstance(request, wire.Stop):
             if machine := self._machines.get(request.name):
-                await machine.stop()
+                nursery.start_soon(machine.stop)  # others do not wait for one that is long in ending
             return
         if isinstance(request, wire.Look):
             await self._open_memory(request)

@@ -121,7 +121,10 @@ class StartsLingering:
 
 
 async def test_name_is_free_when_its_machine_is_gone(tmp_path: Path) -> None:
-    """A name is refused while the machine that had it still ends, so that no machine is lost sight of."""
+    """A name is refused while the machine that had it still ends, so that no machine is lost sight of.
+
+    One that was asked to end, and is long in it, holds up no other request.
+    """
     size = Size(vcpus=1, memory=64, disk=0)
     recipe = vmm.Recipe(accelerator="tcg", size=size, tsc_khz=0, purpose=vmm.Purpose.PROBE)
     wanted = vmm.descriptors_of(vmm.Purpose.PROBE)
@@ -149,6 +152,7 @@ async def test_name_is_free_when_its_machine_is_gone(tmp_path: Path) -> None:
             client.connect(str(tmp_path / "l.sock"))
             ask(client, 1)
             assert isinstance(await hear(client), wire.Started)
+            client.send(msgspec.json.encode(wire.Stop(name="a")))
             ask(client, 2)
             refused = await hear(client)
             assert isinstance(refused, wire.Refused)
