@@ -1,5 +1,6 @@
 """Commands run in this process, with an environment of their own."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def invoke(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invok
         "GITHUB_WEBHOOK_SECRET",
         "STATE_DIRECTORY",
         "XDG_STATE_HOME",
+        *(name for name in os.environ if name.startswith("RUNNERD_")),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
