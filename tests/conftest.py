@@ -36,6 +36,9 @@ hypothesis.settings.load_profile("runnerd")
 VM_SIZE = Size(vcpus=1, memory=256, disk=512)
 """The size of machines in tests."""
 
+PATIENT = {"ready_timeout": 60.0, "build_timeout": 240.0}
+"""What a driver of tests allows a clone and a template on a host that emulates and is busy, in seconds."""
+
 
 @pytest.fixture
 def eventually() -> Callable[..., Awaitable[None]]:
@@ -93,7 +96,7 @@ async def vm_driver(
 ) -> AsyncIterator[QemuDriver]:
     """A driver for real machines with a state directory of its own."""
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, ready_timeout=60.0, build_timeout=240.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, **PATIENT) as driver:
         yield driver
 
 

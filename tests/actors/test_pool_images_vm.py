@@ -14,7 +14,7 @@ from runnerd.messages import ImagesChanged, LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
-from ..conftest import VM_SIZE, with_a_note
+from ..conftest import PATIENT, VM_SIZE, with_a_note
 
 pytestmark = pytest.mark.vm
 
@@ -45,7 +45,7 @@ async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
     mailbox = Mailbox(16)
     pool = PoolActor(
         mailbox,
-        lambda: open_qemu_driver(state=tmp_path, images=shelf, ready_timeout=60.0, build_timeout=240.0),
+        lambda: open_qemu_driver(state=tmp_path, images=shelf, **PATIENT),
         {"default": Kind(size=VM_SIZE)},
         Rules(min_idle=0, memory=2048, builders=1, canary_leases=1),
         records=Records(shelf),

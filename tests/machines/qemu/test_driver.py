@@ -19,6 +19,8 @@ from runnerd.machines.qemu.box import LAYOUT
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.remote import AgentMachine
 
+from ...conftest import PATIENT
+
 pytestmark = pytest.mark.vm
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/runner"}
@@ -299,9 +301,7 @@ async def test_a_template_is_found_again_and_rebuilt_when_harmed(vm_image, state
         if harm:
             spoil(saved[-1][0])
         images = state_directory / "images"
-        async with open_qemu_driver(
-            state=tmp_path, images=images, accelerator="tcg", ready_timeout=60.0
-        ) as driver:
+        async with open_qemu_driver(state=tmp_path, images=images, accelerator="tcg", **PATIENT) as driver:
             template = await driver.build_template("default", size)
             memory = template.path / "memory"
             saved.append((memory, os.stat(memory).st_ino))
@@ -347,7 +347,7 @@ async def test_a_journal_that_fails_holds_no_machine(vm_image, state_directory, 
             raise OSError("disk full")
 
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, journal=journal, ready_timeout=60.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, journal=journal, **PATIENT) as driver:
         template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
         failing |= {"gone"}
         machine = await driver.clone(template)
@@ -364,7 +364,7 @@ async def test_an_unprivileged_daemon_says_what_it_costs(vm_image, state_directo
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
     async with (
         open_launcher(root=False) as launcher,
-        open_qemu_driver(state=tmp_path, **folders, launcher=launcher, ready_timeout=60.0) as driver,
+        open_qemu_driver(state=tmp_path, **folders, launcher=launcher, **PATIENT) as driver,
     ):
         template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
         machine = await fresh(driver, template)
@@ -383,7 +383,7 @@ async def test_all_memory_can_be_used_in_a_control_group(vm_image, state_directo
     places = cgroups.controllers(cgroups.ROOT / name).values()
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
     try:
-        async with open_qemu_driver(state=tmp_path, **folders, cgroup=name, ready_timeout=60.0) as driver:
+        async with open_qemu_driver(state=tmp_path, **folders, cgroup=name, **PATIENT) as driver:
             template = await driver.build_template("default", Size(vcpus=1, memory=512, disk=64))
             machine = await fresh(driver, template)
             done, _ = await run(machine, "python3 -c 'len(bytearray(b\"x\") * (360 << 20))'")
@@ -400,7 +400,7 @@ async def test_all_memory_can_be_used_in_a_control_group(vm_image, state_directo
 async def test_a_machine_can_be_a_pc(vm_image, state_directory, tmp_path):
     """On the board with PCI a job runs with files and disks as ever, no network card, and a panic is told."""
     folders = {"images": state_directory / "images", "snapshots": state_directory / "snapshots"}
-    async with open_qemu_driver(state=tmp_path, **folders, board="q35", ready_timeout=60.0) as driver:
+    async with open_qemu_driver(state=tmp_path, **folders, board="q35", **PATIENT) as driver:
         template = await driver.build_template("default", Size(vcpus=1, memory=256, disk=512))
         machine = await fresh(driver, template)
         await machine.put("/home/runner/work/in", b"x" * 100_000)

@@ -11,7 +11,7 @@ from runnerd.machines import images
 from runnerd.machines.driver import Command, NoMachine
 from runnerd.machines.qemu.driver import open_qemu_driver
 
-from ...conftest import VM_SIZE, Generations, with_a_note
+from ...conftest import PATIENT, VM_SIZE, Generations, with_a_note
 
 pytestmark = pytest.mark.vm
 
@@ -23,7 +23,7 @@ async def test_a_machine_is_gone_back_to_in_the_template_it_changed_or_not_at_al
     kept = tmp_path / "kept"
 
     def opened():
-        return open_qemu_driver(state=tmp_path, images=generations.folder, ready_timeout=60.0)
+        return open_qemu_driver(state=tmp_path, images=generations.folder, **PATIENT)
 
     async with opened() as driver:
         template = await driver.build_template("default", VM_SIZE)

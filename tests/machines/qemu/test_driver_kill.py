@@ -33,6 +33,8 @@ from runnerd.messages import LeaseMachine
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
+from ...conftest import PATIENT
+
 SIZE = Size(vcpus=1, memory=256, disk=512)
 OTHER = Size(vcpus=1, memory=160, disk=64)
 """A size whose template no other test keeps: it is built here."""
@@ -152,7 +154,7 @@ class Host:
 
     async def settled(self, before: dict[str, Any]) -> None:
         """Nothing is left that was not there before; what closes a moment later is waited for."""
-        with trio.move_on_after(30):
+        with trio.move_on_after(60):
             while self.traces() != before:
                 # As the pool does it each minute; finds nothing but groups that were in use a moment ago.
                 assert await self.driver.adopt_or_reap() == 0
@@ -211,7 +213,7 @@ async def opened(options: dict[str, Any], tmp_path: Path, killer: Killer, group:
             launcher = open_launcher(root=False, groups=cgroups.usable(group))
             options["launcher"] = await stack.enter_async_context(launcher)
         driver = await stack.enter_async_context(
-            open_qemu_driver(state=tmp_path, accelerator="tcg", cgroup=group, ready_timeout=20.0, **options)
+            open_qemu_driver(state=tmp_path, accelerator="tcg", cgroup=group, **PATIENT, **options)
         )
         inside = str(tmp_path) if "program" in options else "/home/runner/work"
         yield Host(driver, killer, tmp_path, group, inside)
@@ -288,7 +290,7 @@ async def test_a_machine_that_dies_under_a_job_is_lost(kind, point, host, tmp_pa
 
     with (
         pytest.raises(MachineLost, match="destroyed" if point == "destroy" else NAMED),
-        trio.fail_after(30),
+        trio.fail_after(120),
     ):
         await work()
     await machine.destroy()
@@ -303,9 +305,9 @@ async def test_a_machine_that_dies_while_it_is_kept_is_not_kept(kind, point, hos
     before = await host.baseline()
     machine = await host.machine()
     host.killer.at = point
-    with pytest.raises(NotKept, match="no snapshot was kept"), trio.fail_after(30):
+    with pytest.raises(NotKept, match="no snapshot was kept"), trio.fail_after(120):
         await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         await machine.lost.wait()
     assert re.search(NAMED, machine.reason)
     await machine.destroy()
@@ -323,7 +325,7 @@ async def test_a_machine_that_dies_while_it_is_gone_back_to(kind, point, host, t
     await machine.destroy()
     before = await host.baseline()
     host.killer.at = point
-    with pytest.raises(NoMachine, match="snapshot 1 cannot be gone back to"), trio.fail_after(30):
+    with pytest.raises(NoMachine, match="snapshot 1 cannot be gone back to"), trio.fail_after(120):
         await host.driver.restore(tmp_path / "kept/1", key=None)
     assert host.killer.killed == 1
     await host.settled(before)

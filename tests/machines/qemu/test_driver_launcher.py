@@ -14,6 +14,8 @@ from runnerd.machines.driver import Command, MachineLost, NoMachine
 from runnerd.machines.launcher import born
 from runnerd.machines.qemu.driver import open_qemu_driver
 
+from ...conftest import PATIENT
+
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="the launcher is for root")]
 
 SIZE = {"PATH": "/usr/bin:/bin"}
@@ -32,7 +34,7 @@ async def test_machines_of_a_separate_launcher(vm_image, state_directory, vm_tem
     try:
         await eventually((tmp_path / "l.sock").is_socket, 20.0)
         async with open_qemu_driver(
-            state=tmp_path, **folders, launcher_socket=tmp_path / "l.sock", ready_timeout=60.0
+            state=tmp_path, **folders, launcher_socket=tmp_path / "l.sock", **PATIENT
         ) as driver:
             assert "own user" not in driver.capabilities.notice
             template = await driver.build_template(vm_template.image, vm_template.size)
