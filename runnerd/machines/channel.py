@@ -144,7 +144,7 @@ class Channel:
     async def connect_again(self, deadline: float) -> None:
         """Greet an agent that lost its host for a moment, and offer it anew what it was offered.
 
-        What was still under way is over. Raises MachineLost, and OSError when a port is taken.
+        What was still under way is over. Raises MachineLost, also when a port is refused.
         """
         for exchange in self._exchanges.values():
             exchange.arrived(End({}), over=True)
@@ -157,8 +157,12 @@ class Channel:
         self._decoder = Decoder()
         self._greeted = trio.Event()
         await self.connect(deadline)
-        for port in tuple(self._handlers):
-            await self.call("listen", port=port)
+        try:
+            for port in tuple(self._handlers):
+                await self.call("listen", port=port)
+        except (OSError, ValueError) as error:
+            self.close(f"its ports could not be offered again: {error}")
+            raise MachineLost(self.reason) from error
 
     async def call(self, operation: str, *, deadline: float = 10.0, **arguments: Any) -> dict[str, Any]:
         """Ask for one operation; the answer's fields.

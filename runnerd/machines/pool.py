@@ -228,7 +228,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     waits. A kept machine is brought back as soon as there is room for one more, whatever the builders do. A
     warm machine past its age is replaced. Builders that are left make the canaries that are wanted, and the
     templates of images that have none. A machine of an outdated generation is given to nobody.
-    While paused, who waits goes on waiting, and only warm machines that are too old are touched.
+    While paused, who waits goes on waiting, and only warm machines that are to go anyway are touched.
     """
     actions: list[Action] = []
     warm = sorted((s for s in state.slots if s.stage is Stage.WARM), key=lambda s: s.since)

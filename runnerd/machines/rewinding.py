@@ -77,7 +77,7 @@ class RewindingMachine:
         try:
             for port, handler in self._offers.items():
                 await self._machine.listen(port, handler)
-        except OSError as problem:
+        except (OSError, ValueError) as problem:
             raise MachineLost(f"its ports could not be offered again: {problem}") from problem
 
     async def thaw(self) -> Identity:

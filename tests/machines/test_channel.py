@@ -453,3 +453,22 @@ async def test_agent_that_lost_its_host_is_greeted_again(peer: Peer) -> None:
             nursery.start_soon(answer)
             await peer.channel.connect_again(5)
         assert peer.channel.quiet
+
+
+@pytest.mark.parametrize("refusal", [{"error": "no"}, {"error": "it is taken", "errno": 98}])
+async def test_agent_that_takes_its_ports_back_is_lost(peer: Peer, refusal: dict[str, object]) -> None:
+    """A machine that would go on without what it was offered, its way out for one, does not go on."""
+    async with listening(peer, never):
+
+        async def answer() -> None:
+            nonce = json.loads((await peer.receive()).payload)["nonce"]
+            fields = {"nonce": nonce, "protocol": frames.VERSION}
+            await peer.send(frames.HELLO_ACK, 0, json.dumps(fields).encode())
+            asked = await peer.receive()
+            await peer.send(RES, asked.stream, json.dumps(refusal).encode())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            with pytest.raises(MachineLost, match="its ports could not be offered again"):
+                await peer.channel.connect_again(5)
+    assert peer.channel.ended

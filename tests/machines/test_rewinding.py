@@ -46,6 +46,27 @@ async def test_it_is_lost_when_it_cannot_be_gone_back_to(tmp_path):
             await RewindingMachine(first, swap).back(tmp_path)
 
 
+@pytest.mark.parametrize("problem", [OSError(98, "it is taken"), ValueError("no")])
+async def test_it_is_lost_when_it_takes_its_ports_back(tmp_path, problem):
+    """Whatever the machine that it was says when they are offered again."""
+    async with open_fake_driver(capabilities=Capabilities(isolated=True, snapshot=True)) as driver:
+        first = await driver.clone(await driver.build_template("default", Size()))
+
+        async def refuse(port, handler):
+            raise problem
+
+        async def swap(machine, kept):
+            copy = await driver.restore(kept, key=None)
+            copy.listen = refuse
+            return copy
+
+        machine = RewindingMachine(first, swap)
+        await machine.listen(7, None)
+        await machine.snapshot(tmp_path / "kept", key=None, limit=1 << 20)
+        with pytest.raises(MachineLost, match="its ports could not be offered again"):
+            await machine.back(tmp_path / "kept")
+
+
 def test_it_has_all_that_a_machine_has():
     """What machines learn later is not forgotten here."""
     promised = {name for name in (*vars(Machine), *Machine.__annotations__) if not name.startswith("_")}
