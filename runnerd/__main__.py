@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -18,11 +19,19 @@ def main() -> None:
         build(arguments)(arguments, prog_name="runnerd")
     except KeyboardInterrupt:  # before the command began, which has its own ways
         raise SystemExit(130) from None
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:  # out of the nurseries that it ended
+            raise SystemExit(130) from None
+        _say_or_raise(group)
     except Exception as error:
-        if os.environ.get("RUNNERD_LOG") == "debug" or (said := refusal(error)) is None:
-            raise
-        print(f"runnerd: {said} (RUNNERD_LOG=debug shows where)", file=sys.stderr)
-        raise SystemExit(1) from None
+        _say_or_raise(error)
+
+
+def _say_or_raise(error: BaseException) -> NoReturn:
+    if os.environ.get("RUNNERD_LOG") == "debug" or (said := refusal(error)) is None:
+        raise error
+    print(f"runnerd: {said} (RUNNERD_LOG=debug shows where)", file=sys.stderr)
+    raise SystemExit(1) from None
 
 
 def refusal(error: BaseException) -> str | None:

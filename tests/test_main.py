@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from runnerd.__main__ import refusal
 
 HEAVY = {
@@ -91,12 +93,15 @@ def test_a_refusal_is_found_in_groups() -> None:
     assert refusal(ValueError("x")) is None
 
 
-def test_interrupted_at_the_start(tmp_path: Path) -> None:
-    """Ctrl-C while the program is being loaded is as quiet."""
+@pytest.mark.parametrize(
+    "error", ["KeyboardInterrupt", "BaseExceptionGroup('', [BaseExceptionGroup('', [KeyboardInterrupt()])])"]
+)
+def test_interrupted_elsewhere(error: str) -> None:
+    """Ctrl-C while the program is being loaded, or out of the nurseries that it ended, is as quiet."""
     code = (
         "import sys, types\n"
         "class Broken(types.ModuleType):\n"
-        "    def __getattr__(self, name): raise KeyboardInterrupt\n"
+        f"    def __getattr__(self, name): raise {error}\n"
         "sys.modules['runnerd.cli.app'] = Broken('app')\n"
         "from runnerd.__main__ import main\n"
         "main()\n"
