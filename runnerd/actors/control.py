@@ -67,9 +67,9 @@ class Api:
 
     `executor` and `pool` are those actors' mailboxes; `explain` explains a run; `part` says which of its jobs
     a wish means, or raises `CannotRerun`; `shell` opens a shell in one of them; `drain` asks the daemon to
-    take nothing new and end; `state_directory` is where the logs lie, `kept` what is kept of jobs' machines;
-    `why_void` says why a run's commit cannot be approved. Its state is the ledger's, so that it outlives the
-    actor.
+    take nothing new and end, and `draining` says whether it does so; `state_directory` is where the logs
+    lie, `kept` what is kept of jobs' machines; `why_void` says why a run's commit cannot be approved. Its
+    state is the ledger's, so that it outlives the actor.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Api:
         executor: Mailbox[Any],
         pool: Mailbox[Any],
         drain: Callable[[], object],
+        draining: Callable[[], bool],
         explain: Callable[[RunRecord], Awaitable[Any]],
         part: Callable[[RunRecord, Wish], Awaitable[Part]],
         shell: Callable[[RunRecord, JobRecord, str | None, Screen], Awaitable[Talk]],
@@ -93,13 +94,13 @@ class Api:
         self._executor = executor
         self._pool = pool
         self._drain = drain
+        self._draining = draining
         self._explain = explain
         self._part = part
         self._shell = shell
         self._state_directory = state_directory
         self._clock = clock
         self._started = clock()
-        self._draining = False
 
     async def status(self) -> dict[str, Any]:
         """Version, age, and how much is owed."""
@@ -108,7 +109,7 @@ class Api:
             "pid": os.getpid(),
             "started": self._started,
             "uptime": self._clock() - self._started,
-            "draining": self._draining,
+            "draining": self._draining(),
             "paused": "no" if (pause := await self._ledger.pause()) is None else pause.reason or "yes",
             "open_runs": (open_runs := await self._ledger.open_runs()),
             "waiting_for_approval": await self._held(open_runs),
@@ -244,7 +245,6 @@ class Api:
 
     async def drain(self) -> dict[str, Any]:
         """Ask the daemon to end when what runs has ended."""
-        self._draining = True
         self._drain()
         return {"message": "draining: nothing new is taken, and the daemon ends when its jobs have"}
 

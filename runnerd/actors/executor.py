@@ -113,11 +113,14 @@ class ExecutorActor:
             watch.cancel_scope.cancel()
 
     async def _sweep(self, drives: trio.Nursery) -> None:
-        """The ledger is the truth: an open run is walked and a cancelled one stopped, hint or no hint."""
+        """The ledger is the truth: an open run is walked and a cancelled one stopped, hint or no hint.
+
+        While draining no run is taken up that was not walked before.
+        """
         while True:
             await trio.sleep(SWEEP_EVERY)
             for run in await self._ledger.open_runs():
-                if not self._attempts.draining:
+                if run in self._drives or not self._attempts.draining:
                     self._take_up(run, drives)
 
     async def _sweep_kept(self) -> None:

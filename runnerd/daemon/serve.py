@@ -217,6 +217,7 @@ class _Daemon:
             executor=self.executor,
             pool=self.pool,
             drain=self.stop.set,
+            draining=self.stop.is_set,
             explain=partial(explain_run, ledger=ledger, reader=self.reader, site=self.site),
             part=self.part,
             shell=self.shells.open,
@@ -226,9 +227,14 @@ class _Daemon:
         )
 
     def children(self) -> list[Child]:
-        """Every actor, sinks first: the order of the start, and backwards that of the drain."""
+        """Every actor, sinks first: the order of the start, and backwards that of the drain.
+
+        Control comes before those it asks, for whoever wonders what a long start or a long drain waits for;
+        what it tells one that does not read is in the ledger.
+        """
         return [
             Child(name="writer", make=lambda: WriterActor(self.ledger), close=self.ledger.close),
+            Child(name="control", make=self._control, close=self.close_control.set),
             Child(name="reporter", make=self._reporter, close=self.reporter.close),
             Child(
                 name="pool",
@@ -243,7 +249,6 @@ class _Daemon:
                 close=self.executor.close,
                 policy=RestartPolicy(drain_timeout=DRAIN_TIMEOUT),
             ),
-            Child(name="control", make=self._control, close=self.close_control.set),
             Child(name="parser", make=self._parser, close=self.parser.close),
             *self._reconcilers(),
             Child(name="timekeeper", make=self._timekeeper, close=self.timekeeper.close),

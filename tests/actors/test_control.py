@@ -37,6 +37,7 @@ class Site:
         self.void = ""
         self.api = Api(
             ledger=ledger, executor=self.executor, pool=self.pool, drain=lambda: self.drained.append(True),
+            draining=lambda: bool(self.drained),
             explain=self.explain, part=self.part, shell=self.shell, state_directory=folder,
             clock=lambda: 1000.0, why_void=self.why_void,
             kept=KeptMachines(

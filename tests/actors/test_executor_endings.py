@@ -135,6 +135,19 @@ async def test_draining_ends_what_runs_and_leaves_what_waits(world):
     assert (await world.ledger.run(waiting)).phase is Phase.QUEUED
 
 
+async def test_what_is_cancelled_while_draining_ends(world, monkeypatch):
+    """Nobody can tell an executor whose mailbox is closed: it looks into the ledger."""
+    monkeypatch.setattr("runnerd.actors.executor.SWEEP_EVERY", 0.02)
+    await world.machines(Hangs())
+    _, ended = await world.executor()
+    run = await world.begin(ONE_JOB)
+    await world.in_step()
+    world.mailbox.close()
+    assert await world.ledger.request_cancel(run)
+    await world.wait(ended)
+    assert (await world.ledger.run(run)).outcome is Outcome.CANCELLED
+
+
 async def test_the_next_executor_runs_what_was_left_queued(world):
     """A job that was queued when an executor drained is taken up without anybody saying so."""
     run = await world.plan(AT_ONCE)

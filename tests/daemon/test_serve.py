@@ -25,7 +25,7 @@ from runnerd.forge.links import Links
 from runnerd.forge.signature import sign
 from runnerd.machines.driver import NoMachine
 from runnerd.machines.fake import open_fake_driver
-from runnerd.web.client import Client, Unreachable
+from runnerd.web.client import Client
 
 SECRET = "a secret for tests"
 FULL_NAME = "octo/hello"
@@ -196,7 +196,8 @@ def outcomes(report):
 
 @pytest.mark.system
 def test_a_push_is_run_and_reported_and_the_daemon_drains(tmp_path, origin):
-    """Signed push to written report; a second daemon is refused meanwhile; SIGTERM lets the job end first."""
+    """Signed push to written report; a second daemon is refused meanwhile; SIGTERM lets the job end first,
+    and the daemon tells whoever asks."""
     folder, sha, mark = origin
     with running(tmp_path, folder) as daemon:
         assert daemon.ready().push(sha)[0] == 202
@@ -212,6 +213,8 @@ def test_a_push_is_run_and_reported_and_the_daemon_drains(tmp_path, origin):
         daemon.until(lambda: "draining" in daemon.said(), "the drain")
         time.sleep(0.3)
         assert daemon.process.poll() is None
+        status = Client(tmp_path / "run" / "control.sock").status()
+        assert (status["draining"], status["open_runs"]) == (True, [1])
         mark.with_suffix(".go").touch()
         assert daemon.ended() == 0
         report = daemon.report()
@@ -374,11 +377,13 @@ def test_a_key_of_snapshots_that_cannot_be_had_ends_the_start_with_a_sentence(tm
 
 def test_an_image_that_is_not_there_keeps_no_daemon_from_serving(tmp_path):
     """Webhooks are taken and the pool says what is wrong and the cure; a restart would change nothing."""
-    config, seen = configured(tmp_path), []
+    [port], seen = free_ports(1), []
+    config = configured(tmp_path, server__port=port)
 
     async def build(image, size, generation):
         if not seen:
-            with suppress(Unreachable):  # it is still starting
+            with suppress(OSError):  # it is still starting
+                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
                 seen.append(await trio.to_thread.run_sync(Client(config.control_socket).pool))
                 os.kill(os.getpid(), signal.SIGTERM)
         raise NoMachine(f"image {image!r} is not built yet: run `runnerd image build`")
@@ -409,6 +414,19 @@ def test_a_signal_during_the_start_ends_it_in_order(tmp_path, capfd):
     assert serve(configured(tmp_path), open_driver=driver(build=build)) == 0
     assert time.monotonic() - before < PATIENCE
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_who_asks_during_a_long_start_is_answered(tmp_path):
+    """The first template takes a minute where machines are emulated: control says so meanwhile."""
+    config, seen = configured(tmp_path), []
+
+    async def build(image, size, generation):
+        seen.append(await trio.to_thread.run_sync(Client(config.control_socket).status))
+        os.kill(os.getpid(), signal.SIGTERM)
+        await trio.sleep(60)
+
+    assert serve(config, open_driver=driver(build=build)) == 0
+    assert seen[0]["machines"] == {"ready": False, "trouble": ["the first template is being made"]}
 
 
 @pytest.mark.parametrize(
