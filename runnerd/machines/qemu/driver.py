@@ -383,8 +383,8 @@ class QemuDriver:
             machine, channel = self._inhabited(
                 box, rehearsal=rehearse if self.capabilities.emulated else None
             )
-            await box.vm.qmp.negotiate(deadline=self._ready_timeout)
-            await migration.load(box.vm.qmp, frozen.state, deadline=self._ready_timeout)
+            await explained(box, box.vm.qmp.negotiate(deadline=self._ready_timeout))
+            await explained(box, migration.load(box.vm.qmp, frozen.state, deadline=self._ready_timeout))
             await box.vm.qmp.command("cont", deadline=self._ready_timeout)
             await explained(box, channel.connect(self._ready_timeout))
         except BaseException:
@@ -405,9 +405,9 @@ class QemuDriver:
             os.close(disk)
         try:
             machine, channel = self._inhabited(box)
-            await box.vm.qmp.negotiate(deadline=self._ready_timeout)
+            await explained(box, box.vm.qmp.negotiate(deadline=self._ready_timeout))
             await box.load_memory(folder, key, kept.memory)
-            await migration.load(box.vm.qmp, state)
+            await explained(box, migration.load(box.vm.qmp, state))
             await box.vm.qmp.command("cont", deadline=self._ready_timeout)
             await explained(box, channel.connect(max(self._ready_timeout, _AWAKE)))
         except BaseException:

@@ -16,6 +16,7 @@ from runnerd.machines.launcher import Launcher, recipe_order
 from runnerd.machines.molds import Mold
 from runnerd.machines.qemu import vm, vmm
 from runnerd.machines.qemu.box import QemuBox
+from runnerd.machines.qemu.qmp import QmpError
 
 _log = log.get(__name__)
 
@@ -129,9 +130,12 @@ class Starter:
 
 
 async def explained(box: QemuBox, asking: Awaitable[Any]) -> None:
-    """Wait for an agent's answer; its loss is told with what is known of the machine."""
+    """Wait for an agent's or QEMU's answer; a loss is told with what is known of the machine.
+
+    Raises MachineLost.
+    """
     try:
         await asking
-    except MachineLost as error:
+    except (MachineLost, QmpError) as error:
         known = box.postmortem()
         raise MachineLost(f"{error} ({known})" if known else str(error)) from error

@@ -14,6 +14,7 @@ from runnerd.machines.driver import Capabilities, MachineLost, Size
 from runnerd.machines.journal import MachineNote
 from runnerd.machines.launcher import Launcher, LaunchFailed, born, open_launcher
 from runnerd.machines.qemu import vmm
+from runnerd.machines.qemu.qmp import QmpError
 from runnerd.machines.qemu.starter import Starter, explained
 
 CAPABILITIES = Capabilities(isolated=True, snapshot=True, egress=True)
@@ -108,11 +109,12 @@ async def test_what_was_refused_is_gone(sleeper):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-async def test_a_loss_is_told_with_what_is_known_of_the_machine():
-    """The channel's words come first, and the box's in brackets where it has some."""
+@pytest.mark.parametrize("error", [MachineLost, QmpError])
+async def test_a_loss_is_told_with_what_is_known_of_the_machine(error):
+    """The channel's words come first, or the monitor's, and the box's in brackets where it has some."""
 
     async def lost() -> None:
-        raise MachineLost("the channel ended")
+        raise error("the channel ended")
 
     for known, said in (("its kernel panicked", "the channel ended (its kernel panicked)"), ("", "ended")):
         box: Any = SimpleNamespace(postmortem=lambda known=known: known)
