@@ -67,11 +67,15 @@ def post(url: str, event: str, delivery: str, body: bytes, secret: str) -> tuple
     """
     from runnerd.forge.signature import sign
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        fail(f"{url!r} is no address: {error}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         fail(f"{url!r} is not an http:// or https:// address")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
+    connection = kind(parts.hostname, port, timeout=TIMEOUT)
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "runnerd-send",
@@ -84,7 +88,8 @@ def post(url: str, event: str, delivery: str, body: bytes, secret: str) -> tuple
         response = connection.getresponse()
         text = response.read(ANSWER_LIMIT).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        fail(f"no answer from {url}: {error}. Is `runnerd serve` running?", Code.UNREACHABLE)
+        why = getattr(error, "strerror", None) or error
+        fail(f"no answer from {url}: {why}. Is `runnerd serve` running?", Code.UNREACHABLE)
     finally:
         connection.close()
     try:

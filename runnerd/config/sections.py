@@ -40,13 +40,16 @@ Count = Annotated[int, Meta(ge=0, description="a whole number from 0")]
 Positive = Annotated[int, Meta(ge=1, description="a whole number from 1")]
 Seconds = Annotated[float, Meta(gt=0, le=31536000, description="a number of seconds above 0")]
 Minutes = Annotated[float, Meta(gt=0, le=525600, description="a number of minutes above 0")]
+_PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|\d{1,4})"
+_HOST = r"([^\s/@:\[\]?#]+|\[[0-9a-fA-F:.]+\])"
 Url = Annotated[
-    str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$", description="an http:// or https:// address")
-]
-Address = Annotated[
     str,
-    Meta(pattern=r"^(([^\s:]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})?$", description="host:port, or empty for none"),
+    Meta(
+        pattern=rf"^(https?://([^\s/@]+@)?{_HOST}(:{_PORT})?([/?#]\S*)?)?$",
+        description="an http:// or https:// address",
+    ),
 ]
+Address = Annotated[str, Meta(pattern=rf"^({_HOST}:{_PORT})?$", description="host:port, or empty for none")]
 AllowedRepository = Annotated[
     str,
     Meta(

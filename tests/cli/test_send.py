@@ -153,6 +153,8 @@ def test_nobody_answers(invoke, server: type[Remembering]) -> None:
         (("send", "deployment"), "no payload can be made"),
         (("send", "push", "--payload", "absent"), "cannot be read"),
         (("send", "push", "--payload", "p.json", "--url", "ftp://x"), "is not an http"),
+        (("send", "push", "--payload", "p.json", "--url", "http://x:99999/"), "is no address: Port out"),
+        (("send", "push", "--payload", "p.json", "--url", "http://[x/"), "is no address: Invalid IPv6"),
     ],
 )
 def test_usage(invoke, server: type[Remembering], arguments: tuple[str, ...], message: str) -> None:

@@ -231,3 +231,28 @@ def test_only_allowed_repositories_may_run() -> None:
     pinned = Config(**places, repositories={"o/r": Repository(id=5)})
     assert pinned.refuses("O/R", 5) is None
     assert "expects 5" in (pinned.refuses("o/r", 6) or "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "good"),
+    [
+        ("public_url", "https://ci.example:8443/runnerd?x=1#y", True),
+        ("public_url", "http://user:word@[::1]:3000", True),
+        ("public_url", "https://ci.example/", True),
+        ("public_url", "", True),
+        ("public_url", "https://[ci/", False),
+        ("public_url", "https://ci:99999", False),
+        ("public_url", "https://", False),
+        ("metrics", "[::1]:9320", True),
+        ("metrics", "localhost:65535", True),
+        ("metrics", "127.0.0.1:65536", False),
+        ("metrics", "a:b:1", False),
+    ],
+)
+def test_an_address_can_be_used(key, value, good):
+    """What cannot be taken apart, or has a port that there is not, is found before anybody tries it."""
+    if good:
+        assert getattr(msgspec.convert({key: value}, Server), key) == value
+    else:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({key: value}, Server)
