@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -108,11 +108,12 @@ def standing(images: Path, name: str) -> Standing | None:
 def settle(images: Path, name: str, trial: Trial) -> None:
     """Put on record how a trial stands; one that failed goes back to the generation before, at once.
 
-    Nothing happens when another generation is current by now, or the trial has ended. Raises `InUse` while
-    the image is being built, OSError when it cannot be written.
+    Nothing happens when another generation is current by now, or the trial has ended. Raises OSError when it
+    cannot be written, and `InUse` while the image is being built, but for one that has passed: what is built
+    is to follow that one, which is to stay on disk.
     """
     home = images / name
-    with _alone(images, name):
+    with nullcontext() if trial.ended == "passed" else _alone(images, name):
         newest = current(images, name)
         open_ = _open_trial(home, newest)
         if open_ is None or open_.digest != trial.digest:

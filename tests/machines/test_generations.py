@@ -181,6 +181,16 @@ def test_what_was_decided_of_one_generation_does_nothing_to_a_later_one(tmp_path
     assert generations.standing(tmp_path, "default") == Standing(current=third.name, trial=later)
 
 
+def test_what_has_passed_is_written_while_a_build_goes_on(tmp_path, made):
+    """Or what is built would go back to the one before it, and the one that serves would go from the disk."""
+    first, second = made(b"1"), made(b"2")
+    passed = msgspec.structs.replace(on_trial(tmp_path, second.name, first.name), good=3, ended="passed")
+    with (tmp_path / "default/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        generations.settle(tmp_path, "default", passed)
+    assert generations.standing(tmp_path, "default") == Standing(current=second.name)
+
+
 def test_who_serves_during_a_trial_is_neither_removed_nor_pruned(tmp_path, made):
     """Going back by hand is to it, whatever is newer."""
     first, second, third = made(b"1"), made(b"2"), made(b"3")
@@ -207,10 +217,12 @@ async def test_the_pool_reads_and_writes_it_in_threads(tmp_path, made):
     first, second = made(b"1"), made(b"2")
     trial, records = on_trial(tmp_path, second.name, first.name), generations.Records(tmp_path)
     assert await records.standing("default") == Standing(current=second.name, trial=trial)
-    passed = msgspec.structs.replace(trial, ended="passed")
+    counted = msgspec.structs.replace(trial, good=1)
     with (tmp_path / "default/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(OSError, match="being built"):
-            await records.settle("default", passed)
-    await records.settle("default", passed)
+            await records.settle("default", counted)
+    await records.settle("default", counted)
+    assert await records.standing("default") == Standing(current=second.name, trial=counted)
+    await records.settle("default", msgspec.structs.replace(counted, ended="passed"))
     assert await records.standing("default") == Standing(current=second.name)
