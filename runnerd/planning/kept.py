@@ -80,4 +80,6 @@ def why_none(run: RunRecord, row: JobRecord, mode: str, known: str = "") -> str:
         return f"it {how}, and [snapshots] mode on-failure keeps none of such a job"
     if row.steps and not row.steps[0].conclusion.green:
         return "it failed in its first step, before which every machine is fresh"
+    if len(row.steps) == 1 and row.outcome is Outcome.SUCCESS and not known:
+        return "it has one step, before which every machine is fresh"
     return known or UNKNOWN

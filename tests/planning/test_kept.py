@@ -101,6 +101,7 @@ GOOD, BAD = Outcome.SUCCESS, Outcome.FAILURE
         (ended(Outcome.CANCELLED, GOOD), "on-failure", "it was cancelled, and"),
         (ended(BAD, BAD, GOOD), "on-failure", "it failed in its first step"),
         (ended(BAD, BAD), "each-step", "it failed in its first step"),
+        (ended(GOOD, GOOD), "each-step", "it has one step"),
         (ended(GOOD, GOOD, GOOD), "each-step", UNKNOWN),
         (ended(BAD, GOOD, BAD), "on-failure", UNKNOWN),
         (ended(None), "on-failure", UNKNOWN),
