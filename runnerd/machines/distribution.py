@@ -30,6 +30,13 @@ _WITHOUT_ROOT = (
     " in /etc/subuid and /etc/subgid"
 )
 
+_PROGRESS = re.compile(
+    r"(I: |Ign:|Hit:|Get:|Fetched |Reading |\(Reading |Building |Selecting |Preparing |Unpacking |Setting up "
+    r"|E: (setup failed: E: |run_chroot failed: E: )?(env -i |apt-get ).* failed$"
+    r"|E: mmdebstrap failed to run)"
+)
+"""Lines of mmdebstrap and apt that do not say what went wrong, where others do."""
+
 _KEPT_OUT = ("man", "locale", "info", "lintian", "doc")
 
 
@@ -107,7 +114,7 @@ class Debian:
                 raise BuildFailed(f"{package!r} is not the name of a Debian package")
         mmdebstrap, _ = self._require("mmdebstrap", "/usr/share/keyrings/debian-archive-keyring.gpg")
         argv = [mmdebstrap, f"--variant={variant}", "--mode=" + ("root" if os.geteuid() == 0 else "auto")]
-        argv += ["--format=tar", "--quiet", "--include=" + ",".join(packages)]
+        argv += ["--format=tar", "--include=" + ",".join(packages)]
         argv += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"', *options]
         await self._run([*argv, archive.suite, str(out), *([archive.mirror] if archive.mirror else [])])
 
@@ -134,11 +141,28 @@ class Debian:
         if done is None:
             raise BuildFailed(f"{name} was still running after {self._timeout:.0f} s and was stopped")
         if done.returncode != 0:
-            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-2000:]
-            cure = _WITHOUT_ROOT if os.geteuid() != 0 and "chroot mode" in said else ""
-            raise BuildFailed(
-                f"{name} ended with status {done.returncode}: {said or 'it said nothing'}{cure}"
-            )
+            text = (done.stderr or done.stdout).decode("utf-8", "replace")
+            raise BuildFailed(f"{name} ended with status {done.returncode}: {what_failed(text)}{_cure(text)}")
+
+
+def what_failed(text: str) -> str:
+    """The end of what a program said, without its progress where it says anything else."""
+    lines = text.strip().splitlines()
+    telling = [line for line in lines if not _PROGRESS.match(line)]
+    return "\n".join(dict.fromkeys(telling or lines))[-2000:] or "it said nothing"
+
+
+def _cure(text: str) -> str:
+    """What to do about it, where that can be told."""
+    if os.geteuid() != 0 and "chroot mode" in text:
+        return _WITHOUT_ROOT
+    if "Unable to locate package" in text or "has no installation candidate" in text:
+        return "; correct `packages` in the image's table: this suite has no such package"
+    if "Failed to fetch" in text or "Could not resolve" in text or "Could not connect" in text:
+        return (
+            "; the mirror must be reached, through http_proxy where that is needed: see `mirror` in [images]"
+        )
+    return ""
 
 
 async def _end_group(process: trio.Process) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 import trio
 
-from runnerd.machines.distribution import EPOCH, Archive, BuildFailed, Debian
+from runnerd.machines.distribution import EPOCH, Archive, BuildFailed, Debian, what_failed
 from runnerd.machines.launcher import born
 
 
@@ -45,6 +45,49 @@ async def test_a_failure_says_what_the_program_said(play, tmp_path):
     debian = play("mmdebstrap", "echo E: no such package >&2; exit 25")
     with pytest.raises(BuildFailed, match="mmdebstrap ended with status 25: E: no such package"):
         await debian.unpack(Archive(), ["nonsense"], tmp_path / "out.tar")
+
+
+UNREACHABLE = """I: using /tmp/mmdebstrap.x as tempdir
+I: running apt-get update...
+Ign:1 http://127.0.0.1:9/debian bookworm InRelease
+Err:1 http://127.0.0.1:9/debian bookworm InRelease
+  Could not connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)
+Reading package lists...
+E: Failed to fetch http://127.0.0.1:9/debian/dists/bookworm/InRelease  Could not connect to 127.0.0.1:9
+E: apt-get update --error-on=any -oAPT::Status-Fd=<$fd> -oDpkg::Use-Pty=false failed
+I: removing tempdir /tmp/mmdebstrap.x...
+E: mmdebstrap failed to run
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "cure"),
+    [
+        (UNREACHABLE, "Err:1 http://127.0.0.1:9/debian", "see `mirror`"),
+        (
+            "Building dependency tree...\nE: Unable to locate package x\n",
+            "E: Unable to l",
+            "correct `packages`",
+        ),
+        ("I: running hook\nno such thing\n", "no such thing", ""),
+    ],
+)
+async def test_what_went_wrong_is_found_among_what_went_well(play, tmp_path, said, found, cure):
+    """mmdebstrap tells of its progress as well; what can be done about it is said where it is known."""
+    (tmp_path / "said").write_text(said)
+    debian = play("mmdebstrap", 'cat "$NOTES/said" >&2; exit 25')
+    with pytest.raises(BuildFailed) as caught:
+        await debian.unpack(Archive(), ["nonsense"], tmp_path / "out.tar")
+    assert str(caught.value).startswith(f"mmdebstrap ended with status 25: {found}")
+    assert cure in str(caught.value)
+    assert "I: " not in str(caught.value)
+    assert "failed to run" not in str(caught.value)
+
+
+def test_what_says_nothing_but_progress_is_told_whole():
+    """Better than nothing, as is that nothing was said."""
+    assert what_failed("I: one\nE: mmdebstrap failed to run\n") == "I: one\nE: mmdebstrap failed to run"
+    assert what_failed(" \n") == "it said nothing"
 
 
 @pytest.mark.parametrize("package", ["", "Git", "git --hook", "-f", "a;b", "x" * 0 + "g\nit"])
