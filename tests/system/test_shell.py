@@ -62,6 +62,16 @@ def argv(daemon: Daemon) -> Sequence[str]:
     return [sys.executable, "-m", "runnerd", "shell", "--socket", daemon.client.path]
 
 
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is not waited for when the test has failed."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def on_a_terminal(daemon: Daemon, *arguments: str) -> int:
     """Be a person: a prompt, the terminal's size, a command that is interrupted, and the shell's own end."""
     master, slave = os.openpty()
@@ -75,7 +85,7 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> int:
             shown += os.read(master, 4096)
 
     ends = {"stdin": slave, "stdout": slave, "stderr": slave}
-    with subprocess.Popen([*argv(daemon), *arguments], start_new_session=True, **ends) as process:
+    with ended(subprocess.Popen([*argv(daemon), *arguments], start_new_session=True, **ends)) as process:
         until(b"$ ")
         os.write(master, b"stty size; cat note; echo $((6 * 7)); sleep 1000\r")
         until(b"33 99\r\n")
@@ -94,8 +104,8 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> int:
 @contextmanager
 def busy_shell(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A shell in which something runs that does not end."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([*argv(daemon), *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with ended(subprocess.Popen([*argv(daemon), *arguments], **ends)) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"echo up; sleep 1000\n")
