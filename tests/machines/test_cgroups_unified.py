@@ -16,6 +16,8 @@ import trio
 from runnerd.machines.driver import Command, Size
 from runnerd.machines.qemu.driver import open_qemu_driver
 
+from ..conftest import PATIENT
+
 pytestmark = [
     pytest.mark.vm,
     pytest.mark.skipif(
@@ -58,7 +60,7 @@ def found(vm_image, state_directory, tmp_path_factory) -> dict[str, Any]:
         said[stream].extend(data)
 
     async def play() -> bool:
-        async with open_qemu_driver(state=state, **folders, ready_timeout=10.0) as driver:
+        async with open_qemu_driver(state=state, **folders, **PATIENT) as driver:
             machine = await driver.clone(await driver.build_template("default", SIZE))
             await machine.thaw()
             await machine.lease()
