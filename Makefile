@@ -58,7 +58,7 @@ check: venv ## style, types and layout
 	$(BIN)/pytest -q tests/check
 
 test: setup check ## everything: set-up, check and every test, real microVMs included
-	$(BIN)/pytest -q --ignore=tests/check
+	$(BIN)/pytest -q --durations=15 --ignore=tests/check
 
 bench: setup ## measure what the README quotes; writes bench/results.json
 	$(BIN)/python -m bench
