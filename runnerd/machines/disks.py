@@ -156,6 +156,15 @@ def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool
     return False
 
 
+def sync(path: Path) -> None:
+    """Have a file's bytes, or the names in a folder, outlive a power cut. Blocks. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of the data at an offset."""
     view = memoryview(data)

@@ -23,6 +23,7 @@ import trio
 from runnerd.machines import (
     agentroot,
     container,
+    disks,
     distribution,
     generation_trial,
     initrd,
@@ -320,7 +321,7 @@ async def _try_and_publish(
 def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image:
     """Move a finished build to its digest and point `current` at it; both appear whole or not at all."""
     for path in work.iterdir():
-        _sync(path)
+        disks.sync(path)
     work.chmod(0o755)
     digest = _digest(parts)
     final = home / digest
@@ -355,9 +356,9 @@ def write_trial(home: Path, trial: GenerationTrial) -> None:
     path = generation_trial.record(home, trial.digest)
     new = home / f".trial-{os.getpid()}"
     new.write_bytes(msgspec.json.encode(trial))
-    _sync(new)
+    disks.sync(new)
     new.replace(path)
-    _sync(home)
+    disks.sync(home)
 
 
 def point(home: Path, digest: str) -> None:
@@ -366,7 +367,7 @@ def point(home: Path, digest: str) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(digest)
     link.replace(home / "current")
-    _sync(home)
+    disks.sync(home)
 
 
 def _prune(home: Path, *, keep: Collection[str]) -> None:
@@ -404,11 +405,3 @@ def _hash(*values: str | bytes) -> str:
 
 def _source(module: object) -> bytes:
     return Path(str(getattr(module, "__file__", ""))).read_bytes()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

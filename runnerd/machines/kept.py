@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from runnerd.machines import quota, sealed
+from runnerd.machines import disks, quota, sealed
 from runnerd.machines.driver import NotKept
 from runnerd.machines.quota import Limits
 from runnerd.machines.sealed import Room, TooLarge, Unsealed
@@ -256,7 +256,7 @@ class KeptMachines:
                 moved[kept.folder] = hidden
         if moved:
             with contextlib.suppress(OSError):
-                _sync(self._job(job))
+                disks.sync(self._job(job))
         return moved
 
     def discard(self, folder: Path) -> None:
@@ -356,14 +356,6 @@ def _clear(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _folders(folder: Path, named: re.Pattern[str]) -> list[Path]:

@@ -116,3 +116,12 @@ def test_the_hosts_own_mounts_are_read():
             pytest.skip("/dev/shm is no tmpfs here")
     assert disks.in_memory(Path("/dev/shm"))
     assert not disks.in_memory(Path("/proc"))
+
+
+def test_what_is_to_be_durable_must_be_there(tmp_path):
+    """A file and a folder can be made durable; what is not there, or no more, is not passed over."""
+    (tmp_path / "file").write_bytes(b"data")
+    disks.sync(tmp_path / "file")
+    disks.sync(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        disks.sync(tmp_path / "gone")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from runnerd.machines import disks
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One machine that was asked for; `vm` is empty until the service named it."""
@@ -41,11 +43,7 @@ class Records:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)  # or the name might not be there after a power cut, and the machine would
-        finally:
-            os.close(folder)
+        disks.sync(self._folder)  # or the name might not be there after a power cut, and the machine would
 
     def drop(self, name: str) -> None:
         """Forget a machine that is gone; nothing when it is forgotten."""
