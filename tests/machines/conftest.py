@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import trio.testing
 
 from runnerd.machines import frames
 from runnerd.machines.channel import Channel
+from runnerd.machines.driver import Command, Driver, Exit, Machine, Size
 from runnerd.machines.pyz import pack
+
+SIZE = Size()
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +28,27 @@ def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("agent") / "agent.pyz"
     pack(out)
     return out
+
+
+async def leased(driver: Driver, image: str = "ubuntu", size: Size = SIZE) -> Machine:
+    """A machine that a job has."""
+    machine = await driver.clone(await driver.build_template(image, size))
+    await machine.thaw()
+    await machine.lease()
+    return machine
+
+
+async def run(machine: Machine, script: str) -> tuple[Exit, str]:
+    """How a script ended in a machine, and all that it said."""
+    said = bytearray()
+
+    async def hear(_stream: str, data: bytes) -> None:
+        said.extend(data)
+
+    env = {"PATH": os.environ["PATH"]}
+    with trio.fail_after(30):
+        ended = await machine.exec(Command(argv=("sh", "-c", script), env=env, cwd=machine.paths.work), hear)
+    return ended, said.decode()
 
 
 def start_agent(agent_file: Path, root: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:

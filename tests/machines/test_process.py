@@ -16,9 +16,11 @@ import pytest
 import trio
 
 from runnerd.machines import sweep
-from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.driver import Command, Driver, Exit, MachineLost, NoMachine, NotKept, Size
 from runnerd.machines.journal import MachineNote
 from runnerd.machines.process import ProcessDriver, open_process_driver
+
+from .conftest import leased, run
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -27,23 +29,6 @@ ENV = {"PATH": os.environ["PATH"]}
 async def driver(tmp_path: Path) -> AsyncIterator[ProcessDriver]:
     async with open_process_driver(root=tmp_path / "machines") as opened:
         yield opened
-
-
-async def ready(driver: ProcessDriver) -> Machine:
-    machine = await driver.clone(await driver.build_template("ubuntu", Size()))
-    await machine.thaw()
-    await machine.lease()
-    return machine
-
-
-async def run(machine: Machine, script: str) -> tuple[Exit, str]:
-    said = bytearray()
-
-    async def hear(_kind: str, data: bytes) -> None:
-        said.extend(data)
-
-    ended = await machine.exec(Command(argv=("sh", "-c", script), env=ENV, cwd=machine.paths.work), hear)
-    return ended, said.decode()
 
 
 def alive(pid: int) -> bool:
@@ -58,7 +43,7 @@ async def test_whole_life_of_a_machine(driver: ProcessDriver, tmp_path: Path) ->
     """Folders of its own, commands, files, an archive, and nothing left after the end."""
     as_driver: Driver = driver
     assert not as_driver.capabilities.isolated
-    machine = await ready(driver)
+    machine = await leased(driver)
     assert machine.image == "ubuntu"
     assert (await run(machine, "pwd; exit 3")) == (Exit(code=3), f"{machine.paths.work}\n")
     for path in (machine.paths.home, machine.paths.temp, machine.paths.tools):
@@ -86,7 +71,7 @@ async def test_whole_life_of_a_machine(driver: ProcessDriver, tmp_path: Path) ->
 async def test_identity_is_invented_and_the_hosts_is_kept(driver: ProcessDriver) -> None:
     """Each machine has names of its own; host name and clock of the host are as before."""
     name = os.uname().nodename
-    machines = [await ready(driver) for _ in range(3)]
+    machines = [await leased(driver) for _ in range(3)]
     identities = {machine.identity for machine in machines}
     assert len(identities) == 3
     assert None not in identities
@@ -99,7 +84,7 @@ async def test_nothing_of_the_daemons_environment_is_inherited(
     """Neither the agent nor a command sees the daemon's variables or descriptors."""
     monkeypatch.setenv("GITHUB_WEBHOOK_SECRET", "very-secret")
     async with open_process_driver(root=tmp_path / "machines") as driver:
-        machine = await ready(driver)
+        machine = await leased(driver)
         said = (await run(machine, "cat /proc/$PPID/environ /proc/self/environ; ls /proc/self/fd"))[1]
         assert "very-secret" not in said
         assert said.rpartition("\0")[2].split() == ["0", "1", "2", "3"]  # 3: ls looks
@@ -107,7 +92,7 @@ async def test_nothing_of_the_daemons_environment_is_inherited(
 
 async def test_destroy_ends_every_process(driver: ProcessDriver) -> None:
     """What was left in the background, fled its session or ignores signals is gone."""
-    machine = await ready(driver)
+    machine = await leased(driver)
     script = (
         "sleep 60 & echo $!; setsid setsid sleep 60 >/dev/null 2>&1 & echo $!; "
         "nohup sh -c 'trap \"\" TERM INT; echo $$; touch up; while :; do sleep 1; done' 2>/dev/null & "
@@ -126,7 +111,7 @@ async def test_destroy_ends_every_process(driver: ProcessDriver) -> None:
 
 async def test_job_that_kills_its_agent_does_not_escape(driver: ProcessDriver) -> None:
     """When the agent is gone, its processes are found by where they live and what they were given."""
-    machine = await ready(driver)
+    machine = await leased(driver)
     with pytest.raises(MachineLost, match="closed its channel"):
         await run(machine, "setsid setsid sleep 60 & sleep 0.2; kill -9 $PPID; sleep 60")
     await machine.lost.wait()
@@ -138,7 +123,7 @@ async def test_job_that_kills_its_agent_does_not_escape(driver: ProcessDriver) -
 
 async def test_stopped_agent_does_not_hold_up_the_end(driver: ProcessDriver) -> None:
     """An agent that does not answer is killed, with everything below it, in bounded time."""
-    machine = await ready(driver)
+    machine = await leased(driver)
     said = (await run(machine, "setsid sleep 60 >/dev/null 2>&1 & echo $PPID"))[1]
     agent = int(said)
     below = sweep.descendants(agent)
@@ -157,7 +142,7 @@ async def test_leaving_the_driver_destroys_its_machines(tmp_path: Path) -> None:
     async def fail() -> None:
         async with open_process_driver(root=tmp_path / "machines") as driver:
             for _ in range(3):
-                machine = await ready(driver)
+                machine = await leased(driver)
                 pids.append(int((await run(machine, "setsid sleep 60 >/dev/null 2>&1 & echo $!"))[1]))
             raise KeyError("a bug")
 
@@ -171,7 +156,7 @@ async def test_leaving_the_driver_destroys_its_machines(tmp_path: Path) -> None:
 
 async def test_cancelling_a_command_climbs_the_ladder(driver: ProcessDriver) -> None:
     """The process hears SIGINT, and Cancelled leaves only when it has ended."""
-    machine = await ready(driver)
+    machine = await leased(driver)
     heard: list[bytes] = []
     ready_to_go = trio.Event()
 
@@ -191,7 +176,7 @@ async def test_cancelling_a_command_climbs_the_ladder(driver: ProcessDriver) -> 
 
 async def test_machines_of_a_killed_daemon_are_reaped(driver: ProcessDriver, tmp_path: Path) -> None:
     """Folders and processes of an earlier daemon go; machines that live now stay."""
-    machine = await ready(driver)
+    machine = await leased(driver)
     left = tmp_path / "machines" / "process-0123456789abcdef"
     (left / "work").mkdir(parents=True)
     orphan = await trio.lowlevel.open_process(["sleep", "60"], cwd=str(left / "work"), env={})
@@ -264,7 +249,7 @@ async def test_agent_that_does_not_come_up_is_lost(tmp_path: Path) -> None:
 
 async def test_nothing_is_kept(driver: ProcessDriver, tmp_path: Path) -> None:
     """A process of the host has no state that could be kept, and says so; it has a terminal."""
-    machine = await ready(driver)
+    machine = await leased(driver)
     assert not driver.capabilities.snapshot
     with pytest.raises(NotKept, match="keeps no snapshots"):
         await machine.snapshot(tmp_path / "kept", key=None, limit=1 << 30)

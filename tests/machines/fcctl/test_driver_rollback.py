@@ -11,30 +11,14 @@ import msgspec
 import pytest
 import trio
 
-from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, NotKept, Size
+from runnerd.machines.driver import Command, Exit, Machine, MachineLost, NoMachine, NotKept
 from runnerd.machines.fcctl.driver import FcctlDriver
 from runnerd.machines.journal import MachineNote
 
+from ..conftest import leased, run
+
 Opened = Callable[..., AbstractAsyncContextManager[FcctlDriver]]
 LIMIT = 1 << 30
-
-
-async def leased(driver: Driver) -> Machine:
-    machine = await driver.clone(await driver.build_template("ubuntu", Size()))
-    await machine.thaw()
-    await machine.lease()
-    return machine
-
-
-async def run(machine: Machine, script: str) -> tuple[Exit, str]:
-    said = bytearray()
-
-    async def hear(stream: str, data: bytes) -> None:
-        said.extend(data)
-
-    command = Command(argv=("bash", "-c", script), env={"PATH": "/usr/bin:/bin"}, cwd=machine.paths.work)
-    with trio.fail_after(30):
-        return await machine.exec(command, hear), said.decode()
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

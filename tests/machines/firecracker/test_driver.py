@@ -16,21 +16,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from runnerd.machines.driver import Command, Driver, Exit, Machine, MachineLost, NoMachine, Size
+from runnerd.machines.driver import Command, Exit, Machine, MachineLost, NoMachine, Size
 from runnerd.machines.firecracker import monitor
 from runnerd.machines.firecracker.driver import FirecrackerDriver, open_firecracker_driver
 from runnerd.machines.journal import MachineNote
 
+from ..conftest import leased
+
 Opened = Callable[..., AbstractAsyncContextManager[FirecrackerDriver]]
 ENV = {"PATH": os.environ["PATH"]}
 SIZE = Size(vcpus=1, memory=256, disk=16)
-
-
-async def ready(driver: Driver, size: Size = SIZE) -> Machine:
-    machine = await driver.clone(await driver.build_template("default", size))
-    await machine.thaw()
-    await machine.lease()
-    return machine
 
 
 async def run(machine: Machine, script: str) -> tuple[Exit, str]:
@@ -52,9 +47,9 @@ async def test_life_of_a_machine(opened: Opened, short: Path, version: str) -> N
         notes.append((note.id, note.state))
 
     async with opened(version, journal=journal) as driver:
-        machine = await ready(driver)
+        machine = await leased(driver, "default", SIZE)
         assert await run(machine, "echo hello; exit 3") == (Exit(code=3), "hello\n")
-        again = await ready(driver)
+        again = await leased(driver, "default", SIZE)
         assert again.identity != machine.identity
         await machine.put(f"{machine.paths.temp}/file", b"data")
         assert await machine.get(f"{machine.paths.temp}/file", limit=9) == b"data"
@@ -93,7 +88,7 @@ async def test_template_is_made_once(opened: Opened, short: Path) -> None:
     (path / "state").chmod(0o644)
     (path / "state").write_text("harmed")
     async with opened() as driver:
-        await ready(driver)
+        await leased(driver, "default", SIZE)
         assert (path / "state").read_text() != "harmed"
 
 
@@ -160,7 +155,7 @@ async def test_program_may_be_called_after_its_version(
     await link.rename(short / "firecracker-v1.16.1-x86_64")
     await link.symlink_to("firecracker-v1.16.1-x86_64")
     async with opened(programs=(firecracker, jailer)) as killed:
-        machine = await ready(killed)
+        machine = await leased(killed, "default", SIZE)
         assert (await run(machine, "true"))[0].success
         assert (short / "s/jails/firecracker-v1.16.1-x86_64" / machine.id).is_dir()
         await link.unlink()
@@ -173,7 +168,7 @@ async def test_program_may_be_called_after_its_version(
 async def test_killed_firecracker_is_a_lost_machine(opened: Opened, short: Path) -> None:
     """A machine whose Firecracker dies is lost with what its console said, and only that one."""
     async with opened() as driver:
-        machine, other = await ready(driver), await ready(driver)
+        machine, other = await leased(driver, "default", SIZE), await leased(driver, "default", SIZE)
         jail = short / "s/jails/firecracker" / machine.id
         (jail / "root/serial").write_text("last words\r\n")
         os.kill(int((jail / "root/firecracker.pid").read_text()), signal.SIGKILL)
@@ -188,10 +183,10 @@ async def test_killed_firecracker_is_a_lost_machine(opened: Opened, short: Path)
 async def test_what_a_killed_daemon_left_is_reaped(opened: Opened, short: Path) -> None:
     """Jails without a machine of ours, and what runs in them, are gone; machines that live stay."""
     async with opened() as killed:
-        left = await ready(killed)
+        left = await leased(killed, "default", SIZE)
         pid = int((short / "s/jails/firecracker" / left.id / "root/firecracker.pid").read_text())
         async with opened() as driver:
-            mine = await ready(driver)
+            mine = await leased(driver, "default", SIZE)
             assert await driver.adopt_or_reap() == 1
             assert await driver.adopt_or_reap() == 0
             assert not _runs(pid)
@@ -202,7 +197,7 @@ async def test_what_a_killed_daemon_left_is_reaped(opened: Opened, short: Path) 
 async def test_archives_go_by_the_job_disk(opened: Opened, short: Path, tmp_path: Path) -> None:
     """The machine is told the device whose content the host has just written into the jail."""
     async with opened() as driver:
-        machine = await ready(driver)
+        machine = await leased(driver, "default", SIZE)
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             archive.addfile(tarfile.TarInfo("empty"), io.BytesIO())
@@ -219,7 +214,7 @@ async def test_absent_image_is_no_machine(opened: Opened) -> None:
     async with opened() as driver:
         with pytest.raises(NoMachine, match="build it with `runnerd image build other`"):
             await driver.build_template("other", SIZE)
-        machine = await ready(driver)
+        machine = await leased(driver, "default", SIZE)
         assert not machine.lost.is_set()
     with pytest.raises(MachineLost):
         await run(machine, "true")

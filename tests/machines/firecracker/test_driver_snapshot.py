@@ -18,7 +18,8 @@ from runnerd.machines.firecracker.driver import FirecrackerDriver
 from runnerd.machines.images import FILES, Image, Part
 from runnerd.machines.rewinding import RewindingMachine
 
-from .test_driver import SIZE, ready, run
+from ..conftest import leased
+from .test_driver import SIZE, run
 
 Opened = Callable[..., AbstractAsyncContextManager[FirecrackerDriver]]
 VERSIONS = ["1.14.4", "1.16.1", "1.17.0-dev"]
@@ -40,7 +41,7 @@ def ask(port: int) -> str:
 @asynccontextmanager
 async def used(driver: FirecrackerDriver) -> AsyncIterator[Machine]:
     """A machine whose disk and folder hold something."""
-    machine = await ready(driver)
+    machine = await leased(driver, "default", SIZE)
     await machine.put(f"{machine.paths.temp}/file", b"before")
     with driver._boxes[machine.id].monitor.jail.inside("upper").open("r+b") as disk:
         disk.seek(5 << 20)
