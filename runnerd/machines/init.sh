@@ -22,7 +22,8 @@ mount -t proc proc /proc || fail "no process file system"
 vsock="$(word runnerd.vsock)" # now: /proc moves away with the others below
 mount -t sysfs sys /sys || fail "no system file system"
 # A job that wants more memory than there is has to be killed. Without this the kernel would drop the programs that
-# run and read them back for ever instead, and the job would hang until its time is over.
+# run and read them back for ever instead, and the job would hang until its time is over. The agent has a better means
+# (guest/memory.py) and takes this one back where the kernel has what it needs.
 if [ -e /sys/kernel/mm/lru_gen/min_ttl_ms ]; then
     echo y >/sys/kernel/mm/lru_gen/enabled
     echo 1000 >/sys/kernel/mm/lru_gen/min_ttl_ms

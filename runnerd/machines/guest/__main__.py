@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import archive, files, forward, layout, life, process, system, terminal
+from . import archive, files, forward, layout, life, memory, process, system, terminal
 from .agent import Agent, Operation, end_descendants
 
 OPERATIONS: dict[str, Operation] = {
@@ -59,6 +59,8 @@ def main(arguments: list[str]) -> int:
         os.set_blocking(port, False)
     root = options.get("root", "/")
     agent = Agent(port, OPERATIONS, ends="fd" in options, init=init, root=root, listener=listener)
+    if init:
+        memory.guard(agent)
     signal.signal(signal.SIGTERM, lambda *_: setattr(agent, "alive", agent.init))
     agent.run()
     end_descendants(5)

@@ -11,7 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from . import system
 from .names import Names
@@ -46,6 +46,13 @@ READS = 16
 
 Operation = Callable[["Agent", int, dict[str, Any]], dict[str, Any] | None]
 """Does one request. Returns the answer's fields, or None when an exchange answers later."""
+
+
+class Timed(Protocol):
+    """What has something to do at some time."""
+
+    def due(self, now: float) -> float | None:
+        """Do what time asks for; returns the time of the next call, None for none."""
 
 
 class Exchange:
@@ -145,8 +152,8 @@ class Agent:
         self.operations = operations
         self.exchanges: dict[int, Exchange] = {}
         self.children: dict[int, Callable[[int], None]] = {}
-        self.timers: dict[int, Exchange] = {}
-        """Exchanges whose `due` wants to be called, by their stream."""
+        self.timers: dict[int, Timed] = {}
+        """Whose `due` wants to be called: exchanges, by their stream, and the guard of the memory."""
         self.listeners: dict[int, Any] = {}
         self.connections = 0
         """How many were ever taken; numbers the next one."""
@@ -246,8 +253,9 @@ class Agent:
     def drop(self) -> None:
         """End every exchange and offer; for a new session and for the freezing."""
         dropped = list(self.exchanges.values())
+        for stream in self.exchanges:
+            self.timers.pop(stream, None)
         self.exchanges.clear()  # first, so that none of them says anything more
-        self.timers.clear()
         for exchange in dropped:
             exchange.reset()
         for listener in list(self.listeners.values()):
@@ -402,8 +410,8 @@ class Agent:
             self._look_for_the_host()
         if self.timers:
             now = time.monotonic()
-            for exchange in list(self.timers.values()):
-                due = exchange.due(now)
+            for timed in list(self.timers.values()):
+                due = timed.due(now)
                 if due is not None:
                     soonest = min(due - now, soonest if soonest is not None else due - now)
             self._flush()  # what came due may have spoken

@@ -11,6 +11,7 @@ import time
 
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, REMOUNT, NO_ATIME, BIND, RECURSIVE = 1, 2, 4, 8, 32, 1024, 4096, 16384
 _SUBREAPER = 36
+_CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _UP = 0x1
@@ -121,6 +122,19 @@ def oom_kills() -> int:
         os.close(fd)
     at = counters.find(b"\noom_kill ")
     return int(counters[at + 10 :].split(b"\n", 1)[0]) if at >= 0 else 0
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory there are, and how many could still be had; 0 where the kernel does not say."""
+    said = dict(line.split()[:2] for line in (_text("/proc/meminfo") or "").splitlines())
+    return int(said.get("MemTotal:", 0)) << 10, int(said.get("MemAvailable:", 0)) << 10
+
+
+def keep_in_memory() -> None:
+    """What this process has used of its programs and data stays in memory, from now on; raises OSError."""
+    if _libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT):
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot keep the agent in memory: {os.strerror(number)}")
 
 
 def is_full(folder: str) -> bool:

@@ -29,6 +29,14 @@ def test_oom_kills_is_a_count_that_never_falls() -> None:
     assert 0 <= first <= system.oom_kills()
 
 
+def test_memory_is_told_in_bytes(monkeypatch) -> None:
+    """What there is and what is left of it are read; a kernel that does not say leaves nothing to judge."""
+    total, left = system.memory()
+    assert total > left > 1 << 20
+    monkeypatch.setattr(system, "_text", lambda path: None)
+    assert system.memory() == (0, 0)
+
+
 def test_a_disk_without_room_or_inodes_is_full(monkeypatch) -> None:
     """What is left for those who are not root counts, bytes and inodes; an absent folder is not full."""
     roomy = {"f_bavail": 1024, "f_frsize": 4096, "f_files": 100, "f_favail": 1}

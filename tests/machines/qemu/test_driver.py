@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import tarfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -161,10 +162,29 @@ async def test_what_a_job_installs_lies_on_the_disk(vm_driver, vm_template):
     done
     dd if=/dev/zero of=$HOME/big bs=1M count=20 status=none
     awk '/MemTotal/ {print ($2 < 300000)}' /proc/meminfo
+    cat /sys/kernel/mm/lru_gen/min_ttl_ms  # else the kernel may kill who writes files
     ! sudo dd if=/dev/zero of=/var/big bs=1M count=300 status=none 2>/dev/null
     """
     done, said = await run(machine, script)
-    assert (done, said) == (Exit(code=0, disk_full=True), "1\n")
+    assert (done, said) == (Exit(code=0, disk_full=True), "1\n0\n")
+    await machine.destroy()
+
+
+async def test_slow_hunger_for_memory_ends(vm_driver, vm_template):
+    """A job that takes more and more memory is killed when there is none, and the machine can be used on."""
+    machine = await fresh(vm_driver, vm_template)
+    script = """
+    python3 -c 'import time
+    kept = []
+    while True:
+        kept.append(bytes(1000) * 1000)
+        time.sleep(0.02)'
+    echo $?
+    """
+    done, said = await run(machine, textwrap.dedent(script))
+    assert (done, said.splitlines()[-1]) == (Exit(code=0, out_of_memory=True), "137")
+    calm = "until grep -x 0 /sys/kernel/mm/lru_gen/min_ttl_ms; do sleep 0.05; done"
+    assert await run(machine, calm) == (Exit(code=0), "0\n")
     await machine.destroy()
 
 
