@@ -1,4 +1,4 @@
-"""What several rooms' tests share: the cache directory, and the one image that tests with real machines boot.
+"""What several rooms' tests share: new ledgers, the cache directory, and the image that real machines boot.
 
 The image is built once and kept between runs, in `$RUNNERD_STATE` or `.state` in the checkout.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
 import trio
 
 from runnerd.machines import host, images
@@ -23,6 +24,7 @@ from runnerd.machines.driver import Size, Template
 from runnerd.machines.pyz import pack
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.recipe import Recipe
+from runnerd.store import engine, ledger, schema
 
 # The same examples everywhere, each for as long as the machine takes: what fails once fails for everybody.
 hypothesis.settings.register_profile(
@@ -50,6 +52,31 @@ def eventually() -> Callable[..., Awaitable[None]]:
                 await trio.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[sa.Engine], None]]:
+    """Makes a ledger as `schema.migrate` does; a new one begins as a copy of one that was migrated.
+
+    So do those of `open_ledger`: hundreds of tests have a ledger, and one takes as long as they do.
+    """
+    first = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    made = engine.writing(first)
+    schema.migrate(made)
+    made.dispose()  # now all of it is in the one file
+    content = first.read_bytes()
+
+    def migrate(opened: sa.Engine) -> None:
+        try:
+            with Path(str(opened.url.database)).open("xb") as file:
+                file.write(content)
+        except OSError:
+            pass  # there is one, or there can be none
+        schema.migrate(opened)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "migrate", migrate)
+        yield migrate
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from runnerd.store import deliveries, engine, jobs, runs, transition
 from runnerd.store.changes import NewJob, NewRun, QueueJob
 from runnerd.store.ledger import Ledger, open_ledger
 from runnerd.store.records import Delivery
-from runnerd.store.schema import migrate
 from runnerd.store.tables import outbox
 
 
@@ -91,7 +90,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path, migrate):
     """A desk whose transaction is rolled back at the end."""
     database = engine.writing(tmp_path / "ledger.db")
     migrate(database)
