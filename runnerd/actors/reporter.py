@@ -30,6 +30,10 @@ BATCH = 200
 """Reports taken from the outbox at once."""
 COMMENT_PAUSE = 5.0
 """Seconds between two edits of one comment: GitHub allows 500 an hour, people included."""
+RETRY = 5.0
+"""Seconds before a report is offered a second time, doubled with each time after that."""
+RETRY_LIMITED = 1.0
+"""The same where the forge named a time: only one that names times in vain is left alone for longer."""
 RETRY_MAX = 600.0
 DENIED_RETRY = 3600.0
 DENIED_TRIES = 24
@@ -153,7 +157,8 @@ class ReporterActor:
 
     async def _delay(self, run: RunRecord, row: OutboxRow, error: ForgeUnavailable) -> None:
         """Put a report off, and with it those for which it would be no better."""
-        later = self._clock() + min(5.0 * 2.0 ** min(row.attempts, 10), RETRY_MAX)
+        pause = RETRY_LIMITED if error.scope == "repository" else RETRY
+        later = self._clock() + min(pause * 2.0 ** min(row.attempts, 10), RETRY_MAX)
         await self._ledger.outbox_retry(row.id, max(error.retry_at, later), str(error))
         match error.scope:
             case "forge":

@@ -334,6 +334,23 @@ async def test_one_limited_repository_does_not_hold_up_the_others(site):
     assert (len(forge.statuses), await site.ledger.outbox_depth()) == (4, 0)
 
 
+async def test_the_report_that_met_a_limit_is_due_with_those_behind_it(site):
+    """The time that the forge named is enough; only where it was named in vain does a report wait longer."""
+    forge = Recorder()
+    for n in range(2):
+        await site.plan(f"d-{n}", path=f"{n}.yml")
+    first, second = [row.id for row in await site.ledger.outbox_due(site.clock(), 9)]
+    for due in ([first, second], [second]):
+        forge.errors.append(ForgeUnavailable("rate limit", site.clock() + 1, "repository"))
+        await site.once(forge)
+        assert await site.ledger.outbox_due(site.clock(), 9) == []
+        site.clock.now += 1
+        assert [row.id for row in await site.ledger.outbox_due(site.clock(), 9)] == due
+    site.clock.now += 1
+    await site.once(forge)
+    assert (len(forge.statuses), await site.ledger.outbox_depth()) == (2, 0)
+
+
 async def test_a_report_that_has_to_wait_alone_does(site):
     """What concerns one report only does not keep the next from being sent."""
     forge = Recorder()
