@@ -133,6 +133,17 @@ async def vm_template(vm_driver: QemuDriver) -> Template:
     return await vm_driver.build_template("default", VM_SIZE)
 
 
+@pytest.fixture
+async def own_template(vm_driver: QemuDriver, vm_template: Template, tmp_path: Path) -> Path:
+    """A copy of that template, saved in a folder of a test's own: what the test does to it harms no other."""
+    assert vm_template.path is not None
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for saved in (vm_template.path, *vm_template.path.parent.glob("kvm.json")):
+        await trio.run_process(["cp", "-r", "--sparse=always", str(saved), str(folder)])
+    return folder / vm_template.path.name
+
+
 def with_a_note(path: Path) -> None:
     """Pack the agent with a file that changes its digest, and so the image's."""
     pack(path)

@@ -26,11 +26,12 @@ def that_ends_at_once(path):
 
 
 async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
-    vm_image, generations, tmp_path, monkeypatch, nursery, eventually
+    vm_image, generations, own_template, tmp_path, monkeypatch, nursery, eventually
 ):
     """A good one stays, one with which no machine comes up is left again; one good lease is enough here."""
     monkeypatch.setattr(generation_trial, "RETRY", 0.1)
     shelf = generations.folder
+    folders = {"images": shelf, "snapshots": own_template.parent}
 
     async def build(agent):
         digest = await generations.build(agent)
@@ -45,7 +46,7 @@ async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
     mailbox = Mailbox(16)
     pool = PoolActor(
         mailbox,
-        lambda: open_qemu_driver(state=tmp_path, images=shelf, **PATIENT),
+        lambda: open_qemu_driver(state=tmp_path / "state", **folders, **PATIENT),
         {"default": Kind(size=VM_SIZE)},
         Rules(min_idle=0, memory=2048, builders=1, canary_leases=1),
         records=Records(shelf),

@@ -20,7 +20,7 @@ from runnerd.machines.qemu.box import LAYOUT
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.remote import AgentMachine
 
-from ...conftest import PATIENT
+from ...conftest import PATIENT, VM_SIZE
 
 pytestmark = pytest.mark.vm
 
@@ -313,24 +313,20 @@ async def test_a_clone_that_is_not_ready_in_time_is_tried_once_more(vm_image, st
         assert strays(reaper.mark(tmp_path)) == {}
 
 
-async def test_a_template_is_found_again_and_rebuilt_when_harmed(vm_image, state_directory, tmp_path):
-    """A second driver loads the saved template; a harmed one is noticed and made anew, and works."""
-    size = Size(vcpus=1, memory=192, disk=256)
-    saved = []
-    for harm in (False, False, True):
-        if harm:
-            spoil(saved[-1][0])
-        images = state_directory / "images"
-        async with open_qemu_driver(state=tmp_path, images=images, accelerator="tcg", **PATIENT) as driver:
-            template = await driver.build_template("default", size)
-            memory = template.path / "memory"
-            saved.append((memory, os.stat(memory).st_ino))
+async def test_a_template_is_found_again_and_rebuilt_when_harmed(state_directory, own_template, tmp_path):
+    """A harmed template is noticed, made anew and saved, and works; a later driver loads what was saved."""
+    spoil(own_template / "memory")
+    folders = {"images": state_directory / "images", "snapshots": own_template.parent}
+    saved = [os.stat(own_template / "memory").st_ino]
+    for number in range(2):
+        async with open_qemu_driver(state=tmp_path / f"{number}", **folders, **PATIENT) as driver:
+            template = await driver.build_template("default", VM_SIZE)
+            assert template.path == own_template
+            saved.append(os.stat(own_template / "memory").st_ino)
             machine = await fresh(driver, template)
             assert (await run(machine, "echo $((6 * 7))"))[1] == "42\n"
-    first, second, third = saved
-    assert first == second
-    assert third[0] == first[0]
-    assert third[1] != first[1]
+    harmed, anew, found = saved
+    assert harmed != anew == found
 
 
 def spoil(path: Path) -> None:

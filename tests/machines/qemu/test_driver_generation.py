@@ -17,13 +17,14 @@ pytestmark = pytest.mark.vm
 
 
 async def test_a_machine_is_gone_back_to_in_the_template_it_changed_or_not_at_all(
-    vm_image: images.Image, generations: Generations, tmp_path: Path
+    vm_image: images.Image, generations: Generations, own_template: Path, tmp_path: Path
 ) -> None:
     """An earlier generation will do while its template is there; one that was made anew is another."""
     kept = tmp_path / "kept"
+    folders = {"images": generations.folder, "snapshots": own_template.parent}
 
     def opened():
-        return open_qemu_driver(state=tmp_path, images=generations.folder, **PATIENT)
+        return open_qemu_driver(state=tmp_path / "state", **folders, **PATIENT)
 
     async with opened() as driver:
         template = await driver.build_template("default", VM_SIZE)
@@ -49,8 +50,8 @@ async def test_a_machine_is_gone_back_to_in_the_template_it_changed_or_not_at_al
         await (await driver.restore(kept, key=None)).destroy()
         assert driver.shared > 0
         await (await driver.clone(given)).destroy()
-    assert template.path is not None
-    shutil.rmtree(template.path)
+    assert template.path == own_template
+    shutil.rmtree(own_template)
     async with opened() as driver:
         with pytest.raises(NoMachine, match="its template, QEMU or the host is not what"):
             await driver.restore(kept, key=None)
