@@ -6,12 +6,9 @@ to mount, to make devices or to load modules. It is for an operator's own images
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
-import signal
-import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from runnerd.machines import oci
+from runnerd.machines import lifeline, oci
 from runnerd.machines.distribution import EPOCH, BuildFailed
 from runnerd.machines.layers import Tree
 from runnerd.machines.recipe import JOB_USER
@@ -137,9 +134,14 @@ async def alter(
     text = "umask 022\n" + (_INSTALL.format(names=" ".join(packages)) if packages else "")
     await trio.to_thread.run_sync(_lay_out, work, tar, text.encode() + script)
     rootless = _rootless()
+    proxies = {name: environ[name] for name in environ if name.lower().endswith("_proxy")}
     argv = ["unshare", *rootless, "--mount", "--pid", "--fork", "--kill-child"]
     try:
-        done = await _sandboxed([*argv, "/bin/sh", "-c", _SANDBOX, "sandbox", str(work)], environ, timeout)
+        done = await lifeline.run(
+            [*argv, "/bin/sh", "-c", _SANDBOX, "sandbox", str(work)],
+            environ={**proxies, "PATH": _PATH, "HOME": "/"},
+            timeout=timeout,
+        )
     finally:
         await remove(work / "root")
     if done is None:
@@ -177,24 +179,6 @@ def _rootless() -> list[str]:
     return [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
 
 
-async def _sandboxed(
-    argv: Sequence[str], environ: Mapping[str, str], timeout: float
-) -> subprocess.CompletedProcess[bytes] | None:
-    """Run a sandbox to its end; None when it took longer than `timeout` seconds and was ended."""
-    clean = {name: environ[name] for name in environ if name.lower().endswith("_proxy")}
-    with trio.move_on_after(timeout):
-        return await trio.run_process(
-            argv,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env={**clean, "PATH": _PATH, "HOME": "/"},
-            start_new_session=True,
-            deliver_cancel=_end_group,
-        )
-    return None
-
-
 def _lay_out(work: Path, tar: Path, script: bytes) -> None:
     work.mkdir(mode=0o755)
     (work / "script").write_bytes(script)
@@ -207,15 +191,3 @@ def _with(lines: str, line: str) -> str:
     if any(len(row) > 2 and (row[2] == str(JOB_USER) or row[0] == "runner") for row in rows):
         return lines
     return lines + ("" if lines.endswith("\n") or not lines else "\n") + line + "\n"
-
-
-async def _end_group(process: trio.Process) -> None:
-    """End the sandbox with all that runs in it: its first process takes the others along."""
-    for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, math.inf)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        with trio.move_on_after(patience, shield=True):
-            await process.wait()
-            return

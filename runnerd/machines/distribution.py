@@ -5,18 +5,15 @@ Nothing is installed on the host: packages are unpacked in a private tree, by mm
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import trio
 
-from runnerd.machines import host
+from runnerd.machines import host, lifeline
 
 EPOCH = 1_700_000_000
 """Every time stamp in what is built is at most this, so that the same packages give the same bytes."""
@@ -116,7 +113,8 @@ class Debian:
         argv = [mmdebstrap, f"--variant={variant}", "--mode=" + ("root" if os.geteuid() == 0 else "auto")]
         argv += ["--format=tar", "--include=" + ",".join(packages)]
         argv += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"', *options]
-        await self._run([*argv, archive.suite, str(out), *([archive.mirror] if archive.mirror else [])])
+        argv += [archive.suite, str(out), *([archive.mirror] if archive.mirror else [])]
+        await self._run(argv)
 
     def _require(self, *names: str) -> tuple[str, ...]:
         try:
@@ -126,18 +124,12 @@ class Debian:
 
     async def _run(self, argv: Sequence[str], *, stdin: int | None = None) -> None:
         name = Path(argv[0]).name
-        done = None
-        with trio.move_on_after(self._timeout):
-            done = await trio.run_process(
-                list(argv),
-                stdin=stdin if stdin is not None else b"",
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env=self._environ,
-                start_new_session=True,
-                deliver_cancel=_end_group,
-            )
+        done = await lifeline.run(
+            argv,
+            environ=self._environ,
+            timeout=self._timeout,
+            stdin=stdin if stdin is not None else b"",
+        )
         if done is None:
             raise BuildFailed(f"{name} was still running after {self._timeout:.0f} s and was stopped")
         if done.returncode != 0:
@@ -163,15 +155,3 @@ def _cure(text: str) -> str:
             "; the mirror must be reached, through http_proxy where that is needed: see `mirror` in [images]"
         )
     return ""
-
-
-async def _end_group(process: trio.Process) -> None:
-    """End a program and its children: they get time to unmount and remove what they made."""
-    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, math.inf)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        with trio.move_on_after(patience, shield=True):
-            await process.wait()
-            return
