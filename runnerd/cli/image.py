@@ -196,13 +196,18 @@ def prune(
     state: options.State = None,
     json: options.Json = False,
 ) -> None:
-    """Remove old generations of every image: the current one stays, and what a machine has open."""
+    """Remove old generations of every image: the current one stays, and what a machine has open.
+
+    What a build left that was killed goes as well.
+    """
     from runnerd.machines import generations
 
     images = folder(options.load_config(config, state_directory=state))
     gone: list[Generation] = []
     for name in generations.names(images):
         try:
+            if left := generations.clear(images, name):
+                typer.echo(f"removed what {left} interrupted builds of {name} left", err=True)
             gone += generations.prune(images, name, keep=keep)
         except LookupError:  # a folder that no build made
             continue

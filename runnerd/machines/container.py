@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import trio
 
-from runnerd.machines import lifeline, oci
+from runnerd.machines import leftovers, lifeline, oci
 from runnerd.machines.distribution import EPOCH, BuildFailed
 from runnerd.machines.layers import Tree
 from runnerd.machines.recipe import JOB_USER
 
-REMOVAL = 120.0
-"""Seconds for the removal of a tree."""
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 
 _LOST_RIGHTS = "-sys_admin,-sys_module,-sys_rawio,-sys_ptrace,-sys_boot,-sys_time,-mknod,-net_admin"
@@ -133,7 +128,7 @@ async def alter(
             raise BuildFailed(f"{package!r} is not the name of a package")
     text = "umask 022\n" + (_INSTALL.format(names=" ".join(packages)) if packages else "")
     await trio.to_thread.run_sync(_lay_out, work, tar, text.encode() + script)
-    rootless = _rootless()
+    rootless = leftovers.rootless()
     proxies = {name: environ[name] for name in environ if name.lower().endswith("_proxy")}
     argv = ["unshare", *rootless, "--mount", "--pid", "--fork", "--kill-child"]
     try:
@@ -143,7 +138,7 @@ async def alter(
             timeout=timeout,
         )
     finally:
-        await remove(work / "root")
+        await leftovers.remove(work / "root")
     if done is None:
         raise BuildFailed(
             f"packages or the provision script ran longer than {timeout:.0f} s and were stopped"
@@ -160,23 +155,6 @@ async def alter(
             f"{said or 'nothing was said'}{cure}"
         )
     await trio.to_thread.run_sync((work / "out.tar").rename, out)
-
-
-async def remove(folder: Path) -> None:
-    """Remove a folder with all in it, what a sandbox's other users own too; safe twice, never raises."""
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
-        rootless = _rootless()
-        if rootless and await trio.Path(folder).exists():
-            # Their numbers mean somebody only where they are mapped, as they were when the tree was made.
-            argv = ["unshare", *rootless, "rm", "-rf", "--one-file-system", str(folder)]
-            with trio.move_on_after(REMOVAL), suppress(OSError):
-                await trio.run_process(argv, check=False, capture_stderr=True, capture_stdout=True)
-
-
-def _rootless() -> list[str]:
-    """How `unshare` makes somebody who is not root the root of a sandbox, with other users beside it."""
-    return [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
 
 
 def _lay_out(work: Path, tar: Path, script: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from runnerd.machines import host, lifeline
+from runnerd.machines import host, leftovers, lifeline
 
 EPOCH = 1_700_000_000
 """Every time stamp in what is built is at most this, so that the same packages give the same bytes."""
@@ -114,7 +114,12 @@ class Debian:
         argv += ["--format=tar", "--include=" + ",".join(packages)]
         argv += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"', *options]
         argv += [archive.suite, str(out), *([archive.mirror] if archive.mirror else [])]
-        await self._run(argv)
+        # Not in the folder of `out`: apt gives up its rights, and may have none there.
+        tree = leftovers.elsewhere(out.parent, self._environ.get("TMPDIR"))
+        try:
+            await self._run(argv, TMPDIR=str(tree))
+        finally:
+            await leftovers.discard(tree, of=out.parent)
 
     def _require(self, *names: str) -> tuple[str, ...]:
         try:
@@ -122,11 +127,11 @@ class Debian:
         except FileNotFoundError as error:
             raise BuildFailed(str(error)) from error
 
-    async def _run(self, argv: Sequence[str], *, stdin: int | None = None) -> None:
+    async def _run(self, argv: Sequence[str], *, stdin: int | None = None, **more: str) -> None:
         name = Path(argv[0]).name
         done = await lifeline.run(
             argv,
-            environ=self._environ,
+            environ={**self._environ, **more},
             timeout=self._timeout,
             stdin=stdin if stdin is not None else b"",
         )

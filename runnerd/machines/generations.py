@@ -19,9 +19,9 @@ from typing import Literal
 import msgspec
 import trio
 
-from runnerd.machines import generation_trial
+from runnerd.machines import generation_trial, leftovers
 from runnerd.machines.generation_trial import Standing, Trial
-from runnerd.machines.images import FILES, Image, current, load, point, write_trial
+from runnerd.machines.images import FILES, WORK, Image, current, load, point, write_trial
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -211,11 +211,23 @@ def prune(images: Path, name: str, *, keep: int) -> tuple[Generation, ...]:
     return tuple(gone)
 
 
+def clear(images: Path, name: str) -> int:
+    """Remove what builds and removals that were killed left, here and elsewhere, and return of how many.
+
+    Raises as `prune`. Blocks.
+    """
+    with _alone(images, name):
+        left = list((images / name).glob(f"{WORK}*"))
+        for folder in left:
+            leftovers.remove_now(folder)
+    return len(left)
+
+
 def _remove(images: Path, generation: Generation) -> None:
     if generation.current:
         (images / generation.name / "current").unlink()
     # Out of the way at once, so that a removal that is interrupted leaves no half of a generation.
-    leaving = generation.path.with_name(f".building-{generation.digest}")
+    leaving = generation.path.with_name(f"{WORK}{generation.digest}")
     generation.path.rename(leaving)
     shutil.rmtree(leaving)
     generation_trial.record(images / generation.name, generation.digest).unlink(missing_ok=True)

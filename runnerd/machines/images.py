@@ -29,6 +29,7 @@ from runnerd.machines import (
     initrd,
     kernel,
     layers,
+    leftovers,
     nodejs,
     oci,
 )
@@ -44,7 +45,8 @@ Trial = Callable[["Image"], Awaitable[None]]
 """Tries a generation in a machine; raises `BuildFailed` when it must not take over."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_WORK = ".building-"
+WORK = ".building-"
+"""How the folder of a build begins that is not done: what nobody builds in is to be removed."""
 FILES = ("rootfs", "agent", "kernel", "modules", "initrd")
 """The parts of an image: each a file of its folder, beside `manifest.json`."""
 _KEPT = 2
@@ -130,15 +132,15 @@ async def build(
     try:
         home.mkdir(parents=True, exist_ok=True)
         async with _alone(home, progress):
-            for left in home.glob(f"{_WORK}*"):  # of interrupted builds: nobody else is building
-                await container.remove(left)
+            for left in home.glob(f"{WORK}*"):  # of interrupted builds: nobody else is building
+                await leftovers.remove(left)
             before = () if fresh else _built(images, recipe.name)
-            work = Path(tempfile.mkdtemp(prefix=_WORK, dir=home))
+            work = Path(tempfile.mkdtemp(prefix=WORK, dir=home))
             try:
                 parts = await _Builder(work, recipe, before, packages, progress).build(pack_agent)
                 image = await _try_and_publish(home, recipe.name, work, parts, trial)
             finally:
-                await container.remove(work)
+                await leftovers.remove(work)
     except (OSError, ValueError) as error:
         raise BuildFailed(
             f"the image {recipe.name!r} could not be built in {home}: {_said(error)}"

@@ -82,7 +82,7 @@ async def test_apt_installs_packages_and_a_script_is_run(vm_image, vm_driver, st
 AS_ANOTHER = """
 import os, sys, trio
 from pathlib import Path
-from runnerd.machines import container
+from runnerd.machines import container, leftovers
 work, script = Path(sys.argv[1]), sys.argv[2].encode()
 os.setgroups([])
 os.setresgid(4321, 4321, 4321)
@@ -92,7 +92,7 @@ async def main():
         await container.alter(work / "in.tar", (), script, work / "sandbox", work / "out.tar")
     except container.BuildFailed as failed:
         print(failed)
-    await container.remove(work / "sandbox")
+    await leftovers.remove(work / "sandbox")
 trio.run(main)
 """
 

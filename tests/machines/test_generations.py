@@ -226,3 +226,20 @@ async def test_the_pool_reads_and_writes_it_in_threads(tmp_path, made):
     assert await records.standing("default") == Standing(current=second.name, trial=counted)
     await records.settle("default", msgspec.structs.replace(counted, ended="passed"))
     assert await records.standing("default") == Standing(current=second.name)
+
+
+def test_what_was_left_is_cleared_unless_somebody_builds(tmp_path, made):
+    """A folder that nobody builds in any more is removed, with no generation; during a build it stays."""
+    path, left = made(b"1"), tmp_path / "default/.building-x"
+    left.mkdir()
+    (left / "rootfs.tar").touch()
+    with (tmp_path / "default/.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InUse, match="being built"):
+            generations.clear(tmp_path, "default")
+    assert (left / "rootfs.tar").exists()
+    assert [generations.clear(tmp_path, "default") for _ in range(2)] == [1, 0]
+    assert not left.exists()
+    assert path.exists()
+    with pytest.raises(LookupError):
+        generations.clear(tmp_path, "absent")
