@@ -17,6 +17,7 @@ from .agent import Agent
 
 PRESSURE = "/proc/pressure/memory"
 MEANS = "/sys/kernel/mm/lru_gen/min_ttl_ms"
+MEMORY = "/proc/meminfo"
 
 _STALLED = b"some 400000 1000000\0"
 """Told of once a second, when in that second a process waited for memory for so many microseconds."""
@@ -43,10 +44,12 @@ class MemoryGuard:
         """Raises OSError where the kernel does not tell of pressure, or has no such means."""
         self._agent = agent
         self._until = 0.0
-        self._means = os.open(MEANS, os.O_WRONLY)
-        self._pressure = -1
+        # Held open: there may be no memory to open them, and a job can put other files in their places.
+        self._files: list[int] = []
         try:
-            self._pressure = os.open(PRESSURE, os.O_RDWR | os.O_NONBLOCK)
+            self._means = self._open(MEANS, os.O_WRONLY)
+            self._memory = self._open(MEMORY, os.O_RDONLY)
+            self._pressure = self._open(PRESSURE, os.O_RDWR | os.O_NONBLOCK)
             os.write(self._pressure, _STALLED)
             os.pwrite(self._means, _OUT_OF_FORCE, 0)
         except OSError:
@@ -56,33 +59,43 @@ class MemoryGuard:
 
     def due(self, now: float) -> float | None:
         """While the kernel may kill: look whether it still has to."""
-        if now < self._until and _nothing_left():
+        if (now < self._until and self._nothing_left()) or not self._put(_OUT_OF_FORCE):
             return now + _LOOK
-        del self._agent.timers[_TIMER]
-        self._put(_OUT_OF_FORCE)
+        self._agent.timers.pop(_TIMER, None)
         return None
 
     def _pressed(self, events: int) -> None:
-        if not events & select.POLLPRI:  # the kernel tells no more
+        if events & ~select.POLLPRI:  # the kernel tells no more, and would say so for ever
             self._agent.watch(self._pressure, 0, self._pressed)
             self._agent.timers.pop(_TIMER, None)
             self._put(_IN_FORCE)
             self._close()
-        elif _nothing_left():
+        elif self._nothing_left():
             self._until = time.monotonic() + _LONGEST
             self._agent.timers[_TIMER] = self
             self._put(_IN_FORCE)
 
-    def _put(self, means: bytes) -> None:
+    def _nothing_left(self) -> bool:
+        try:
+            total, left = system.memory(self._memory)
+        except OSError:  # that cannot be told
+            return False
+        return left < min(total * _LEFT, _LEFT_AT_MOST)
+
+    def _put(self, means: bytes) -> bool:
         try:
             os.pwrite(self._means, means, 0)
         except OSError:  # no memory for that either
-            pass
+            return False
+        return True
+
+    def _open(self, path: str, flags: int) -> int:
+        self._files.append(os.open(path, flags))
+        return self._files[-1]
 
     def _close(self) -> None:
-        for fd in (self._means, self._pressure):
-            if fd >= 0:
-                os.close(fd)
+        for fd in self._files:
+            os.close(fd)
 
 
 def guard(agent: Agent) -> None:
@@ -95,8 +108,3 @@ def guard(agent: Agent) -> None:
         system.keep_in_memory()
     except OSError:  # a container, or a kernel without the one or the other
         pass
-
-
-def _nothing_left() -> bool:
-    total, left = system.memory()
-    return left < min(total * _LEFT, _LEFT_AT_MOST)

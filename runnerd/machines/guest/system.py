@@ -124,10 +124,14 @@ def oom_kills() -> int:
     return int(counters[at + 10 :].split(b"\n", 1)[0]) if at >= 0 else 0
 
 
-def memory() -> tuple[int, int]:
-    """Bytes of memory there are, and how many could still be had; 0 where the kernel does not say."""
-    said = dict(line.split()[:2] for line in (_text("/proc/meminfo") or "").splitlines())
-    return int(said.get("MemTotal:", 0)) << 10, int(said.get("MemAvailable:", 0)) << 10
+def memory(meminfo: int) -> tuple[int, int]:
+    """Bytes of memory there are, and how many could still be had; raises OSError.
+
+    Read from an open `/proc/meminfo`: opening it takes memory, and a job can put something else in its place.
+    """
+    said = os.pread(meminfo, 65536, 0).split()
+    total, left = (int(said[said.index(name) + 1]) << 10 for name in (b"MemTotal:", b"MemAvailable:"))
+    return total, left
 
 
 def keep_in_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import time
 from collections.abc import Callable
@@ -56,6 +57,15 @@ class Kernel:
         return int(self.means.read_text().rstrip("\0")) > 0
 
 
+def raises(error: Exception) -> Callable[..., object]:
+    """A call that fails."""
+
+    def fail(*_: object) -> object:
+        raise error
+
+    return fail
+
+
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """The kernel under the agent."""
@@ -65,7 +75,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(memory, "PRESSURE", str(there.pressure))
     monkeypatch.setattr(memory, "MEANS", str(there.means))
     monkeypatch.setattr(system, "keep_in_memory", lambda: None)
-    monkeypatch.setattr(system, "memory", lambda: (there.total, there.left))
+    monkeypatch.setattr(system, "memory", lambda meminfo: (there.total, there.left))
     return there
 
 
@@ -125,12 +135,41 @@ def test_the_kernels_means_stays_where_it_tells_of_no_pressure(kernel: Kernel) -
     assert not agent.watched
 
 
-def test_the_kernels_means_comes_back_when_it_tells_no_more(kernel: Kernel) -> None:
-    """An error in place of news would come for ever, so nothing more is watched."""
+def test_the_means_is_taken_back_however_often_that_fails(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left in force it would kill jobs that merely write files."""
     agent = Watching()
     guard(agent)
     agent.told()
-    agent.told(select.POLLERR)
+    kernel.left = GIB // 2
+    with monkeypatch.context() as short:
+        short.setattr(memory.os, "pwrite", raises(OSError(errno.ENOMEM, "no memory for that")))
+        assert agent.waits(0.1)
+        assert agent.waits(5)
+    assert kernel.may_kill()
+    assert not agent.waits(0.1)
+    assert not kernel.may_kill()
+
+
+def test_where_the_memory_cannot_be_told_nobody_is_killed(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is the machine's first process: it must not end of that either."""
+    agent = Watching()
+    guard(agent)
+    monkeypatch.setattr(system, "memory", raises(OSError(errno.ENOMEM, "no memory for that")))
+    agent.told()
+    assert not kernel.may_kill()
+
+
+@pytest.mark.parametrize("events", [select.POLLERR, select.POLLERR | select.POLLPRI, select.POLLNVAL])
+def test_the_kernels_means_comes_back_when_it_tells_no_more(kernel: Kernel, events: int) -> None:
+    """An error, which may look like news, would come for ever, so nothing more is watched."""
+    agent = Watching()
+    guard(agent)
+    agent.told()
+    agent.told(events)
     assert kernel.may_kill()
     assert not agent.watched
     assert not agent.timers
