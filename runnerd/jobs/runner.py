@@ -153,7 +153,8 @@ class _JobRun:
         if url := self.environment("url"):
             await self.console(0).line(f"Environment's address: {url}")
         outcome, reason = self.verdict or self.record.judged()
-        if outcome in (Outcome.LOST, Outcome.INFRA_ERROR) and await self.keep_console():
+        ended = outcome in (Outcome.LOST, Outcome.INFRA_ERROR)
+        if (ended or (self.verdict and self.machine.lost.is_set())) and await self.keep_console():
             reason += " (the end of the machine's console is in the job's log)"
         return self.result(outcome, reason, outputs)
 
@@ -419,9 +420,12 @@ class _JobRun:
         await self.log.line(storable(self.masker.mask(text)))
 
     async def end_early(self, outcome: Outcome, reason: str) -> None:
-        if self.verdict and self.verdict[0] is outcome:
+        if self.verdict is None:
+            self.verdict = (outcome, reason)
+        elif self.verdict[0] is outcome or reason in self.verdict[1]:
             return  # several steps may see the machine end
-        self.verdict = self.verdict or (outcome, reason)
+        else:  # a machine that hangs is noticed once the job's time is over, or nobody waits any longer
+            self.verdict = (self.verdict[0], f"{self.verdict[1]}; {reason}")
         console = self.console(0)
         await console.error(reason[0].upper() + reason[1:])
         self.record.annotations += console.annotations

@@ -56,6 +56,24 @@ async def test_a_job_that_takes_too_long_is_timed_out(bench, nursery, mock_clock
     assert bench.log.output(3) == ["cleaned up"]
 
 
+async def test_a_machine_that_hangs_is_named_once_the_time_is_over(bench, nursery, mock_clock):
+    """The job timed out, its reason says that its machine was lost, and the log how its console ended."""
+
+    async def hung(limits):
+        raise bench.machine.lose("the agent did not answer")
+
+    bench.machine.get_all = hung
+    bench.machine.console = ("reboot: System halted",)
+    nursery.start_soon(pass_on, bench, mock_clock, "begun", 7)
+    result = await bench.steps("- run: echo begun; sleep 600", head="timeout-minutes: 7")
+    assert (result.outcome, result.steps[0].outcome) == (Outcome.TIMED_OUT, Outcome.LOST)
+    assert result.reason == (
+        "the job took longer than 7 minutes; the machine was lost: the agent did not answer "
+        "(the end of the machine's console is in the job's log)"
+    )
+    assert "| reboot: System halted" in bench.log.text().splitlines()
+
+
 async def test_clean_up_ends_with_the_time_for_it(bench, nursery, mock_clock):
     """Steps after a cancellation are stopped when `cancel-timeout-minutes` are over."""
     mock_clock.rate = 1
