@@ -241,7 +241,11 @@ async def _judged(ended: Exit, console: Console) -> Ended:
     """Say how a script ended; only a received exit status 0 is a success."""
     causes = []
     if ended.out_of_memory:
-        causes.append("The machine ran out of memory, and its kernel killed a process of this step.")
+        # Which process it was, and who had set it a limit, the kernel does not count.
+        causes.append(
+            "The machine, or a control group in it, ran out of memory while this step ran, "
+            "and its kernel killed a process."
+        )
     if ended.disk_full:
         causes.append("The machine's disk is full: see `disk` of its image in config.toml.")
     for cause in causes:
