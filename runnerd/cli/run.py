@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from runnerd.cli import options
+from runnerd.cli import loading, options
 from runnerd.cli.follow import paint, told
 from runnerd.cli.output import Code, clean, fail, log_text, show_json
 from runnerd.cli.runs import tree
@@ -63,10 +63,11 @@ def run(
     settings = options.load_config(config, state_directory=state, machines__driver=driver)
     options.start_logging(settings, quiet=True)
 
-    from runnerd import daemon, log
-    from runnerd.cli.event import happened
-    from runnerd.git.process import GitError
-    from runnerd.machines.driver import NoMachine
+    with loading.for_good():
+        from runnerd import daemon, log
+        from runnerd.cli.event import happened
+        from runnerd.git.process import GitError
+        from runnerd.machines.driver import NoMachine
 
     log.redact(*given["secrets"].values())
     names = workflows or []

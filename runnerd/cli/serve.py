@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from runnerd.cli import options
+from runnerd.cli import loading, options
 from runnerd.cli.output import Code, fail
 
 
@@ -30,6 +30,7 @@ def serve(
         fail(reason, Code.USAGE)
     options.start_logging(settings)
 
-    from runnerd import daemon
+    with loading.for_good():
+        from runnerd import daemon
 
     raise typer.Exit(daemon.serve(settings))
