@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from .forge_side import Forge, GitServer
 
 pytestmark = pytest.mark.system
 
+HASTY = (sys.executable, str(Path(__file__).with_name("hasty.py")), "serve")
 TOKEN = "ghp_0nlyTheForgeMayEverSeeThis"
 OTHER_REPOSITORY = 4711
 
@@ -51,7 +53,7 @@ def reporting(make: Make, forge: Forge, *, server: str = "", more: str = "") -> 
     settings = "\n".join(
         ["", "[forge]", *lines, f"api = {json.dumps(forge.url)}", f"token = {json.dumps(TOKEN)}", more, ""]
     )
-    return make(PROCESSES, settings=settings).start().wait_ready()
+    return make(PROCESSES, command=HASTY, settings=settings).start().wait_ready()
 
 
 def push(sha: str, repository: str = REPOSITORY) -> bytes:
