@@ -58,6 +58,8 @@ check: venv ## style, types and layout
 	$(BIN)/pytest -q tests/check
 
 test: setup check ## everything: set-up, check and every test, real microVMs included
+	@# Hundreds of processes import it: each would compile it anew where Python may write no bytecode.
+	@$(BIN)/python -m compileall -q runnerd
 	$(BIN)/pytest -q --durations=15 --ignore=tests/check
 
 bench: setup ## measure what the README quotes; writes bench/results.json
