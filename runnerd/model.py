@@ -162,6 +162,8 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     annotations: tuple[Annotation, ...] = ()
     summary: str = ""
     """The step summaries, joined, as Markdown."""
+    not_kept: str = ""
+    """Why no machine of it was kept, or none from before the step that failed; empty where one was."""
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,6 +262,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`JOB/STEP`: it goes on as that job was before that step, in a machine that was kept then."""
     carried: str = ""
     """`RUN/JOB`: it did not run in this attempt of its run, and stands here as it ended in that one."""
+    not_kept: str = ""
+    """See `JobResult.not_kept`; empty also where it is not known."""
 
     @property
     def logged(self) -> tuple[int, int]:

@@ -384,6 +384,8 @@ class Attempts:
         finally:
             self._ledger.tell_machine_leaves(inside.id, _ending(result))
             await inside.destroy()
+        if useful:
+            result = msgspec.structs.replace(result, not_kept=keeper.why_none)
         if kept and useful:
             await sink.note(way_back(before_failure(kept, failed)))
             if failed in keeper.missed:

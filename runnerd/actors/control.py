@@ -150,13 +150,12 @@ class Api:
         jobs = await self._ledger.jobs(run)
         notes = await self._ledger.notes(record.delivery)
         snapshots = await self._snapshots(jobs)
-        why = {job.id: self._kept.why_none(job.logged[1]) for job in jobs}
         return RunView(
             run=record,
             jobs=tuple(jobs),
             notes=tuple(notes),
             snapshots=snapshots,
-            not_kept={job: known for job, known in why.items() if known},
+            not_kept={job.id: job.not_kept for job in jobs if job.not_kept},
         )
 
     async def _snapshots(self, jobs: Sequence[JobRecord]) -> tuple[KeptView, ...]:

@@ -77,10 +77,6 @@ class Shelf(Protocol):
         """How the job stood. Raises Unsealed."""
         ...
 
-    def why_none(self, job: int) -> str:
-        """Why nothing is kept of a job, if that is known."""
-        ...
-
     def held(self, folder: Path) -> AbstractContextManager[None]:
         """Nothing removes this one meanwhile."""
         ...
@@ -144,7 +140,7 @@ class Shells:
             raise Refused(f"no image claims the labels of job {job.id} any more: see [images] in config.toml")
         there = await kept_of(job, ledger=self._ledger, kept=self._shelf.of)
         if not there:
-            why = why_none(run, job, self._mode, self._shelf.why_none(job.logged[1]))
+            why = why_none(run, job, self._mode)
             raise LookupError(f"no machine of job {job.id} ({job.name}) is kept: {why}")
         kept = chosen(job, there, at)
         try:

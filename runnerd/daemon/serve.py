@@ -209,7 +209,6 @@ class _Daemon:
             reader=self.reader,
             kept=self.site.kept.of,
             mode=config.snapshots.mode,
-            known=self.site.kept.why_none,
         )
         # The API's state outlives a crash of the actor that serves it.
         self.api = Api(

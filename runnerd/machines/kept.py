@@ -25,8 +25,6 @@ from runnerd.machines.sealed import Room, TooLarge, Unsealed
 
 _STANDING = 256 << 20
 """Bytes that are read of how a job stood, at most."""
-_REMEMBERED = 1000
-"""Jobs of which it is known why nothing is kept."""
 _FORMAT = 1
 _JOB = re.compile(r"job-(\d{1,18})")
 _STEP = re.compile(r"step-(\d{2,6})")
@@ -104,7 +102,6 @@ class KeptMachines:
         self._held: Counter[Path] = Counter()
         self._spared: list[set[Path]] = []
         """What was held at any time while each sweep has gone on."""
-        self._why_none: dict[int, str] = {}
 
     def key(self) -> bytes | None:
         """Read the key; None where there is none. Raises OSError, also for one that is not ours alone."""
@@ -137,16 +134,6 @@ class KeptMachines:
     def find(self, job: int, step: int) -> Kept | None:
         """A job's machine as it was before a step, if it is kept."""
         return _read(self._step(job, step))
-
-    def remember(self, job: int, why: str) -> None:
-        """Know for a while why nothing is kept of a job."""
-        self._why_none[job] = why
-        for oldest in list(self._why_none)[:-_REMEMBERED]:
-            del self._why_none[oldest]
-
-    def why_none(self, job: int) -> str:
-        """Why nothing is kept of a job, if that is still known; it is forgotten with the daemon's end."""
-        return self._why_none.get(job, "")
 
     def standing(self, kept: Kept) -> bytes:
         """How the job stood. Raises Unsealed, in a sentence, where it is gone or harmed or has no key."""

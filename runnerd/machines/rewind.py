@@ -186,14 +186,13 @@ class JobRewind:
     async def finish(self, *, useful: bool, failed: int | None = None) -> tuple[Kept, ...]:
         """The job is over: return what stays kept. `useful`: it neither succeeded nor was cancelled.
 
-        Why nothing is kept, or not from before the step that `failed`, is remembered.
+        `why_none` says from then on why nothing is kept, or not from before the step that `failed`.
         """
         self._hold.close()
         await self._drop(self._wanted if useful or self._rules.mode == "each-step" else ())
         kept = await trio.to_thread.run_sync(self._store.of, self._job)
-        why = self.missed.get(failed or 0, "") if kept else self.why_none
-        if useful and why:
-            self._store.remember(self._job, why)
+        if kept:
+            self.why_none = self.missed.get(failed or 0, "")
         return kept
 
     def _left(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -51,10 +51,6 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Those of `Wish.also` that are in it."""
 
 
-def _unknown(job: int) -> str:
-    return ""
-
-
 async def part_of(
     run: RunRecord,
     wish: Wish,
@@ -63,11 +59,9 @@ async def part_of(
     reader: Reader,
     kept: KeptOf[Kept],
     mode: str = "on-failure",
-    known: Callable[[int], str] = _unknown,
 ) -> Part:
     """Find out what a wish comes to in the newest attempt of a run, where [snapshots] has this `mode`.
 
-    `known` tells of a job, by its number, why nothing is kept of it, where that is known.
     Who names a job of an earlier attempt means what stands for it in the newest, as long as that is clear.
     Raises `CannotRerun`.
     """
@@ -101,7 +95,7 @@ async def part_of(
         steps = _steps(scope, id, row)
         step = _step(row, steps, wish.step)
         if step.number > 1:
-            resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode, known)
+            resumes[row.id] = await _kept_before(run, row, step, ledger, kept, mode)
             if old is not None and run.id != named.id:
                 await _same_machine(old, row, step, resumes[row.id], ledger, kept)
         said = f"{row.name} from step {step.number} ({step.name})"
@@ -242,7 +236,6 @@ async def _kept_before(
     ledger: Ledger,
     kept: KeptOf[Kept],
     mode: str,
-    known: Callable[[int], str],
 ) -> str:
     """Where the machine is kept as it was before a step: `JOB/STEP`."""
     there = await kept_of(row, ledger=ledger, kept=kept)
@@ -252,7 +245,7 @@ async def _kept_before(
     if there:
         choices = ", ".join(f"{number} ({each.name})" for number, each in there.items())
         raise CannotRerun(f"{said}: there are those from before {choices}")
-    why = why_none(run, row, mode, known(row.logged[1]))
+    why = why_none(run, row, mode)
     raise CannotRerun(
         f"{said}, nor from before any other: {why}; without --from it runs again from its start"
     )

@@ -64,11 +64,8 @@ async def kept_of(row: JobRecord, *, ledger: Ledger, kept: KeptOf[K]) -> dict[in
     return dict(sorted(there.items()))
 
 
-def why_none(run: RunRecord, row: JobRecord, mode: str, known: str = "") -> str:
-    """Say why no machine of a job is kept, as far as its run, its row and [snapshots] `mode` tell.
-
-    `known` is what whoever was to keep it said.
-    """
+def why_none(run: RunRecord, row: JobRecord, mode: str) -> str:
+    """Say why no machine of a job is kept, as far as its run, its row and [snapshots] `mode` tell."""
     if run.event.fork:
         return "the run is a fork's, and of those none ever is"
     if mode == "off":
@@ -80,6 +77,6 @@ def why_none(run: RunRecord, row: JobRecord, mode: str, known: str = "") -> str:
         return f"it {how}, and [snapshots] mode on-failure keeps none of such a job"
     if row.steps and not row.steps[0].conclusion.green:
         return "it failed in its first step, before which every machine is fresh"
-    if len(row.steps) == 1 and row.outcome is Outcome.SUCCESS and not known:
+    if len(row.steps) == 1 and row.outcome is Outcome.SUCCESS and not row.not_kept:
         return "it has one step, before which every machine is fresh"
-    return known or UNKNOWN
+    return row.not_kept or UNKNOWN

@@ -59,6 +59,7 @@ UNTOUCHED: dict[str, Any] = {
     "machine_id": "",
     "started": None,
     "ended": None,
+    "not_kept": "",
 }
 """What a job has before an attempt of it has done anything."""
 
@@ -166,6 +167,7 @@ def end(
         allowed_to_fail=job.allowed_to_fail if allowed_to_fail is None else allowed_to_fail,
         reason=result.reason,
         outputs=result.outputs,
+        not_kept=result.not_kept,
         steps=result.steps or job.steps,
         annotations=result.annotations,
         summary=result.summary,

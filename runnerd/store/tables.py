@@ -170,6 +170,7 @@ jobs = sa.Table(
     sa.Column("ended", sa.Float),
     sa.Column("resumes", Clean, nullable=False, server_default=""),
     sa.Column("carried", Clean, nullable=False, server_default=""),
+    sa.Column("not_kept", Clean, nullable=False, server_default=""),
     sa.UniqueConstraint("run", "key", "leg", name="one_row_per_leg"),
     sa.Index("jobs_by_phase", "phase", "id"),
     sqlite_autoincrement=True,

@@ -223,7 +223,7 @@ async def test_a_machine_whose_snapshots_end_with_it_is_rolled_back(world, tmp_p
     assert behaviour.began == [False, False]
     said = capsys.readouterr()
     assert (said.out + said.err).count("[snapshots] keeps no machine here") == (mode != "off")
-    assert ("end with their machine" in world.host.kept.why_none(jobs["build"].id)) == (mode != "off")
+    assert ("end with their machine" in jobs["build"].not_kept) == (mode != "off")
     assert list(tmp_path.glob("kept/*")) == []
 
 
@@ -301,4 +301,4 @@ async def test_the_log_says_why_there_is_none_from_before_the_failure(world, tmp
     assert kept(tmp_path) == ["step-02"]
     assert "--from 2`" in world.host.logs["build"].lines[-2]
     assert world.host.logs["build"].lines[-1] == f"None is kept from before step 3: {rewind.TOO_LONG}."
-    assert world.host.kept.why_none(jobs["build"].id) == rewind.TOO_LONG
+    assert jobs["build"].not_kept == rewind.TOO_LONG

@@ -76,10 +76,10 @@ class Site:
         [self.run] = await self.ledger.plan_delivery(delivery, [run], [])
         self.job = (await self.ledger.jobs(self.run))[0].id
 
-    async def end(self):
+    async def end(self, **said):
         await self.ledger.apply(self.run, [QueueJob(job=self.job, now=1.0)])
         epoch = await self.ledger.claim_job(self.job, "m-1")
-        result = JobResult(outcome=Outcome.SUCCESS)
+        result = JobResult(outcome=Outcome.SUCCESS, **said)
         await self.ledger.apply(
             self.run, [EndJob(job=self.job, epoch=epoch, result=result), EndRun(outcome=Outcome.SUCCESS)]
         )
@@ -188,15 +188,16 @@ async def test_a_run_tells_what_is_kept_of_its_jobs(site):
         (site.job, 2, "s2", 7.0),
         (site.job, 3, "s3", 7.0),
     ]
-    kept.remember(99, "of another run")
-    site.api._kept.remember(site.job, "it took too long")
+    assert (await site.api.run(site.run)).not_kept == {}
+    await site.end(not_kept="it took too long")
     assert (await site.api.run(site.run)).not_kept == {site.job: "it took too long"}
-    await site.end()
     again = await site.ledger.rerun(
         site.run, Again(jobs=frozenset({site.job}), resumes={site.job: f"{site.job}/2"})
     )
     [job] = await site.ledger.jobs(again)
-    assert [(each.job, each.step) for each in (await site.api.run(again)).snapshots] == [(job.id, 2)]
+    view = await site.api.run(again)
+    assert [(each.job, each.step) for each in view.snapshots] == [(job.id, 2)]
+    assert view.not_kept == {}
 
 
 async def test_a_run_is_explained(site):

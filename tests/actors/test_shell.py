@@ -86,9 +86,6 @@ class Shelved:
             raise Unsealed("it is harmed")
         return self.bytes
 
-    def why_none(self, job):
-        return f"nothing could be kept of {job}"
-
     @contextmanager
     def held(self, folder):
         self.held_now.append(folder)

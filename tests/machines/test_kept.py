@@ -219,14 +219,6 @@ def test_how_a_job_stood_is_not_read_when_it_was_harmed(store):
         store.standing(found)
 
 
-def test_why_nothing_is_kept_is_known_of_the_latest_jobs(store, monkeypatch):
-    """And of no more than are remembered."""
-    monkeypatch.setattr(kept, "_REMEMBERED", 2)
-    for job in (1, 2, 3):
-        store.remember(job, f"reason {job}")
-    assert [store.why_none(job) for job in (1, 2, 3, 4)] == ["", "reason 2", "reason 3", ""]
-
-
 def test_others_hold_and_let_go_while_the_limits_are_kept(store):
     """Threads of other jobs come between at any point, here whenever what is held is looked at."""
     others = []

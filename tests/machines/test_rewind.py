@@ -167,23 +167,23 @@ async def test_why_there_is_none_from_before_the_step_that_failed(job, mock_cloc
         await real(self, into, key=key, limit=limit)
 
     monkeypatch.setattr(FakeMachine, "snapshot", slowly)
-    rewind, store = job()
+    rewind, _ = job()
     async with rewind:
         await keep(rewind, 2)
         assert not rewind.wants(3, "success")
         assert [each.step for each in await rewind.finish(useful=True, failed=3)] == [2]
-    assert store.why_none(1) == rewind.missed[3] == rewinds.TOO_LONG
+    assert rewind.why_none == rewind.missed[3] == rewinds.TOO_LONG
     monkeypatch.setattr(FakeMachine, "snapshot", real)
-    rewind, store = job()
+    rewind, _ = job()
     async with rewind:
         await keep(rewind, 2)
         monkeypatch.setattr(rewinds, "PACE", 1)
         with pytest.raises(NotKept, match="a tenth of a job's time"):
             await keep(rewind, 3)
         await rewind.finish(useful=True, failed=2)
-        assert store.why_none(1) == ""
+        assert rewind.why_none == ""
         await rewind.finish(useful=True, failed=3)
-    assert store.why_none(1) == rewinds.TOO_LONG
+    assert rewind.why_none == rewinds.TOO_LONG
 
 
 async def test_what_is_kept_for_tries_alone_takes_nothing_elses_place(job):
@@ -213,7 +213,7 @@ async def test_what_was_kept_before_a_value_was_masked_goes(job, mode):
         await keep(rewind, 2)
         await rewind.conceal()
         assert await rewind.finish(useful=True) == ()
-    assert "masked a value" in store.why_none(1)
+    assert "masked a value" in rewind.why_none
 
 
 async def test_what_a_step_may_be_tried_again_from_is_found_by_nobody_else(job, went):
@@ -292,7 +292,7 @@ async def test_a_machine_that_a_job_went_on_from_goes_as_well(job):
         await rewind.conceal()
         assert await rewind.finish(useful=True) == ()
     assert [each.job for each in store.all()] == [2]
-    assert "masked a value" in store.why_none(3)
+    assert "masked a value" in rewind.why_none
 
 
 async def test_a_running_jobs_newest_is_not_swept_away(job):
@@ -345,7 +345,7 @@ async def test_what_may_not_be_kept_is_not(job, changes, masked, said):
         with pytest.raises(NotKept, match=said):
             await keep(rewind, 2, masked=masked)
         assert await rewind.finish(useful=True) == ()
-    assert said in store.why_none(1)
+    assert said in rewind.why_none
     assert not list(store.folder.glob("*/*"))
     assert not list(store.folder.glob("*/.*"))
 

@@ -100,6 +100,16 @@ def test_an_overtaken_attempt_cannot_end_a_queued_job_green(desk):
     assert jobs.find(desk.connection, job).outcome is Outcome.INFRA_ERROR
 
 
+def test_why_no_machine_was_kept_is_of_the_attempt_that_ended(desk):
+    """It is on record from then on."""
+    run = desk.run_with(desk.new_job())
+    job, epoch = desk.claimed(run)
+    assert jobs.find(desk.connection, job).not_kept == ""
+    result = JobResult(outcome=Outcome.FAILURE, not_kept="the disk is full")
+    desk.apply(run, EndJob(job=job, epoch=epoch, result=result))
+    assert jobs.find(desk.connection, job).not_kept == "the disk is full"
+
+
 def test_steps_are_kept_in_order(desk):
     """Each step ends once: a repeated report takes the place of the first."""
     run = desk.run_with(desk.new_job())
