@@ -238,9 +238,10 @@ class PoolImages:
             standing = self._standings.get(image)
             failed = now.trial if now.refused else standing.failed if standing is not None else None
             if failed is not None:
+                back = now.serving if now.refused else failed.before
                 said.append(
                     f"image {image}: generation {failed.digest[:12]} failed its trial and went back to "
-                    f"{failed.before[:12]}: {failed.reason}"
+                    f"{back[:12]}: {failed.reason}"
                 )
             elif now.coming and now.reason:
                 said.append(f"image {image}: a canary of {now.coming[:12]} failed: {now.reason}")

@@ -43,6 +43,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Of the current generation, while it is open and there is a whole one before it to go back to."""
     failed: Trial | None = None
     """Of the newest generation, when it was built after the current one and went back."""
+    overtaken: tuple[Trial, ...] = ()
+    """Those that were open when another was built; one that has passed is in here until that is written."""
 
 
 class Succession(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,23 +91,20 @@ def seen(now: Succession, standing: Standing) -> Succession:
     trial = standing.trial
     if standing.current == now.serving:
         return Succession(serving=now.serving)
-    if standing.current == now.refused and trial is not None:
-        return now
     if not now.serving:
         if trial is None:
             return Succession(serving=standing.current)
         return _announced(trial.before, standing)
-    known = now.trial is None if trial is None else now.trial is not None and _same(now.trial, trial)
-    return now if now.coming == standing.current and known else _announced(now.serving, standing)
+    if trial is not None and now.trial is not None and now.trial.digest == trial.digest:
+        # What it goes back to is another once a pass is put on record late.
+        return msgspec.structs.replace(now, trial=msgspec.structs.replace(now.trial, before=trial.before))
+    known = trial is None and now.trial is None and now.coming == standing.current
+    return now if known else _announced(now.serving, standing)
 
 
 def _announced(serving: str, standing: Standing) -> Succession:
     reason = standing.trial.reason if standing.trial is not None else ""
     return Succession(serving=serving, coming=standing.current, trial=standing.trial, reason=reason)
-
-
-def _same(one: Trial, other: Trial) -> bool:
-    return (one.digest, one.before) == (other.digest, other.before)
 
 
 def wants_canary(now: Succession, alive: Collection[str], at: float) -> bool:
@@ -172,13 +171,19 @@ def _failed(
 
 
 def owed(now: Succession, standing: Standing) -> Trial | None:
-    """Return the record that the disk should have of the current generation's trial, when it has another."""
+    """Return the record that the disk should have of a trial, when it has another.
+
+    That what serves has passed comes first: what was built since is to go back to it.
+    """
+    for overtaken in standing.overtaken:
+        if overtaken.digest == now.serving:
+            return msgspec.structs.replace(overtaken, ended="passed")
     trial = standing.trial
     if trial is None:
         return None
     if trial.digest == now.serving:
         return msgspec.structs.replace(trial, ended="passed")
-    if now.trial is None or not _same(now.trial, trial):
+    if now.trial is None or now.trial.digest != trial.digest:
         return None
     if trial.digest == now.refused:
         return msgspec.structs.replace(now.trial, ended="failed")

@@ -82,14 +82,21 @@ def all_of(images: Path, name: str) -> tuple[Generation, ...]:
 
 def _open_trial(home: Path, newest: Image | None) -> Trial | None:
     """The trial that the current generation has to pass yet; none where there is no way back."""
-    trial = generation_trial.read(home, newest.digest) if newest is not None else None
-    if trial is None or trial.ended:
-        return None
+    trial = _unended(home, newest.digest) if newest is not None else None
+    return trial if trial is not None and _is_whole(home, trial.before) else None
+
+
+def _unended(home: Path, digest: str) -> Trial | None:
+    trial = generation_trial.read(home, digest)
+    return None if trial is None or trial.ended else trial
+
+
+def _is_whole(home: Path, digest: str) -> bool:
     try:
-        load(home.name, home / trial.before)
+        load(home.name, home / digest)
     except (OSError, ValueError, msgspec.DecodeError):
-        return None
-    return trial
+        return False
+    return True
 
 
 def standing(images: Path, name: str) -> Standing | None:
@@ -98,30 +105,50 @@ def standing(images: Path, name: str) -> Standing | None:
     if newest is None:
         return None
     home = images / name
-    later = [each for each in all_of(images, name) if each.built > newest.path.stat().st_mtime]
+    every = all_of(images, name)
+    later = [each for each in every if each.built > newest.path.stat().st_mtime]
     failed = generation_trial.read(home, later[0].digest) if later else None
     if failed is not None and failed.ended != "failed":
         failed = None
-    return Standing(current=newest.digest, trial=_open_trial(home, newest), failed=failed)
+    others = [_unended(home, each.digest) for each in every if each.digest != newest.digest]
+    overtaken = tuple(trial for trial in others if trial is not None and _is_whole(home, trial.digest))
+    return Standing(
+        current=newest.digest, trial=_open_trial(home, newest), failed=failed, overtaken=overtaken
+    )
 
 
 def settle(images: Path, name: str, trial: Trial) -> None:
     """Put on record how a trial stands; one that failed goes back to the generation before, at once.
 
-    Nothing happens when another generation is current by now, or the trial has ended. Raises OSError when it
-    cannot be written, and `InUse` while the image is being built, but for one that has passed: what is built
-    is to follow that one, which is to stay on disk.
+    Nothing happens when the trial has ended, or another generation is current by now, unless this one has
+    passed: then the other follows it, and is to go back to it. Raises OSError when it cannot be written, and
+    `InUse` while the image is being built, but for the current one when it has passed: what is built is to
+    follow that one, which is to stay on disk.
     """
     home = images / name
-    with nullcontext() if trial.ended == "passed" else _alone(images, name):
+    newest, passed = current(images, name), trial.ended == "passed"
+    at_once = passed and newest is not None and newest.digest == trial.digest
+    with nullcontext() if at_once else _alone(images, name):
         newest = current(images, name)
-        open_ = _open_trial(home, newest)
-        if open_ is None or open_.digest != trial.digest:
+        if newest is not None and newest.digest != trial.digest:
+            if passed and _unended(home, trial.digest) is not None and _is_whole(home, trial.digest):
+                _pass_late(home, trial, newest)
+            return
+        if _open_trial(home, newest) is None:
             return
         if trial.ended == "failed":
             # Before the record: what is current without an open trial would serve at the next start.
             point(home, trial.before)
         write_trial(home, trial)
+
+
+def _pass_late(home: Path, trial: Trial, newest: Image) -> None:
+    """Put on record that a generation has passed which another followed before that could be written."""
+    follows = _unended(home, newest.digest)
+    if follows is not None and follows.before == trial.before:
+        # Before the record, which would not be looked for again: who was built since knows nothing of it.
+        write_trial(home, msgspec.structs.replace(follows, before=trial.digest))
+    write_trial(home, trial)
 
 
 def names(images: Path) -> tuple[str, ...]:
@@ -181,12 +208,11 @@ def remove(images: Path, name: str, digest: str | None = None, *, configured: bo
 def go_back(images: Path, name: str) -> Generation:
     """Make the generation before the current one current, and return it; the newer one stays on disk.
 
-    While the current one is on trial, that is the one that serves. Raises LookupError when there is no
-    other whole one, `InUse` while the image is being built.
+    While the current one is on trial, that is the one that serves; one whose trial never ended comes last.
+    Raises LookupError when there is no other whole one, `InUse` while the image is being built.
     """
     with _alone(images, name):
-        others = [each for each in all_of(images, name) if not each.current]
-        for each in sorted(others, key=lambda each: each.standing != "serving"):
+        for each in sorted(_others(images, name), key=lambda each: each.standing != "serving"):
             if not faults(each):
                 point(images / name, each.digest)
                 return each
@@ -196,11 +222,12 @@ def go_back(images: Path, name: str) -> Generation:
 def prune(images: Path, name: str, *, keep: int) -> tuple[Generation, ...]:
     """Remove all but the current generation and the `keep` newest of the others; return what went.
 
-    One that a process has open stays, and so does the one that serves while the current is on trial.
+    One whose trial never ended goes before those that proved themselves. One that a process has open stays,
+    and so does the one that serves while the current is on trial.
     """
     gone = []
     with _alone(images, name):
-        others = [each for each in all_of(images, name) if not each.current]
+        others = _others(images, name)
         for each in [each for each in others[keep:] if each.standing != "serving"]:
             try:
                 _refuse_open(each)
@@ -221,6 +248,12 @@ def clear(images: Path, name: str) -> int:
         for folder in left:
             leftovers.remove_now(folder)
     return len(left)
+
+
+def _others(images: Path, name: str) -> list[Generation]:
+    """All but the current generation, the newest first; those whose trial never ended come last."""
+    others = [each for each in all_of(images, name) if not each.current]
+    return sorted(others, key=lambda each: _unended(images / name, each.digest) is not None)
 
 
 def _remove(images: Path, generation: Generation) -> None:

@@ -50,7 +50,10 @@ WORK = ".building-"
 FILES = ("rootfs", "agent", "kernel", "modules", "initrd")
 """The parts of an image: each a file of its folder, beside `manifest.json`."""
 _KEPT = 2
-"""Generations that stay on disk: the current one, and the one before it for a way back."""
+"""Generations that stay on disk: the current one, and the one before it for a way back.
+
+One that was on trial itself when the current one was built stays as well.
+"""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,7 +340,8 @@ def _publish(home: Path, name: str, work: Path, parts: dict[str, Part]) -> Image
         work.rename(final)
     before = _put_on_trial(home, digest, newest) if newest is not None else digest
     point(home, digest)
-    _prune(home, keep={digest, before})
+    # Whether what is followed has passed, only the pool may know yet: then it is what serves.
+    _prune(home, keep={digest, before, newest.digest if newest is not None else digest})
     return load(name, final)
 
 

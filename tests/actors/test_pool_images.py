@@ -22,8 +22,9 @@ class Disk:
         self.full = False
 
     def build(self, digest, before="old"):
-        trial = Trial(digest=digest, before=before)
-        self.standings["default"] = Standing(current=digest, trial=trial)
+        trial, last = Trial(digest=digest, before=before), self.standings["default"].trial
+        overtaken = (last,) if last is not None else ()
+        self.standings["default"] = Standing(current=digest, trial=trial, overtaken=overtaken)
 
     async def standing(self, image):
         await trio.lowlevel.checkpoint()
@@ -36,8 +37,12 @@ class Disk:
         self.written.append(trial)
         standing = self.standings[image]
         assert standing.trial is not None
-        assert standing.trial.digest == trial.digest
         assert not standing.trial.ended
+        if standing.overtaken and trial == msgspec.structs.replace(standing.overtaken[0], ended="passed"):
+            follows = msgspec.structs.replace(standing.trial, before=trial.digest)
+            self.standings[image] = Standing(current=standing.current, trial=follows)
+            return
+        assert standing.trial.digest == trial.digest
         if trial.ended == "failed":
             self.standings[image] = Standing(current=trial.before, failed=trial)
         else:
@@ -259,6 +264,24 @@ async def test_a_disk_that_cannot_be_written_is_written_later(autojump_clock, po
     await trio.sleep(LOOK_EVERY + 1)
     assert disk.standings["default"].current == "old"
     assert [trial.ended for trial in disk.written] == ["failed"]
+
+
+async def test_who_fails_goes_back_to_one_whose_pass_could_not_be_written(autojump_clock, pool, driver, disk):
+    """The pass is written first, and no machine of a generation still older is made."""
+    disk.full = True
+    await built(pool, disk)
+    while (await pool.describe()).trials:
+        await (await lease(pool)).destroy()
+        await trio.sleep(1)
+    driver.broken |= {"newer", "old"}
+    await built(pool, disk, "newer")
+    await trio.sleep(RETRY + 5)
+    assert "newer failed its trial and went back to new:" in (await pool.describe()).trouble[0]
+    disk.full = False
+    await trio.sleep(LOOK_EVERY + 1)
+    assert [(trial.digest, trial.ended) for trial in disk.written] == [("new", "passed"), ("newer", "failed")]
+    assert disk.standings["default"].current == "new"
+    assert await warm(pool, driver) == ["new"]
 
 
 async def test_a_disk_that_cannot_be_read_costs_no_machine(autojump_clock, pool, driver, disk):

@@ -149,6 +149,26 @@ def test_a_newer_generation_takes_the_place_of_one_on_trial():
     assert failed(now, "new", "x", 0.0, excused=False) == (now, Verdict.OPEN)
 
 
+def test_a_pass_that_was_not_written_comes_before_all_that_follows_it():
+    """What was built since goes back to the one that passed, and loses nothing of its own count."""
+    passed, _ = ended_well(begun(), "new", needed=1)
+    newer = Trial(digest="newer", before="old")
+    unwritten = Standing(current="newer", trial=newer, overtaken=(OPEN,))
+    now = seen(passed, unwritten)
+    for _ in range(TOO_MANY):
+        now, verdict = failed(now, "newer", "it panicked", 0.0, excused=False)
+        assert owed(now, unwritten) == msgspec.structs.replace(OPEN, ended="passed")
+    assert verdict is Verdict.WENT_BACK
+    written = Standing(current="newer", trial=msgspec.structs.replace(newer, before="new"))
+    now = seen(now, written)
+    assert (now.serving, now.refused) == ("new", "newer")
+    failure = owed(now, written)
+    assert failure is not None
+    assert (failure.before, failure.ended, failure.bad) == ("new", "failed", TOO_MANY)
+    never_passed = msgspec.structs.replace(unwritten, overtaken=(Trial(digest="other", before="old"),))
+    assert owed(seen(passed, never_passed), never_passed) is None
+
+
 def test_a_machine_of_an_unknown_generation_is_never_outdated():
     """A driver may not say what a machine was made from."""
     assert not outdated(Succession(serving="old"), "")
@@ -181,8 +201,9 @@ class OnDisk(RuleBasedStateMachine):
         self.look()
 
     def standing(self):
-        trial = self.trials.get(self.current)
-        return Standing(current=self.current, trial=None if trial is None or trial.ended else trial)
+        open_ = {digest: trial for digest, trial in self.trials.items() if not trial.ended}
+        current = open_.pop(self.current, None)
+        return Standing(current=self.current, trial=current, overtaken=tuple(open_.values()))
 
     def look(self):
         self.now = seen(self.now, self.standing())
@@ -210,8 +231,12 @@ class OnDisk(RuleBasedStateMachine):
         self.look()
         trial = owed(self.now, self.standing())
         if trial is not None:
+            follows = self.standing().trial
+            if trial.digest != self.current and follows is not None and follows.before == trial.before:
+                self.trials[self.current] = msgspec.structs.replace(follows, before=trial.digest)
             self.trials[trial.digest] = trial
             if trial.ended == "failed":
+                assert trial.before == self.now.serving
                 self.current = trial.before
             self.look()
 

@@ -170,7 +170,8 @@ def test_a_trial_that_failed_goes_back_and_says_why(tmp_path, made):
 def test_what_was_decided_of_one_generation_does_nothing_to_a_later_one(tmp_path, made):
     """A build in between wins; while it goes on nothing is written."""
     first, second = made(b"1"), made(b"2")
-    failed = msgspec.structs.replace(on_trial(tmp_path, second.name, first.name), ended="failed")
+    overtaken = on_trial(tmp_path, second.name, first.name)
+    failed = msgspec.structs.replace(overtaken, ended="failed")
     with (tmp_path / "default/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InUse, match="being built"):
@@ -178,7 +179,9 @@ def test_what_was_decided_of_one_generation_does_nothing_to_a_later_one(tmp_path
     third = made(b"3")
     later = on_trial(tmp_path, third.name, first.name)
     generations.settle(tmp_path, "default", failed)
-    assert generations.standing(tmp_path, "default") == Standing(current=third.name, trial=later)
+    assert generations.standing(tmp_path, "default") == Standing(
+        current=third.name, trial=later, overtaken=(overtaken,)
+    )
 
 
 def test_what_has_passed_is_written_while_a_build_goes_on(tmp_path, made):
@@ -189,6 +192,69 @@ def test_what_has_passed_is_written_while_a_build_goes_on(tmp_path, made):
         fcntl.flock(lock, fcntl.LOCK_EX)
         generations.settle(tmp_path, "default", passed)
     assert generations.standing(tmp_path, "default") == Standing(current=second.name)
+
+
+def test_what_has_passed_is_written_although_another_followed(tmp_path, made):
+    """The other goes back to it then; it waits for a build, which is to see either all of that or nothing."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    passed = msgspec.structs.replace(on_trial(tmp_path, second.name, first.name), good=3, ended="passed")
+    later = on_trial(tmp_path, third.name, first.name, good=1)
+    (overtaken,) = generations.standing(tmp_path, "default").overtaken
+    assert overtaken.digest == second.name
+    with (tmp_path / "default/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InUse, match="being built"):
+            generations.settle(tmp_path, "default", passed)
+    follows = msgspec.structs.replace(later, before=second.name)
+    for _ in range(2):
+        generations.settle(tmp_path, "default", passed)
+        assert generations.standing(tmp_path, "default") == Standing(current=third.name, trial=follows)
+    generations.settle(tmp_path, "default", msgspec.structs.replace(follows, ended="failed"))
+    assert generations.standing(tmp_path, "default").current == second.name
+    assert generations.standing(tmp_path, "default").trial is None
+
+
+def test_a_pass_that_is_written_by_half_is_owed_still(tmp_path, made, monkeypatch):
+    """The disk fills up in the middle: the rest is written the next time."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    passed = msgspec.structs.replace(on_trial(tmp_path, second.name, first.name), ended="passed")
+    on_trial(tmp_path, third.name, first.name)
+    write, written = generations.write_trial, []
+
+    def write_one(home, trial):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(write(home, trial))
+
+    monkeypatch.setattr(generations, "write_trial", write_one)
+    with pytest.raises(OSError, match="No space"):
+        generations.settle(tmp_path, "default", passed)
+    monkeypatch.undo()
+    standing = generations.standing(tmp_path, "default")
+    assert [each.digest for each in standing.overtaken] == [second.name]
+    generations.settle(tmp_path, "default", passed)
+    standing = generations.standing(tmp_path, "default")
+    assert (standing.trial.before, standing.overtaken) == (second.name, ())
+
+
+def test_nobody_goes_back_to_one_that_is_not_whole(tmp_path, made):
+    """It counts as overtaken only while it is there to go back to."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    passed = msgspec.structs.replace(on_trial(tmp_path, second.name, first.name), ended="passed")
+    later = on_trial(tmp_path, third.name, first.name)
+    (second / "manifest.json").unlink()
+    generations.settle(tmp_path, "default", passed)
+    assert generations.standing(tmp_path, "default") == Standing(current=third.name, trial=later)
+
+
+def test_going_back_by_hand_is_to_one_that_proved_itself(tmp_path, made):
+    """One that another overtook on its trial is newer, and comes last all the same; it is pruned first."""
+    first, second, third = made(b"1"), made(b"2"), made(b"3")
+    on_trial(tmp_path, second.name, first.name)
+    on_trial(tmp_path, third.name, first.name, ended="passed")
+    assert generations.go_back(tmp_path, "default").path == first
+    images.point(tmp_path / "default", third.name)
+    assert [each.path for each in generations.prune(tmp_path, "default", keep=1)] == [second]
 
 
 def test_who_serves_during_a_trial_is_neither_removed_nor_pruned(tmp_path, made):

@@ -142,21 +142,27 @@ async def test_a_damaged_image_is_none_and_is_built_again(build, tmp_path):
 
 
 async def test_old_generations_are_removed(build, tmp_path):
-    """The current image stays, and the one that serves while that is on trial; abandoned work goes."""
+    """The current one stays, the one on trial that it followed, and who serves; abandoned work goes."""
     built = [await build(agent=b"%d" % number) for number in range(2)]
     (tmp_path / "images/default/.building-crashed").mkdir()
     built += [await build(agent=b"%d" % number) for number in (2, 3)]
     here = {path.name for path in (tmp_path / "images/default").iterdir()}
-    assert here == {built[0].digest, built[3].digest, f"{built[3].digest}.trial", "current", ".lock"}
+    on_trial = {built[number].digest for number in (2, 3)}
+    records = {f"{digest}.trial" for digest in on_trial}
+    assert here == {built[0].digest, *on_trial, *records, "current", ".lock"}
 
 
 async def test_a_generation_that_follows_another_is_on_trial(build, tmp_path):
-    """The first of an image serves at once; each later one has the last that proved itself before it."""
+    """The first of an image serves at once; each later one has the last that proved itself before it.
+
+    Whom it followed stays as well: that one may have passed, and nobody could write it down.
+    """
     home = tmp_path / "images/default"
     first = await build()
     assert generation_trial.read(home, first.digest) is None
     second, third = await build(agent=b"2"), await build(agent=b"3")
     assert generation_trial.read(home, third.digest) == Trial(digest=third.digest, before=first.digest)
+    assert second.path.exists()
     images.write_trial(home, Trial(digest=third.digest, before=first.digest, good=3, ended="passed"))
     fourth = await build(agent=b"4")
     assert generation_trial.read(home, fourth.digest) == Trial(digest=fourth.digest, before=third.digest)
