@@ -83,7 +83,7 @@ app_private_key = '''{private_key}'''
     facts = checkout.Checkout(full_name=REPOSITORY, ref="refs/heads/main", sha=sha, message="a change")
     pushed = json.dumps(checkout.payload("push", facts)).encode()
     assert daemon.post(pushed, event="push", delivery=str(uuid.uuid4()))[0] == 202
-    daemon.wait_settled(60)
+    daemon.wait_settled()
 
     [check] = checks(forge)
     assert (check["name"], check["status"], check["conclusion"]) == (
@@ -112,8 +112,8 @@ app_private_key = '''{private_key}'''
     }
     body = json.dumps(press).encode()
     assert daemon.post(body, event="check_run", delivery=str(uuid.uuid4()))[0] == 202
-    wait_for(lambda: len(checks(forge)) == 2, 60, "a second check run")
-    daemon.wait_settled(60)
+    wait_for(lambda: len(checks(forge)) == 2, "a second check run")
+    daemon.wait_settled()
     assert [each["conclusion"] for each in checks(forge)] == ["failure", "failure"]
 
     assert daemon.stop() == 0

@@ -67,7 +67,7 @@ def deliver(daemon: Daemon, sha: str) -> str:
         except (OSError, http.client.HTTPException):
             return False
 
-    wait_for(stored, 30, "a delivery is stored", pause=0.05)
+    wait_for(stored, "a delivery is stored", pause=0.05)
     return delivery
 
 
@@ -81,14 +81,14 @@ def test_every_actor_crashes_once_under_load(
         gate = tmp_path / actor
         sha = sample.workflow(WORKFLOW % json.dumps(str(gate)))
         flying = [daemon.deliver(sha), daemon.deliver(sha)]
-        wait_for(lambda: len(list(tmp_path.glob(f"{actor}-*"))) == 2, 30, "two jobs run")  # noqa: B023
+        wait_for(lambda: len(list(tmp_path.glob(f"{actor}-*"))) == 2, "two jobs run")  # noqa: B023
         assert restarts(daemon, actor) == 0
         daemon.tell(actor)
         meanwhile = deliver(daemon, sha)
-        wait_for(lambda: restarts(daemon, actor) == 1, 30, f"the {actor} is made anew")  # noqa: B023
+        wait_for(lambda: restarts(daemon, actor) == 1, f"the {actor} is made anew")  # noqa: B023
         gate.touch()
         later = deliver(daemon, sha)
-        daemon.wait_settled(60)
+        daemon.wait_settled()
 
         assert outcomes(daemon, [later]) == ["success"], actor
         if actor in HARMLESS:

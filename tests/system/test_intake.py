@@ -101,7 +101,7 @@ def head(length: int | str, **more: str) -> bytes:
 
 
 def connect(daemon: Daemon) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", daemon.port), 20)
+    return socket.create_connection(("127.0.0.1", daemon.port), 60)
 
 
 def exchange(daemon: Daemon, data: bytes, *, waits: bool = False) -> bytes:
@@ -129,7 +129,7 @@ def a_run_in_flight(daemon: Daemon, sample: Sample, gate: Path) -> Iterator[str]
     """A job that runs as long as the block does, and must succeed after it; gives the commit."""
     sha = sample.workflow(HOLD % {"gate": gate})
     delivery = daemon.deliver(sha)
-    wait_for(gate.with_name(f"{gate.name}-started").exists, 30, "the job runs")
+    wait_for(gate.with_name(f"{gate.name}-started").exists, "the job runs")
     yield sha
     gate.touch()
     assert daemon.wait_done(delivery)["conclusion"] == "success"
@@ -145,7 +145,7 @@ def test_ready_means_that_the_webhook_answers(make_daemon: Callable[..., Daemon]
     """The first time `/readyz` says yes, a webhook can be posted."""
     daemon = make_daemon(PROCESSES).start()
     for _ in range(3):
-        wait_for(lambda: daemon.health("/readyz")[0] == 200, 60, "ready", pause=0.0)
+        wait_for(lambda: daemon.health("/readyz")[0] == 200, "ready", pause=0.0)
         connect(daemon).close()
         daemon.kill()
         daemon.start()
@@ -193,7 +193,7 @@ def test_sizes_and_times_are_bounded(daemon: Daemon, sample: Sample, tmp_path: P
             stack.enter_context(connect(daemon))
         assert daemon.post(b"{}")[0] == 400
         assert status_of(slow.recv(4096)) == 408
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 120
         assert stored(daemon) == before
         assert daemon.health("/livez")[0] == 200
 
@@ -214,7 +214,7 @@ def test_a_delivery_counts_once(daemon: Daemon, sample: Sample, tmp_path: Path) 
         assert answers == {202: 1, 200: 19}
         status, answer = daemon.post(push(sha, "refs/heads/other"), delivery="the-same")
         assert (status, answer["status"]) == (200, "duplicate")
-    daemon.wait_settled(30)
+    daemon.wait_settled()
     assert [run["outcome"] for run in daemon.runs_of("the-same")] == ["success"]
 
 
@@ -242,6 +242,6 @@ def test_the_manual_test_of_the_original(daemon: Daemon, sample: Sample, tmp_pat
             {"message": "Push webhook received for refs/heads/main", "status": "success"},
         )
         assert daemon.post(body, event=None)[0] == 200
-    daemon.wait_settled(30)
+    daemon.wait_settled()
     (delivery,) = daemon.rows("SELECT id FROM deliveries WHERE id LIKE 'body-%'")
     assert [run["outcome"] for run in daemon.runs_of(delivery["id"])] == ["success"]

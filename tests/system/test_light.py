@@ -91,7 +91,7 @@ def said(lines: list[str], word: str) -> str:
 def test_a_push_runs_a_workflow_in_machines_of_its_own(vm_daemon: Daemon, sample: Sample) -> None:
     """Needs, a matrix, outputs, env, checkout and a step that may fail: each job in a machine of its own."""
     sha = sample.commit({".github/workflows/light.yml": WORKFLOW, "who.sh": WHO, "VERSION": "1.2.3\n"})
-    daemon = vm_daemon.start().wait_ready(120)
+    daemon = vm_daemon.start().wait_ready()
     delivery = daemon.deliver(sha)
     uids = set()
 
@@ -99,7 +99,7 @@ def test_a_push_runs_a_workflow_in_machines_of_its_own(vm_daemon: Daemon, sample
         uids.update(owners(daemon))
         return bool(daemon.runs_of(delivery)) and daemon.settled()
 
-    wait_for(watched, 90, "the run's report")
+    wait_for(watched, "the run's report")
     (run,) = daemon.runs_of(delivery)
     report = daemon.report(run["id"])
     jobs = {job["name"]: job for job in report["jobs"]}
@@ -217,8 +217,8 @@ jobs:
 
 def test_a_hostile_job_ends_its_own_machine_only(vm_daemon: Daemon, sample: Sample) -> None:
     """A machine that panics, reboots, loses its processes or its memory says so; others do not notice."""
-    daemon = vm_daemon.start().wait_ready(120)
-    report = daemon.wait_done(daemon.deliver(sample.workflow(HOSTILE)), 90)
+    daemon = vm_daemon.start().wait_ready()
+    report = daemon.wait_done(daemon.deliver(sample.workflow(HOSTILE)))
     jobs = {job["name"]: job for job in report["jobs"]}
     assert {name: job["outcome"] for name, job in jobs.items()} == {
         "panics": "lost",

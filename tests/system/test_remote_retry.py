@@ -92,7 +92,7 @@ def test_step_is_tried_again_in_the_machine_as_it_was(
     said = "\n".join(daemon.log_of(job))
     assert "try 2 of 2" in said
     assert f"Machine: {job['machine']}, as the one before was then" in said
-    wait_for(lambda: not service.vms, 10, "the machine is released")
+    wait_for(lambda: not service.vms, "the machine is released")
     ((vm, times),) = service.removed.items()
     assert (times, service.rollbacks) == (1, [(vm, "snap-1")])
     assert daemon.stop() == 0
@@ -119,7 +119,7 @@ def test_rollback_that_fails_loses_the_job_and_no_machine(
     assert job["outcome"] == "lost"
     assert "it could not be gone back to before the step" in job["reason"]
     assert "rollback/snap-1" in job["reason"]
-    wait_for(lambda: not service.vms, 10, "the machine is released")
+    wait_for(lambda: not service.vms, "the machine is released")
     assert list(service.removed.values()) == [1]
     assert daemon.stop() == 0
 
@@ -132,7 +132,7 @@ def test_machine_that_was_rolled_back_does_not_outlive_a_killed_daemon(
     daemon, sha = serve("sleep 100")
     delivery = daemon.deliver(sha)
     tries = tmp_path / "tries"
-    wait_for(lambda: tries.exists() and tries.read_text().count("\n") == 2, 60, "the second try")
+    wait_for(lambda: tries.exists() and tries.read_text().count("\n") == 2, "the second try")
     (vm,) = service.vms
     daemon.kill()
     assert list(service.vms) == [vm]

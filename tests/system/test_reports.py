@@ -77,12 +77,12 @@ def pull(number: int, head: str, base: str, *, action: str = "opened", fork: boo
     return json.dumps(payload).encode()
 
 
-def told(daemon: Daemon, body: bytes, *, event: str = "push", seconds: float = 60.0) -> dict[str, Any]:
+def told(daemon: Daemon, body: bytes, *, event: str = "push") -> dict[str, Any]:
     """Post a delivery, wait until the forge was told all about it, and return its one run."""
     delivery = str(uuid.uuid4())
     status, answer = daemon.post(body, event=event, delivery=delivery)
     assert status == 202, answer
-    daemon.wait_settled(seconds)
+    daemon.wait_settled()
     (run,) = daemon.runs_of(delivery)
     return run
 
@@ -168,7 +168,7 @@ def test_what_cannot_run_is_a_failure_on_the_commit(make_daemon: Make, forge: Fo
         }
     )
     delivery = daemon.deliver(sha)
-    wait_for(lambda: len(daemon.runs_of(delivery)) == 4 and daemon.settled(), 30, "four reports")
+    wait_for(lambda: len(daemon.runs_of(delivery)) == 4 and daemon.settled(), "four reports")
     newest = forge.newest(REPOSITORY, sha)
     reasons = {
         "runnerd / .github/workflows/broken.yml": "Could not start: Invalid workflow file",
@@ -308,12 +308,12 @@ def test_a_report_outlives_the_daemon(make_daemon: Make, forge: Forge, sample: S
         runs = daemon.runs_of(delivery)
         return bool(runs) and runs[0]["phase"] == "done" and (not heard or forge.kept_back > 0)
 
-    wait_for(ended, 30, "the run has ended, unreported")
+    wait_for(ended, "the run has ended, unreported")
     daemon.kill()
     assert not daemon.settled()
     forge.faults.clear()
     forge.speak()
-    daemon.start().wait_ready().wait_settled(60)
+    daemon.start().wait_ready().wait_settled()
     (run,) = daemon.runs_of(delivery)
     assert run["outcome"] == "success"
     states = [state for state, _ in forge.history(REPOSITORY, sha)["runnerd / CI / only"]]
@@ -359,9 +359,9 @@ def test_the_token_goes_to_the_forge_alone(
             runs = daemon.runs_of("octo/repo")
             return bool(runs) and runs[0]["phase"] == "done" and bool(other.requests)
 
-        wait_for(ended, 60, "the run, and the other server asked", pause=0.0)
+        wait_for(ended, "the run, and the other server asked", pause=0.0)
         refused = "SELECT error FROM outbox WHERE error LIKE '%bad header%'"
-        wait_for(lambda: daemon.rows(refused), 10, "the refusal, kept")
+        wait_for(lambda: daemon.rows(refused), "the refusal, kept")
         assert fetches, "no fetch from the forge was seen: nothing was checked"
         assert leaks == []
         assert [run["outcome"] for run in daemon.runs_of("octo/repo")] == ["success"]
@@ -390,7 +390,7 @@ def test_a_redirect_does_not_take_the_token_along(
         daemon = reporting(make_daemon, forge, server=ours.url)
         status, answer = daemon.post(push(sha, "octo/repo"), delivery="moved")
         assert status == 202, answer
-        wait_for(lambda: len(thief.requests) > 1, 30, "git followed the redirect, more than once")
+        wait_for(lambda: len(thief.requests) > 1, "git followed the redirect, more than once")
         assert ours.requests
         assert thief.logins == []
         assert daemon.runs_of("moved") == []

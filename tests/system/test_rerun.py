@@ -57,9 +57,9 @@ def test_a_job_goes_on_from_its_failed_step_after_a_restart(vm_daemon: Daemon, s
     before = config.read_text()
     config.write_text(before + '\n[variables]\nREADY = "no"\n[snapshots]\nmode = "on-failure"\n')
     sha = sample.workflow(WORKFLOW)
-    daemon.start().wait_ready(120)
+    daemon.start().wait_ready()
     delivery = daemon.deliver(sha)
-    assert daemon.wait_done(delivery, 90)["conclusion"] == "failure"
+    assert daemon.wait_done(delivery)["conclusion"] == "failure"
     (run,) = daemon.runs_of(delivery)
     old = {job["name"]: job for job in daemon.jobs_of(run["id"])}
     assert {name: job["outcome"] for name, job in old.items()} == {
@@ -72,10 +72,10 @@ def test_a_job_goes_on_from_its_failed_step_after_a_restart(vm_daemon: Daemon, s
 
     assert daemon.stop() == 0
     config.write_text(before + '\n[variables]\nREADY = "yes"\n')
-    daemon.start().wait_ready(120)
+    daemon.start().wait_ready()
     again = daemon.client.rerun(run["id"], "build", "The gate")
     assert again["message"].endswith(": build from step 3 (The gate), and what needs it: deploy")
-    daemon.wait_settled(90)
+    daemon.wait_settled()
     report = daemon.report(again["run"])
     new = {job["name"]: job for job in report["jobs"]}
     log = daemon.log_of(new["build"])

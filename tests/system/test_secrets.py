@@ -56,7 +56,7 @@ def test_a_secret_is_in_no_file_but_its_own(make_daemon: Callable[..., Daemon], 
     sha = sample.commit({".github/workflows/ci.yml": WORKFLOW.replace("PROOF", str(proof))})
     delivery = str(uuid.uuid4())
     assert daemon.post(push(sha), event="push", delivery=delivery)[0] == 202
-    daemon.wait_settled(60)
+    daemon.wait_settled()
     (run,) = daemon.runs_of(delivery)
     assert run["outcome"] == "failure"
     assert proof.read_text().strip() == hashlib.sha256(VALUE.encode()).hexdigest()
@@ -71,7 +71,7 @@ def test_a_secret_is_in_no_file_but_its_own(make_daemon: Callable[..., Daemon], 
     stranger = str(uuid.uuid4())
     body = json.dumps(payload).encode()
     assert daemon.post(body, event="pull_request", delivery=stranger)[0] == 202
-    held = wait_for(lambda: daemon.client.status()["waiting_for_approval"], 60, "a run that waits")
+    held = wait_for(lambda: daemon.client.status()["waiting_for_approval"], "a run that waits")
     (waiting,) = daemon.runs_of(stranger)
     assert held == [waiting["id"]]
     assert waiting["outcome"] is None

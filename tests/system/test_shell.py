@@ -128,9 +128,9 @@ def test_a_person_looks_at_what_failed(vm_daemon: Daemon, sample: Sample) -> Non
     daemon = vm_daemon
     with (daemon.folder / "config.toml").open("a") as config:
         config.write('\n[snapshots]\nmode = "on-failure"\n')
-    daemon.start().wait_ready(120)
+    daemon.start().wait_ready()
     delivery = daemon.deliver(sha)
-    assert daemon.wait_done(delivery, 90)["conclusion"] == "failure"
+    assert daemon.wait_done(delivery)["conclusion"] == "failure"
     run = daemon.runs_of(delivery)[0]["id"]
     [job] = daemon.jobs_of(run)
 
@@ -149,7 +149,7 @@ def test_a_person_looks_at_what_failed(vm_daemon: Daemon, sample: Sample) -> Non
         assert f"runnerd: job {job['id']} (build) of run {run}, before step 3" in looked.stderr
         if not at:  # what is kept outlives the daemon
             assert daemon.stop() == 0
-            daemon.start().wait_ready(120)
+            daemon.start().wait_ready()
 
     none = shell(daemon, str(run), "--job", "build", "--at", "Make", script="exit 0\n")
     assert (none.returncode, none.stdout) == (4, "")
@@ -164,7 +164,7 @@ def test_a_person_looks_at_what_failed(vm_daemon: Daemon, sample: Sample) -> Non
     with busy_shell(daemon, str(run), "-j", str(job["id"])) as process:
         assert len(leased(daemon)) == 1
         process.kill()
-    wait_for(lambda: not leased(daemon), 30, "the machine was destroyed")
+    wait_for(lambda: not leased(daemon), "the machine was destroyed")
     with busy_shell(daemon, str(run), "-j", "build") as process:
         assert daemon.stop() == 0
         assert process.stderr is not None

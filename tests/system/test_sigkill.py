@@ -151,7 +151,7 @@ def test_nothing_is_lost_doubled_or_made_up(make_daemon, sample: Sample, tmp_pat
                     daemon.wait_ready()
                     time.sleep(rng.uniform(0.0, 1.5))
                 case "running":
-                    wait_for(lambda: started(place) > seen, 30, "a job starts")  # noqa: B023 - asked at once
+                    wait_for(lambda: started(place) > seen, "a job starts")  # noqa: B023 - asked at once
                     time.sleep(rng.uniform(0.0, 0.6))
             daemon.kill()
             daemon.start()
@@ -159,7 +159,7 @@ def test_nothing_is_lost_doubled_or_made_up(make_daemon, sample: Sample, tmp_pat
             forge.sha = sample.commit({})
     finally:
         forge.stop()
-    daemon.wait_ready().wait_settled(60)
+    daemon.wait_ready().wait_settled()
     assert daemon.stop() == 0
 
     assert forge.wrong == []
@@ -239,7 +239,7 @@ def vmms(daemon: Daemon) -> dict[int, int | None]:
 @pytest.mark.vm
 def test_no_machine_outlives_its_daemon(vm_daemon: Daemon, sample: Sample) -> None:
     """Machines of a killed daemon are gone before its jobs run again, and none is left in the end."""
-    daemon = vm_daemon.start().wait_ready(120)
+    daemon = vm_daemon.start().wait_ready()
     sha = sample.workflow(VM_WORKFLOW)
     deliveries = []
     known: set[str] = set()
@@ -250,15 +250,15 @@ def test_no_machine_outlives_its_daemon(vm_daemon: Daemon, sample: Sample) -> No
 
     for pause in (0.0, 0.5, 2.0):
         deliveries += [daemon.deliver(sha) for _ in range(2)]
-        wait_for(running, 60, "a job runs")
+        wait_for(running, "a job runs")
         time.sleep(pause)
         known |= {job["machine"] for job in daemon.rows("SELECT machine FROM jobs")}
         old = vmms(daemon)
         assert old
         daemon.kill()
-        daemon.start().wait_ready(60)
+        daemon.start().wait_ready()
         assert [pid for pid, birth in old.items() if launcher.born(pid) == birth] == []
-    daemon.wait_ready(60).wait_settled(120)
+    daemon.wait_ready().wait_settled()
     jobs = daemon.rows("SELECT * FROM jobs")
     assert len(jobs) == len(deliveries)
     for job in jobs:
