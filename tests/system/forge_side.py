@@ -85,15 +85,18 @@ class Forge(FakeGitHub):
 class GitServer:
     """Repositories under `root` by git's own `http-backend`, to whoever logs in as any user with the token.
 
-    Without a token everybody may read. `redirect` sends every request to another server instead.
+    Without a token everybody may read. `redirect` sends every request to another server instead. With `held`
+    each answer takes a moment, and the first one until that is set, so that who asks can be looked at.
     """
 
-    def __init__(self, root: Path, *, token: str = "", redirect: str = "", seconds: float = 0.0) -> None:
+    def __init__(
+        self, root: Path, *, token: str = "", redirect: str = "", held: threading.Event | None = None
+    ) -> None:
         self.url = ""
         self.logins: list[str] = []
         """User and password of every request that brought some."""
         self.requests: list[str] = []
-        self._root, self._token, self._redirect, self._seconds = root, token, redirect, seconds
+        self._root, self._token, self._redirect, self._held = root, token, redirect, held
 
     @contextmanager
     def running(self) -> Iterator[GitServer]:
@@ -134,7 +137,9 @@ class GitServer:
         if self._token and login.partition(":")[2] != self._token:
             self._answer(request, 401, {"WWW-Authenticate": 'Basic realm="git"'}, b"who are you?")
             return
-        time.sleep(self._seconds)
+        if self._held is not None:
+            time.sleep(0.3)
+            self._held.wait(60)
         path, _, query = request.path.partition("?")
         environ = {
             "PATH": os.environ["PATH"],

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -331,7 +332,8 @@ def test_the_token_goes_to_the_forge_alone(
     (tmp_path / "octo").mkdir()
     (tmp_path / "octo" / "repo.git").symlink_to(sample.folder / ".git")
     sha = sample.workflow(ONE_JOB + "      - run: env; git config --list --show-origin; cat .git/config\n")
-    ours = GitServer(tmp_path, token=TOKEN, seconds=0.3)
+    seen = threading.Event()
+    ours = GitServer(tmp_path, token=TOKEN, held=seen)
     other = GitServer(tmp_path, token="another")
     with ours.running(), other.running():
         elsewhere = f'\n[repositories."octo/elsewhere"]\nremote = "{other.url}/octo/repo.git"\n'
@@ -353,7 +355,9 @@ def test_the_token_goes_to_the_forge_alone(
                     about = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
                 except OSError:
                     continue
-                fetches += about.startswith(b"git\0fetch\0") and ours.url.encode() in about
+                if about.startswith(b"git\0fetch\0") and ours.url.encode() in about:
+                    fetches += 1
+                    seen.set()
                 if TOKEN.encode() in about:
                     leaks.append(about.replace(b"\0", b" ").decode(errors="replace")[:300])
             runs = daemon.runs_of("octo/repo")
