@@ -12,6 +12,9 @@ from runnerd.machines.images import Image, Part
 from runnerd.machines.qemu import freezing
 from runnerd.machines.qemu.box import QemuBox
 
+NAMED = "SIGKILL|channel"
+"""What a machine whose QEMU was killed is lost by: the signal, or, on a host too busy to bury the process
+within a moment, the end of its channel."""
 FILES = ("kernel", "initrd", "agent", "rootfs")
 
 

@@ -34,13 +34,12 @@ from runnerd.supervise.mailbox import Mailbox
 from runnerd.supervise.reply import Reply
 
 from ...conftest import PATIENT
+from .conftest import NAMED
 
 SIZE = Size(vcpus=1, memory=256, disk=512)
 OTHER = Size(vcpus=1, memory=160, disk=64)
 """A size whose template no other test keeps: it is built here."""
 ROOM = 1 << 30
-NAMED = "SIGKILL|channel"
-"""The signal; or, on a host too busy to bury the process within a moment, that its channel ended."""
 VERSION = "7.2.22"
 """What the stand-in says."""
 
@@ -188,7 +187,7 @@ async def run(machine: AgentMachine, script: str, heard: Callable[[], None] = la
         heard()
 
     command = Command(argv=("/bin/bash", "-c", script), env={"PATH": "/usr/bin:/bin"})
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         return await machine.exec(command, keep)
 
 
@@ -290,7 +289,7 @@ async def test_a_machine_that_dies_under_a_job_is_lost(kind, point, host, tmp_pa
 
     with (
         pytest.raises(MachineLost, match="destroyed" if point == "destroy" else NAMED),
-        trio.fail_after(120),
+        trio.fail_after(300),
     ):
         await work()
     await machine.destroy()
@@ -305,9 +304,9 @@ async def test_a_machine_that_dies_while_it_is_kept_is_not_kept(kind, point, hos
     before = await host.baseline()
     machine = await host.machine()
     host.killer.at = point
-    with pytest.raises(NotKept, match="no snapshot was kept"), trio.fail_after(120):
+    with pytest.raises(NotKept, match="no snapshot was kept"), trio.fail_after(300):
         await machine.snapshot(tmp_path / "kept/1", key=None, limit=ROOM)
-    with trio.fail_after(120):
+    with trio.fail_after(300):
         await machine.lost.wait()
     assert re.search(NAMED, machine.reason)
     await machine.destroy()
@@ -325,7 +324,7 @@ async def test_a_machine_that_dies_while_it_is_gone_back_to(kind, point, host, t
     await machine.destroy()
     before = await host.baseline()
     host.killer.at = point
-    with pytest.raises(NoMachine, match="snapshot 1 cannot be gone back to"), trio.fail_after(120):
+    with pytest.raises(NoMachine, match="snapshot 1 cannot be gone back to"), trio.fail_after(300):
         await host.driver.restore(tmp_path / "kept/1", key=None)
     assert host.killer.killed == 1
     await host.settled(before)
@@ -356,7 +355,7 @@ async def test_a_pool_goes_on_whatever_dies(kind, host, eventually):
         await machine.destroy()
 
     boxes = host.driver._machines.boxes
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
             await nursery.start(actor.run)
             for number, point in enumerate(("migrate-incoming", "thaw", "clock", ""), start=1):
@@ -418,7 +417,7 @@ async def test_a_daemon_that_dies_leaves_nothing_that_is_not_reaped(
     async with (
         open_launcher(root=False, groups=cgroups.usable(group)) as launcher,
         open_qemu_driver(
-            state=tmp_path, program=options["program"], accelerator="tcg", launcher=launcher
+            state=tmp_path, program=options["program"], accelerator="tcg", launcher=launcher, **PATIENT
         ) as driver,
     ):
         host = Host(driver, Killer(), tmp_path, group, "")
