@@ -31,7 +31,7 @@ from runnerd.store.ledger import Delivery, open_ledger
 from runnerd.supervise.mailbox import Mailbox
 from runnerd.workflow import load
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up waiting."""
 FULL_NAME = "octo/hello"
 CI = "name: CI\non: push\njobs: {build: {runs-on: ubuntu-latest, steps: [{run: make}]}}\n"
@@ -460,7 +460,7 @@ async def planning(tmp_path, nursery):
 
     async with (
         open_ledger(tmp_path) as ledger,
-        Mirrors(tmp_path / "mirrors", remote_of=remote_of, timeout=20.0) as mirrors,
+        Mirrors(tmp_path / "mirrors", remote_of=remote_of, timeout=120.0) as mirrors,
     ):
         await nursery.start(ledger.serve_writes)
         yield Planning(ledger, mirrors, nursery, tmp_path)

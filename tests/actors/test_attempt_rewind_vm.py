@@ -32,7 +32,7 @@ async def real(world, vm_driver, monkeypatch):
     async def open_driver():
         yield vm_driver
 
-    monkeypatch.setattr(conftest, "PATIENCE", 120.0)
+    monkeypatch.setattr(conftest, "PATIENCE", 300.0)
     size = Size(vcpus=1, memory=256, disk=512)
     rules = PoolRules(min_idle=0, max_total=1, memory=1 << 20)
     actor = PoolActor(world.pool, open_driver, {"default": Kind(size=size)}, rules)

@@ -57,7 +57,7 @@ async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
     assert standing(shelf, "default").trial.before == vm_image.digest
 
     async def serve_until(holds):
-        with trio.fail_after(120):
+        with trio.fail_after(600):
             while not holds():
                 machine = await lease()
                 await machine.destroy()
@@ -66,7 +66,7 @@ async def test_a_generation_is_taken_up_and_a_broken_one_goes_back(
     await serve_until(lambda: standing(shelf, "default").trial is None)
     assert standing(shelf, "default").current == second
     broken = await build(that_ends_at_once)
-    await eventually(lambda: standing(shelf, "default").failed, 180)
+    await eventually(lambda: standing(shelf, "default").failed, 600)
     now = standing(shelf, "default")
     assert (now.current, now.failed.digest, now.failed.bad) == (second, broken, generation_trial.TOO_MANY)
     await (await lease()).destroy()

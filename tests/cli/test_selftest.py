@@ -165,7 +165,8 @@ def test_qemu_for_real(tmp_path, vm_image, state_directory) -> None:
         (state_directory / name).mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(state_directory / name)
     sizes = {"machines__vcpus": 1, "machines__memory": 256, "machines__disk": 512}
-    good, _ = selftest.selftest(settings(tmp_path, machines__driver="qemu", **sizes))
+    patient = settings(tmp_path, machines__driver="qemu", pool__ready_timeout=60.0, **sizes)
+    good, _ = selftest.selftest(patient)
     assert good.verdict == "good", good.found
     assert [part.split()[0] for part in good.found.removeprefix("qemu: ").split(", ")] == list(PARTS)
 

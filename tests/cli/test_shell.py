@@ -26,7 +26,7 @@ from runnerd.web.terminal import Person, Screen, Talk
 
 from .test_runs import a_job, a_run
 
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Shells:

@@ -25,7 +25,7 @@ async def test_no_stage_hides_a_machine_from_the_next_start(
     state = tmp_path / "state"
     state.mkdir()
     command = [sys.executable, "-m", "tests.daemon.dying", str(state), str(state_directory), stage]
-    with trio.fail_after(120):
+    with trio.fail_after(600):
         died = await trio.run_process(command, cwd=ROOT, capture_stderr=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     left = launcher.strays(reaper.mark(state))  # where the kernel did not end it with the daemon

@@ -29,7 +29,7 @@ from runnerd.web.client import Client
 
 SECRET = "a secret for tests"
 FULL_NAME = "octo/hello"
-PATIENCE = 30.0
+PATIENCE = 300.0
 SLOW = """
 name: Slow
 on: push
@@ -150,7 +150,7 @@ remote = "{origin}"
             "X-GitHub-Delivery": delivery,
             "X-Hub-Signature-256": sign(body, SECRET),
         }
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with closing(connection):
             connection.request("POST", "/webhook", body, headers)
             response = connection.getresponse()
@@ -231,11 +231,11 @@ def test_a_report_links_to_pages_of_the_daemon(tmp_path, origin):
         assert daemon.ready().push(sha)[0] == 202
         daemon.until(mark.exists, "the job's first step")
         links = Links(public_url=f"http://127.0.0.1:{daemon.port}", key=pages.key(daemon.state))
-        run = httpx.get(links.of(1, None))
+        run = httpx.get(links.of(1, None), timeout=PATIENCE)
         assert "slow: running" in run.text
         job = next(line for line in run.text.splitlines() if "/jobs/" in line)
-        daemon.until(lambda: "Run echo started" in httpx.get(job).text, "the job's log")
-        assert httpx.get(job + "0").status_code == 404
+        daemon.until(lambda: "Run echo started" in httpx.get(job, timeout=PATIENCE).text, "the job's log")
+        assert httpx.get(job + "0", timeout=PATIENCE).status_code == 404
         mark.with_suffix(".go").touch()
         daemon.terminate()
         assert daemon.ended() == 0
@@ -273,7 +273,7 @@ def test_the_third_signal_ends_at_once_and_the_next_start_settles(tmp_path, orig
         daemon.terminate()
         before = time.monotonic()
         assert daemon.ended() == 130
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 60
         assert daemon.report() is None
         assert not any((tmp_path / "state" / "machines").glob("process-*"))
     with running(tmp_path, folder) as again:

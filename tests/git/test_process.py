@@ -20,20 +20,20 @@ def git() -> Git:
 
 async def test_output_is_returned(git, tmp_path):
     """What git prints comes back as bytes."""
-    assert (await git.run("version", cwd=tmp_path, timeout=10)).startswith(b"git version")
+    assert (await git.run("version", cwd=tmp_path, timeout=120)).startswith(b"git version")
 
 
 async def test_a_failure_says_what_git_said(git, tmp_path):
     """The error names the command and repeats git's last lines."""
     with pytest.raises(GitError, match=r"`git rev-parse` failed: .*not a git repository"):
-        await git.run("rev-parse", "HEAD", cwd=tmp_path, timeout=10)
+        await git.run("rev-parse", "HEAD", cwd=tmp_path, timeout=120)
 
 
 async def test_errors_hold_nothing_a_terminal_would_act_on(tmp_path):
     """Escape sequences in git's own words are replaced."""
     script = "import sys; sys.stderr.write('\\x1b]0;owned\\x07 bad'); sys.exit(3)"
     with pytest.raises(GitError) as caught:
-        await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=10)
+        await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=120)
     assert "\x1b" not in str(caught.value)
     assert "bad" in str(caught.value)
 
@@ -44,14 +44,14 @@ async def test_errors_hold_no_secret(tmp_path, monkeypatch):
     log.redact("ghp_secret")
     script = "import sys; sys.stderr.write('remote: I do not like ghp_secret'); sys.exit(128)"
     with pytest.raises(GitError, match=r"I do not like \*\*\*"):
-        await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=10)
+        await process.run((sys.executable, "-c", script), cwd=tmp_path, env={}, timeout=120)
 
 
 async def test_too_much_output_is_stopped(git, tmp_path):
     """A command that prints more than its limit is ended, not buffered."""
     command = (sys.executable, "-c", "while True: print('x' * 65536)")
     with pytest.raises(GitError, match="more than 100000 bytes"):
-        await process.run(command, cwd=tmp_path, env={}, timeout=20, limit=100_000)
+        await process.run(command, cwd=tmp_path, env={}, timeout=120, limit=100_000)
 
 
 @pytest.fixture
@@ -96,12 +96,13 @@ async def test_cancelling_ends_the_process_group(tmp_path, family):
 async def test_a_missing_program_is_said(tmp_path):
     """Git not being installed is a sentence, not a traceback."""
     with pytest.raises(GitError, match="could not be started"):
-        await Git({"PATH": str(tmp_path)}, executable="no-such-git").run("version", cwd=tmp_path, timeout=1)
+        await Git({"PATH": str(tmp_path)}, executable="no-such-git").run("version", cwd=tmp_path, timeout=120)
 
 
 async def test_input_that_is_not_read_does_no_harm(tmp_path):
     """A program that ends before reading its input is judged by its status alone."""
-    out = await process.run(("true",), cwd=tmp_path, env=dict(os.environ), timeout=10, stdin=b"x" * (1 << 20))
+    unread = b"x" * (1 << 20)
+    out = await process.run(("true",), cwd=tmp_path, env=dict(os.environ), timeout=120, stdin=unread)
     assert out == b""
 
 
@@ -110,7 +111,7 @@ async def test_the_users_configuration_is_not_read(tmp_path):
     (tmp_path / ".gitconfig").write_text("[user]\n\tname = intruder\n")
     git = Git({**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_PARAMETERS": "'user.name=intruder'"})
     with pytest.raises(GitError):
-        await git.run("config", "--get", "user.name", cwd=tmp_path, timeout=10)
+        await git.run("config", "--get", "user.name", cwd=tmp_path, timeout=120)
 
 
 def test_only_the_named_transport_is_allowed():
@@ -125,7 +126,7 @@ def test_only_the_named_transport_is_allowed():
 async def test_hooks_and_monitors_of_a_repository_do_not_run(tmp_path):
     """A repository's own hooks and fsmonitor stay unused."""
     git = Git(os.environ)
-    await git.run("init", "--quiet", ".", cwd=tmp_path, timeout=10)
+    await git.run("init", "--quiet", ".", cwd=tmp_path, timeout=120)
     marker = tmp_path / "ran"
     hook = tmp_path / ".git" / "hooks" / "post-index-change"
     hook.parent.mkdir(exist_ok=True)
@@ -134,14 +135,14 @@ async def test_hooks_and_monitors_of_a_repository_do_not_run(tmp_path):
     with (tmp_path / ".git" / "config").open("a") as config:
         config.write(f'[core]\n\tfsmonitor = "touch {marker}"\n\thooksPath = .git/hooks\n')
     (tmp_path / "file").write_text("x")
-    await git.run("add", "file", cwd=tmp_path, timeout=10)
-    await git.run("status", "--porcelain", cwd=tmp_path, timeout=10)
+    await git.run("add", "file", cwd=tmp_path, timeout=120)
+    await git.run("status", "--porcelain", cwd=tmp_path, timeout=120)
     assert not marker.exists()
 
 
 async def test_end_is_safe_twice(git, tmp_path):
     """Ending an ended process does nothing."""
-    await git.run("init", "--bare", "--quiet", ".", cwd=tmp_path, timeout=10)
+    await git.run("init", "--bare", "--quiet", ".", cwd=tmp_path, timeout=120)
     running = await git.open("cat-file", "--batch-command", cwd=tmp_path)
     await process.end(running)
     await process.end(running)
@@ -161,5 +162,8 @@ async def _gone(pid: int) -> None:
 
 
 def _zombie(pid: int) -> bool:
-    """Whether it is dead, and waits for whoever adopted it."""
-    return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    """Whether it is dead, and waits for whoever adopted it, who may have come meanwhile."""
+    try:
+        return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return True

@@ -84,7 +84,7 @@ async def test_each_feature_of_a_step_in_a_real_machine(bench, vm_driver, vm_tem
         await bench.log.wait_for("now-cancel")
         bench.cancel.set()
 
-    with trio.fail_after(120):
+    with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_later)
             result = await bench.run(WORKFLOW)

@@ -30,7 +30,7 @@ async def job(bench, driver, template, script):
         await machine.lease()
         lines = "\n".join("          " + line for line in script.strip().splitlines())
         text = f"on: push\njobs:\n  one:\n    runs-on: x\n    steps:\n      - run: |\n{lines}\n"
-        with trio.fail_after(120):
+        with trio.fail_after(300):
             return await bench.run(text)
     finally:
         await machine.destroy()

@@ -46,7 +46,7 @@ async def run(machine: Machine, script: str) -> tuple[Exit, str]:
         said.extend(data)
 
     env = {"PATH": os.environ["PATH"]}
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         ended = await machine.exec(Command(argv=("sh", "-c", script), env=env, cwd=machine.paths.work), hear)
     return ended, said.decode()
 
@@ -71,11 +71,11 @@ async def agent_channel(agent_file: Path, tmp_path: Path) -> AsyncIterator[Chann
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(channel.run)
-            await channel.connect(10)
+            await channel.connect(60)
             yield channel
             channel.close("the test is over")
     finally:
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
 
 
 class Peer:

@@ -89,7 +89,7 @@ async def test_an_image_without_python_runs_jobs(vm_image, vm_driver, state_dire
         said.extend(data)
 
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(300):
             await machine.thaw()
             await machine.lease()
             command = "cat /etc/provisioned; id -u; command -v python3 || echo none; ls /usr"

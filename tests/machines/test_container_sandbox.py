@@ -65,7 +65,7 @@ async def test_apt_installs_packages_and_a_script_is_run(vm_image, vm_driver, st
         "hello; cat /etc/provisioned; stat -c %U /srv; dpkg -s hello | grep ^Status; ls /var/lib/apt/lists"
     )
     try:
-        with trio.fail_after(120):
+        with trio.fail_after(300):
             await machine.thaw()
             await machine.lease()
             command = Command(argv=("/bin/bash", "-ec", script), env={"PATH": "/usr/bin:/bin"})

@@ -239,7 +239,7 @@ async def test_background_process_does_not_hold_the_exit(agent_channel: Channel)
     started = time.monotonic()
     ended, out, _ = await run(agent_channel, sh("sleep 60 & echo started"))
     assert (ended, out) == (Exit(code=0), b"started\n")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ async def test_a_guarded_machine(vm_driver, vm_template, tmp_path: Path) -> None
             for script in (SCRIPT, PIP):
                 text = script.replace("PORT", port).replace("TLS", tls)
                 command = Command(argv=("/bin/bash", "-c", text), env=env, cwd="/home/runner")
-                with trio.fail_after(120):
+                with trio.fail_after(300):
                     done = await machine.exec(command, keep)
                 assert done.code == 0, said.decode()
         await machine.destroy()

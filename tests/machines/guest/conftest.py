@@ -94,7 +94,7 @@ class Host:
     def close(self) -> int:
         """Hang up; the status the agent ends with."""
         self.socket.close()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
 
 def gone(pid: int) -> None:

@@ -66,7 +66,7 @@ def test_client_that_never_ends_is_cut(host: Host, port: int) -> None:
         started = time.monotonic()
         host.send(wire.RESET, stream)
         assert host.receive() == (wire.EXIT, 0, stream, b"{}")
-        assert time.monotonic() - started < forward.LINGER + 2
+        assert time.monotonic() - started < forward.LINGER + 30
 
 
 def test_client_that_vanishes_ends_the_exchange(host: Host, port: int) -> None:

@@ -69,7 +69,7 @@ def test_absent_port_is_waited_for_and_then_named() -> None:
     started = time.monotonic()
     with pytest.raises(FileNotFoundError, match=r"no virtio port named nonesuch after 0\.05 s"):
         system.virtio_port("nonesuch", 0.05)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 def test_failed_mount_names_both_ends(tmp_path: Path) -> None:

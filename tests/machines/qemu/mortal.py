@@ -77,7 +77,12 @@ async def life(state: Path, program: str, group: str, point: str) -> None:
     async with (
         open_launcher(root=False, groups=cgroups.usable(group)) as launcher,
         open_qemu_driver(
-            state=state, program=program, accelerator="tcg", launcher=launcher, journal=journal
+            state=state,
+            program=program,
+            accelerator="tcg",
+            launcher=launcher,
+            journal=journal,
+            ready_timeout=60.0,
         ) as driver,
     ):
         template = await driver.build_template("default", Size(vcpus=1, memory=64, disk=16))

@@ -38,7 +38,7 @@ async def test_a_recorded_version_is_told_what_it_was_told(version, stand_in, tm
             program=stand_in(version),
             accelerator="tcg",
             launcher=launcher,
-            ready_timeout=20.0,
+            ready_timeout=60.0,
         ) as driver,
     ):
         assert driver.capabilities.snapshot

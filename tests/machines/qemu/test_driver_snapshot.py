@@ -26,7 +26,7 @@ async def run(machine: AgentMachine, script: str, user: int = 1001) -> tuple[Exi
         said.extend(data)
 
     command = Command(argv=("/bin/bash", "-c", script), env=ENVIRONMENT, user=user)
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         return await machine.exec(command, keep), said.decode()
 
 
@@ -184,7 +184,7 @@ async def test_a_person_has_a_terminal(vm_driver, vm_template):
     command = Command(
         argv=("/bin/bash", "--norc"), env={**ENVIRONMENT, "PS1": "go> ", "TERM": "xterm"}, cwd="/home/runner"
     )
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         assert await machine.shell(command, person) == Exit(code=5)
     said = person.screen.replace(b"\r", b"")
     assert b"31 99\n" in said
