@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import select
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +15,8 @@ from runnerd.machines.guest import memory, system
 from runnerd.machines.guest.memory import MemoryGuard, guard
 
 GIB = 1 << 30
+NOW = 1000.0
+"""When the kernel tells of anything."""
 
 
 class Watching:
@@ -37,7 +39,7 @@ class Watching:
 
     def waits(self, seconds: float) -> bool:
         """Whether something is due again, so many seconds from now."""
-        now = time.monotonic() + seconds
+        now = NOW + seconds
         (timed,) = self.timers.values()
         due = timed.due(now)
         assert due is None or now < due <= now + 0.5
@@ -74,6 +76,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     there.means.write_text("1")
     monkeypatch.setattr(memory, "PRESSURE", str(there.pressure))
     monkeypatch.setattr(memory, "MEANS", str(there.means))
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: NOW))
     monkeypatch.setattr(system, "keep_in_memory", lambda: None)
     monkeypatch.setattr(system, "memory", lambda meminfo: (there.total, there.left))
     return there
