@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated
 
@@ -167,19 +167,24 @@ def _raw(descriptor: int, terminal: bool) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _bell() -> Iterator[int]:
-    """A descriptor that can be read once the window has changed, or the command was stopped and goes on."""
+    """A descriptor that can be read once a signal has come: the window has changed, or the command goes on.
+
+    All that are handled ring it. One that comes just before `select` begins to wait would be heard only when
+    something else ends that.
+    """
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ring(number: int, frame: FrameType | None) -> None:
-        with suppress(BlockingIOError):  # it rings already
-            os.write(writing, b"!")
+        """Be handled."""
 
-    with _handled((signal.SIGWINCH, signal.SIGCONT), ring):
-        try:
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        with _handled((signal.SIGWINCH, signal.SIGCONT), ring):
             yield reading
-        finally:
-            os.close(reading)
-            os.close(writing)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
 
 
 @contextmanager

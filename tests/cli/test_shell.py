@@ -29,6 +29,16 @@ from .test_runs import a_job, a_run
 SECONDS = 120.0
 
 
+DEAF = """
+import signal, sys, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+from runnerd.__main__ import main
+sys.exit(main())
+"""
+"""The command, whose waiting no signal interrupts: another thread gets it, as if it came just before."""
+
+
 class Shells:
     """An API with one run, whose shells do as `talk` does."""
 
@@ -78,7 +88,7 @@ class Shells:
 class Command:
     """The command as a process: on a terminal of its own, unless it is given pipes."""
 
-    def __init__(self, socket: Path, *arguments: str, pipes: bool = False) -> None:
+    def __init__(self, socket: Path, *arguments: str, pipes: bool = False, deaf: bool = False) -> None:
         self.master, self.slave = os.openpty()
         self.resize(30, 90)
         self.before = termios.tcgetattr(self.slave)
@@ -86,7 +96,8 @@ class Command:
         ends: dict[str, Any] = {"stdin": self.slave, "stdout": self.slave, "stderr": self.slave}
         if pipes:
             ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        argv = [sys.executable, "-m", "runnerd", "shell", "7", *arguments, "--socket", str(socket)]
+        program = ("-c", DEAF) if deaf else ("-m", "runnerd")
+        argv = [sys.executable, *program, "shell", "7", *arguments, "--socket", str(socket)]
         environ = {"TERM": "xterm-256color", "PATH": os.environ["PATH"]}
         self.process = subprocess.Popen(argv, env=environ, start_new_session=True, **ends)
 
@@ -145,8 +156,8 @@ async def shells(tmp_path: Path, nursery: trio.Nursery) -> Any:
 def command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     commands: list[Command] = []
 
-    def start(*arguments: str, pipes: bool = False) -> Command:
-        commands.append(Command(tmp_path / "control.sock", *arguments, pipes=pipes))
+    def start(*arguments: str, **how: bool) -> Command:
+        commands.append(Command(tmp_path / "control.sock", *arguments, **how))
         return commands[-1]
 
     yield start
@@ -187,6 +198,18 @@ async def test_a_signal_puts_the_terminal_back(
     assert process.raw
     process.process.send_signal(number)
     assert await thread(process.end) == 128 + number
+    assert process.restored
+    await eventually(lambda: shells.over == 1)
+
+
+async def test_a_signal_before_the_waiting_is_heard(
+    shells: Shells, command: Callable[..., Command], eventually: Any
+) -> None:
+    """It does not wait for a key or for the machine, and the terminal is put back."""
+    process = command("--job", "build", deaf=True)
+    await thread(process.until, b"ready")
+    process.process.send_signal(signal.SIGTERM)
+    assert await thread(process.end) == 128 + signal.SIGTERM
     assert process.restored
     await eventually(lambda: shells.over == 1)
 
