@@ -39,8 +39,12 @@ jobs:
     strategy: {matrix: {what: [fails, sleeps]}}
     steps:
       - run: |
-          if [ ${{ matrix.what }} = fails ]; then sleep 1; echo "${{ needs.build.outputs.said }}"; exit 3; fi
+          if [ ${{ matrix.what }} = fails ]; then
+            until test -e UP; do sleep 0.1; done
+            echo "${{ needs.build.outputs.said }}"; exit 3
+          fi
           trap 'echo interrupted; exit 1' INT
+          touch UP
           while :; do sleep 0.1; done
       - if: cancelled()
         run: echo "cleaned up"
@@ -61,7 +65,7 @@ def test_a_workflow_runs_through_a_remote_service(tmp_path, fakes):
     """Checkout, outputs, live lines, a failure and a cancelled leg; no machine is left at the service."""
     path = tmp_path / "hello"
     (path / ".github/workflows").mkdir(parents=True)
-    (path / ".github/workflows/ci.yml").write_text(WORKFLOW)
+    (path / ".github/workflows/ci.yml").write_text(WORKFLOW.replace("UP", str(tmp_path / "up")))
     (path / "new.txt").write_text("from the working tree\n")
     git = ["git", "-C", path, "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q", "-b", "main"], check=True)

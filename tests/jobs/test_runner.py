@@ -211,10 +211,13 @@ async def test_a_running_always_step_is_not_stopped_by_a_cancellation(bench):
     async def cancel_soon() -> None:
         await bench.log.wait_for("begun")
         bench.cancel.set()
+        await trio.sleep(0.3)
+        await bench.machine.put(bench.machine.paths.work + "/hello/hello/go", b"")
 
+    run = "echo beg''un; until test -e go; do sleep 0.02; done; echo done"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_soon)
-        result = await bench.steps("- if: always()\n  name: x\n  run: echo beg''un; sleep 0.3; echo done")
+        result = await bench.steps(f"- if: always()\n  name: x\n  run: {run}")
     assert bench.log.output(1)[-1] == "done"
     assert (result.outcome, result.steps[0].outcome) == (Outcome.CANCELLED, Outcome.SUCCESS)
 

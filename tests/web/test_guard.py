@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import struct
+from contextlib import suppress
 
 import trio
 from quart_trio import QuartTrio
@@ -81,14 +82,14 @@ def held() -> tuple[int, int]:
 
 async def test_malformed_connections_harm_nobody_and_leave_nothing(serving):
     """Hundreds of broken conversations: the server still answers, its tasks and descriptors are back."""
-    async with serving(quart(), keep_alive=0.2, lifetime=0.5, grace=0.3) as server:
+    async with serving(quart(), keep_alive=1, lifetime=3, grace=2) as server:
         before = held()
         for batch in range(0, 600, 30):
             async with trio.open_nursery() as nursery:
                 for seed in range(batch, batch + 30):
                     nursery.start_soon(misbehave, server.port, seed)
             assert (await server.send(SEEDS[0])).body == b"10"
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while held() > before:  # noqa: ASYNC110 - the end of a connection has no event
                 await trio.sleep(0.05)
 
@@ -98,7 +99,7 @@ async def test_slow_headers_and_silence_are_cut_off(serving, echo):
     async with serving(echo, keep_alive=0.3) as server:
         for drip in (b"", b"GET /"):
             async with await server.connect() as stream:
-                with trio.fail_after(3):
+                with trio.fail_after(30), suppress(trio.BrokenResourceError):  # or it is cut off at a byte
                     for byte in drip:
                         await stream.send_all(bytes([byte]))
                         await trio.sleep(0.01)
