@@ -148,6 +148,7 @@ def test_file_that_shrinks_meanwhile_is_as_long_as_it_says(host: Host) -> None:
     (host.root / "next").write_bytes(b"next")
     stream = host.request("get", files=[(str(shrinks), 1 << 20), (str(host.root / "next"), 4)])
     host.answer(stream)
+    host.queue.appendleft(host.receive())
     shrinks.write_bytes(b"")  # its first window is under way
     ended, content, _ = host.finish(stream)
     size = ended["files"][0]["size"]
