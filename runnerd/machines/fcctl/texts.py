@@ -147,10 +147,20 @@ if mkdir {place} 2>/dev/null; then
   set -m
   setsid bash {place}/go </dev/null >/dev/null 2>&1 &
 fi
-for try in $(seq 200); do [ -e {place}/pid ] && exit 0; sleep 0.05; done
+for try in $(seq 200); do
+  [ -e {place}/pid ] && exit 0
+  # What it started may have killed it before it wrote that down.
+  [ -s {place}/guard ] && case "{_state_of(f"{place}/guard")}" in ''|Z) exit 0 ;; esac
+  sleep 0.05
+done
 echo 'it did not start' >&2
 exit 1
 """
+
+
+def _state_of(file: str) -> str:
+    """The state of the process whose number is in a file (proc(5)); Z of a zombie, nothing when gone."""
+    return f"$(sed 's/.*) \\(.\\).*/\\1/' \"/proc/$(cat {file})/stat\" 2>/dev/null)"
 
 
 def follow(folder: str, out: int, err: int, *, most: int, wait: float) -> str:
@@ -166,7 +176,7 @@ for try in $(seq {tries}); do
   [ -e code ] || [ "$(wc -c <out)" -gt {out} ] || [ "$(wc -c <err)" -gt {err} ] && break
   sleep 0.1
 done
-state=$(sed 's/.*) \\(.\\).*/\\1/' "/proc/$(cat guard)/stat" 2>/dev/null)
+state="{_state_of("guard")}"
 if [ -e code ]; then echo "ended $(cat code)"
 elif [ -n "$state" ] && [ "$state" != Z ]; then echo running
 elif [ -e code ]; then echo "ended $(cat code)"

@@ -149,6 +149,17 @@ def test_guard_that_was_killed_is_gone(tmp_path: Path) -> None:
     assert said.splitlines() == ["gone", "", ""]
 
 
+def test_guard_that_was_killed_at_once_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may kill who waits for it before that is written down: it did start, with no status."""
+    (tmp_path / "mv").write_text("#!/bin/sh\nkill -9 $PPID\n")
+    (tmp_path / "mv").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    folder = str(tmp_path / "1 2")
+    done = bash(texts.launch(folder, ["true"], {"PATH": os.defpath}, "/", "/dev/null"))
+    assert (done.returncode, (Path(folder) / "pid").exists()) == (0, False)
+    assert bash(texts.follow(folder, 0, 0, most=10, wait=0.3)).stdout.splitlines() == ["gone", "", ""]
+
+
 def test_archive_is_unpacked_once(tmp_path: Path) -> None:
     """An archive lands in its folder and is removed; run again the text finds it done."""
     (tmp_path / "tree").mkdir()
