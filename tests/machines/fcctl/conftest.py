@@ -69,7 +69,7 @@ def opened(
             "vm_type": "focal",
             "patience": 2.0,
             "poll": 0.02,
-            "ladder": (Rung(2, 2.0), Rung(15, 1.0), Rung(9, 3.0)),
+            "ladder": (Rung(2, 60.0), Rung(15, 60.0), Rung(9, 60.0)),
             **options,
         }
         return open_fcctl_driver(served[1], token, **given)
@@ -89,11 +89,12 @@ async def driver(
 @pytest.fixture
 def ready(driver: FcctlDriver) -> Callable[[], Awaitable[Machine]]:
     """Gives a leased machine."""
+    return lambda: leased(driver)
 
-    async def lease() -> Machine:
-        machine = await driver.clone(await driver.build_template("ubuntu", Size()))
-        await machine.thaw()
-        await machine.lease()
-        return machine
 
-    return lease
+async def leased(driver: FcctlDriver) -> Machine:
+    """A machine for a job."""
+    machine = await driver.clone(await driver.build_template("ubuntu", Size()))
+    await machine.thaw()
+    await machine.lease()
+    return machine

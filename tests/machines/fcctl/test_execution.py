@@ -10,6 +10,9 @@ import pytest
 import trio
 
 from runnerd.machines.driver import Command, Exit, Machine, MachineLost
+from runnerd.machines.execution import Rung
+
+from .conftest import leased
 
 Ready = Callable[[], Awaitable[Machine]]
 ENV = {"PATH": os.environ["PATH"]}
@@ -108,17 +111,18 @@ async def test_cancelled_command_hears_the_ladder(ready: Ready) -> None:
     assert heard.said["stdout"] == b"ready\nstopped\n"
 
 
-async def test_deaf_command_is_killed(ready: Ready) -> None:
+async def test_deaf_command_is_killed(opened: Callable[..., Any]) -> None:
     """What ignores the signals is killed at the end of the ladder."""
-    machine, heard = await ready(), Heard()
+    heard, said = Heard(), Heard()
     script = "trap '' INT TERM; echo $$; while :; do sleep 0.05; done"
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(machine.exec, command(script), heard)
-            await heard.something.wait()
-            scope.cancel()
-    said = Heard()
-    await machine.exec(command(f"kill -0 {int(heard.said['stdout'])} 2>/dev/null || echo dead"), said)
+    async with opened(ladder=(Rung(2, 1.0), Rung(15, 1.0), Rung(9, 60.0))) as driver:
+        machine = await leased(driver)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(machine.exec, command(script), heard)
+                await heard.something.wait()
+                scope.cancel()
+        await machine.exec(command(f"kill -0 {int(heard.said['stdout'])} 2>/dev/null || echo dead"), said)
     assert said.said["stdout"] in (b"dead\n", b"")  # a zombie where nobody reaps: nothing runs it any more
     stat = f"/proc/{int(heard.said['stdout'])}/stat"
     assert not await trio.Path(stat).exists() or ") Z " in await trio.Path(stat).read_text()
