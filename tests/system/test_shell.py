@@ -87,7 +87,7 @@ def on_a_terminal(daemon: Daemon, *arguments: str) -> int:
     ends = {"stdin": slave, "stdout": slave, "stderr": slave}
     with ended(subprocess.Popen([*argv(daemon), *arguments], start_new_session=True, **ends)) as process:
         until(b"$ ")
-        os.write(master, b"stty size; cat note; echo $((6 * 7)); sleep 1000\r")
+        os.write(master, b"stty size; cat note; sh -c 'echo $((6 * 7)); exec sleep 1000'\r")
         until(b"33 99\r\n")
         until(b"made at hello\r\n")
         until(b"42\r\n")
