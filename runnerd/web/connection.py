@@ -216,8 +216,10 @@ class Connection(TCPServer):
     async def _finish(self, send: Send, message: dict[str, Any]) -> None:
         # hypercorn tells the application of the end inside this last send, whereupon quart cancels the
         # send itself: without the shield the connection would neither be reused nor closed.
-        with trio.move_on_after(self._grace, shield=True):
+        with trio.move_on_after(self._grace, shield=True) as finishing:
             await send(message)
+        if finishing.cancelled_caught:  # nor would a peer whose answer has no end hear of that
+            self._scope.cancel()
 
     async def _linger(self, receive: Receive) -> None:
         """Discard what is left of a body; a peer that does not come to its end is cut off."""

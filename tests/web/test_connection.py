@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 import pytest
 import trio
 from quart_trio import QuartTrio
@@ -115,6 +118,22 @@ async def test_a_peer_that_does_not_read_is_given_up(serving):
         await stream.send_all(GET)
         with trio.fail_after(5):
             await ended.wait()
+
+
+async def test_an_answer_that_is_not_sent_in_time_ends_the_connection(serving, echo, monkeypatch):
+    """On a host that stood still meanwhile: a peer whose answer has no end would wait for it."""
+    write = connection.Connection._write
+
+    async def stands_still(self, data):
+        time.sleep(0.5)  # noqa: ASYNC251 - as a process does that the kernel does not run
+        await write(self, data)
+
+    monkeypatch.setattr(connection.Connection, "_write", stands_still)
+    async with serving(echo, grace=0.2) as server, await server.connect() as stream:
+        await stream.send_all(GET)
+        with trio.fail_after(20), suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
 
 
 async def test_no_second_request_hides_behind_a_doubtful_end(serving, echo):
