@@ -60,7 +60,7 @@ class FakeDeliveries:
         stop = trio.Event()
         self.address = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(guard.serve, self, listeners, stop=stop, grace=0.1))
+            await nursery.start(partial(guard.serve, self, listeners, stop=stop))
             try:
                 yield self.address
             finally:

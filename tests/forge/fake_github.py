@@ -115,7 +115,7 @@ class FakeGitHub:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(guard.serve, self, listeners, stop=stop, grace=0.1))
+            await nursery.start(partial(guard.serve, self, listeners, stop=stop))
             try:
                 yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
             finally:

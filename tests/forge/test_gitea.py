@@ -59,7 +59,7 @@ class PlainGitea:
 async def server(nursery):
     server, stop = PlainGitea(), trio.Event()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    await nursery.start(partial(guard.serve, server, listeners, stop=stop, grace=0.1))
+    await nursery.start(partial(guard.serve, server, listeners, stop=stop))
     server.address = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/api/v1"
     yield server
     stop.set()
