@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,10 @@ from runnerd.machines.pyz import pack
 from runnerd.machines.qemu.driver import QemuDriver, open_qemu_driver
 from runnerd.machines.recipe import Recipe
 from runnerd.store import engine, ledger, schema
+
+# Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples everywhere, each for as long as the machine takes: what fails once fails for everybody.
 hypothesis.settings.register_profile(
