@@ -21,10 +21,11 @@ MEMORY = "/proc/meminfo"
 
 _STALLED = b"some 400000 1000000\0"
 """Told of once a second, when in that second a process waited for memory for so many microseconds."""
-_LEFT, _LEFT_AT_MOST = 0.04, 64 << 20
-"""Less than this part of the memory, and of a large one less than so many bytes, is none.
+_LEFT, _LEFT_AT_LEAST, _LEFT_AT_MOST = 0.04, 16 << 20, 64 << 20
+"""Less than this part of the memory is none; of a small one so many bytes at least, of a large one at most.
 
-The programs that run have to be read into something.
+The programs that run have to be read into something, and of what is called available the kernel itself needs
+some.
 """
 _IN_FORCE, _OUT_OF_FORCE = b"10000", b"0"
 """Milliseconds for which pages have to stay in memory, or the kernel kills who takes most."""
@@ -80,7 +81,7 @@ class MemoryGuard:
             total, left = system.memory(self._memory)
         except OSError:  # that cannot be told
             return False
-        return left < min(total * _LEFT, _LEFT_AT_MOST)
+        return left < min(max(total * _LEFT, _LEFT_AT_LEAST), _LEFT_AT_MOST)
 
     def _put(self, means: bytes) -> bool:
         try:

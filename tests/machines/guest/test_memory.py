@@ -89,7 +89,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
         (GIB, 30 << 20, True),
         (16 * GIB, 100 << 20, False),
         (16 * GIB, 60 << 20, True),
-        (0, 0, False),
+        (256 << 20, 18 << 20, False),
+        (256 << 20, 12 << 20, True),
     ],
 )
 def test_the_kernel_may_kill_when_processes_wait_and_nothing_is_left(
